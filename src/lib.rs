@@ -1,0 +1,3 @@
+//! Leader election over etcd: of several replicas of a program, exactly one acts.
+
+pub mod protocol;

@@ -1,0 +1,3 @@
+//! The `leader-election` program.
+
+fn main() {}

@@ -1,0 +1,214 @@
+//! What a machine tells: what happened, why, and how things stand.
+
+use super::{
+    term::{LeaseId, Term},
+    timing::Moment,
+    view::{ElectionKey, Entry},
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// A step of the election, in the order in which the steps happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A lease was granted.
+    Granted {
+        /// The lease.
+        lease: LeaseId,
+        /// For how long; etcd may grant more than was asked.
+        ttl: Duration,
+    },
+    /// A campaign was begun.
+    Campaigning {
+        /// Whether this candidate has campaigned before.
+        again: bool,
+    },
+    /// This candidate acts.
+    Leading {
+        /// The term that began.
+        term: Term,
+        /// Until when, unless renewed.
+        deadline: Moment,
+    },
+    /// Somebody else leads.
+    Following {
+        /// The `leader` key.
+        leader: Entry,
+    },
+    /// Nobody leads, and nobody can yet: somebody may still be acting.
+    SomebodyStillActs,
+    /// The `leader` key that this candidate followed is gone.
+    LeaderGone,
+    /// The term was renewed before its deadline.
+    Renewed {
+        /// The term.
+        term: Term,
+        /// The new deadline.
+        deadline: Moment,
+    },
+    /// A follower's lease is gone; it asks for another.
+    LeaseGone {
+        /// The lease.
+        lease: LeaseId,
+    },
+    /// Leadership ends: what acts was told to stop.
+    Lost {
+        /// The term that ends.
+        term: Term,
+        /// Why.
+        reason: LossReason,
+    },
+    /// A lease is given up, and what acted under it has stopped.
+    Releasing {
+        /// The lease.
+        lease: LeaseId,
+        /// Whether it carried a term.
+        led: bool,
+    },
+    /// A key of the election is bound to no lease, so that nobody can ever be elected.
+    KeyWithoutLease {
+        /// Which key.
+        key: ElectionKey,
+    },
+    /// etcd went back in its history, or is another etcd.
+    HistoryWentBack,
+    /// Questions to etcd fail; said once, until one is answered again.
+    Unanswered {
+        /// The endpoint asked, by its place in the list.
+        endpoint: usize,
+        /// The first failure.
+        failure: Failure,
+    },
+    /// etcd answers again.
+    AnsweredAgain {
+        /// The endpoint that answered, by its place in the list.
+        endpoint: usize,
+    },
+    /// This candidate takes no part any more.
+    Withdrawn {
+        /// A lease that could not be revoked in time; it ends by itself.
+        left_behind: Option<LeaseId>,
+    },
+}
+
+/// Why leadership ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// No try was answered in time.
+    NotRenewed,
+    /// etcd said that the lease is gone.
+    LeaseGone,
+    /// The `leader` key was deleted: somebody asked for a new election.
+    LeaderKeyDeleted,
+    /// The `leader` key was overwritten: somebody asked for a new election.
+    LeaderKeyOverwritten,
+    /// `leader/acting` was deleted or overwritten.
+    ActingKeyTaken,
+    /// etcd went back in its history, or is another etcd.
+    HistoryWentBack,
+    /// The candidate itself asked to stop.
+    Withdrawn,
+    /// Whatever ran the election has ended of itself.
+    Died,
+}
+
+impl LossReason {
+    /// Whether what acts may finish while the lease goes on being renewed.
+    pub(super) const fn is_planned(self) -> bool {
+        matches!(
+            self,
+            Self::LeaderKeyDeleted | Self::LeaderKeyOverwritten | Self::Withdrawn
+        )
+    }
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotRenewed => "no renewal was answered in time",
+            Self::LeaseGone => "the lease is gone",
+            Self::LeaderKeyDeleted => "the leader key was deleted",
+            Self::LeaderKeyOverwritten => "the leader key was overwritten",
+            Self::ActingKeyTaken => "the leader/acting key was deleted or overwritten",
+            Self::HistoryWentBack => "etcd went back in its history",
+            Self::Withdrawn => "asked to stop",
+            Self::Died => "the election ended of itself",
+        })
+    }
+}
+
+/// A question to etcd that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What the machine must know of it.
+    pub kind: FailureKind,
+    /// What a person should know of it.
+    pub message: Arc<str>,
+}
+
+/// The kinds of failure that the protocol tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// etcd knows no such lease.
+    LeaseNotFound,
+    /// Its limit passed.
+    TimedOut,
+    /// etcd answered, and refused.
+    Refused,
+    /// etcd could not be reached, or the connection broke.
+    Unreachable,
+}
+
+impl Failure {
+    /// Creates a failure with what a person should know of it.
+    pub fn new(kind: FailureKind, message: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// How things stand with one candidate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What it does.
+    pub role: Role,
+    /// The `leader` key as last known, its own included.
+    pub leader: Option<Entry>,
+}
+
+/// What a candidate does.
+///
+/// Carries deadlines, not verdicts: whoever asks compares clocks at that instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// Takes part and does not act.
+    Follower,
+    /// Acts, until the deadline.
+    Leader {
+        /// The term.
+        term: Term,
+        /// When it ends, unless renewed.
+        deadline: Moment,
+    },
+    /// Leads no more and has not stopped acting yet.
+    Stopping {
+        /// The term that ends.
+        term: Term,
+        /// By when it must have stopped.
+        by: Moment,
+        /// Why it ends.
+        reason: LossReason,
+    },
+    /// Takes no part any more.
+    Withdrawn,
+}

@@ -1,0 +1,182 @@
+//! What goes into the machine and what comes out of it.
+
+use super::{CallId, ElectionKey, Entry, Failure, LeaseId, LossReason, Moment, Term, Ttl, View};
+use std::{num::NonZeroUsize, time::Duration};
+
+/// What a machine must be told about its election.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The TTL to ask for.
+    pub ttl: Ttl,
+    /// How long what acts needs to stop when leadership is being lost.
+    pub grace: Duration,
+    /// How long what acts may take to finish when asked to.
+    pub stop_timeout: Duration,
+    /// How many endpoints there are.
+    pub endpoints: NonZeroUsize,
+}
+
+/// What a caller tells the machine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The outcome of [`Action::Connect`] or [`Action::OpenKeepAlive`].
+    Opened {
+        /// Which call.
+        call: CallId,
+        /// Its outcome.
+        result: Result<(), Failure>,
+    },
+    /// The outcome of [`Action::Grant`].
+    Granted {
+        /// Which call.
+        call: CallId,
+        /// The lease and the TTL granted.
+        result: Result<(LeaseId, Duration), Failure>,
+    },
+    /// The keepalive half of [`Action::Try`].
+    KeptAlive {
+        /// Which call.
+        call: CallId,
+        /// What etcd said of the lease.
+        result: Result<KeptAlive, Failure>,
+    },
+    /// The transaction half of [`Action::Try`].
+    Transacted {
+        /// Which call.
+        call: CallId,
+        /// Both keys as the answer shows them.
+        result: Result<View, Failure>,
+    },
+    /// The outcome of [`Action::Revoke`].
+    Revoked {
+        /// Which call.
+        call: CallId,
+        /// Its outcome.
+        result: Result<(), Failure>,
+    },
+    /// The watch saw a key written or deleted.
+    Changed {
+        /// Which watch.
+        watch: CallId,
+        /// Which key.
+        key: ElectionKey,
+        /// The revision that did it.
+        revision: i64,
+        /// The key now; `None` if it was deleted.
+        entry: Option<Entry>,
+    },
+    /// The watch was cancelled, compacted, ended or failed, or could not be opened.
+    WatchEnded {
+        /// Which watch.
+        watch: CallId,
+    },
+    /// The time of [`Action::BackOff`] has passed.
+    BackedOff {
+        /// Which call.
+        call: CallId,
+    },
+    /// Whatever acted has stopped: it is dead and reaped, and nobody is told that it leads.
+    Stopped,
+    /// The candidate shall take no part any more.
+    Withdraw,
+}
+
+/// The answer to a keepalive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptAlive {
+    /// The lease's TTL in seconds; zero or less means that it is gone.
+    pub ttl: i64,
+    /// The raft term in which the member answered.
+    pub raft_term: u64,
+}
+
+/// What the machine asks of its caller.
+///
+/// At most one of `Connect`, `OpenKeepAlive`, `Grant` and `Try` is under way: whoever starts one
+/// drops what is left of the one before, and with a dropped try the keepalive stream that may owe
+/// an answer. Each must end within its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Connect to an endpoint, and open a keepalive stream if there is a lease.
+    Connect {
+        /// Names the call in its [`Input::Opened`].
+        call: CallId,
+        /// The endpoint, by its place in the list.
+        endpoint: usize,
+        /// The lease to open a keepalive stream for.
+        lease: Option<LeaseId>,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// Open a keepalive stream for a new lease on the connection there is.
+    OpenKeepAlive {
+        /// Names the call in its [`Input::Opened`].
+        call: CallId,
+        /// The lease.
+        lease: LeaseId,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// Ask for a lease.
+    Grant {
+        /// Names the call in its [`Input::Granted`].
+        call: CallId,
+        /// The TTL to ask for.
+        ttl: Ttl,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// Ask the one question: a keepalive and a transaction, sent together.
+    Try {
+        /// Names the call in its [`Input::KeptAlive`] and [`Input::Transacted`].
+        call: CallId,
+        /// The lease to keep alive, and to campaign with.
+        lease: LeaseId,
+        /// Whether the transaction is the campaign (put both keys if both are absent, else get
+        /// both) or the read (get both).
+        campaign: bool,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// Revoke a lease that was given up, beside everything else.
+    Revoke {
+        /// Names the call in its [`Input::Revoked`].
+        call: CallId,
+        /// The lease.
+        lease: LeaseId,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// Watch both keys, beside everything else; it replaces an earlier watch.
+    Watch {
+        /// Names the watch in its [`Input::Changed`] and [`Input::WatchEnded`].
+        watch: CallId,
+        /// The first revision to see.
+        from_revision: i64,
+        /// How long opening may take.
+        limit: Duration,
+    },
+    /// Drop the connection with all that runs on it.
+    Disconnect,
+    /// Wait for a random time.
+    BackOff {
+        /// Names the call in its [`Input::BackedOff`].
+        call: CallId,
+        /// Choose evenly from zero to this.
+        at_most: Duration,
+    },
+    /// Act.
+    Lead {
+        /// The term.
+        term: Term,
+        /// Until when, unless renewed: [`Machine::status`](super::Machine::status) has the latest.
+        deadline: Moment,
+    },
+    /// Stop acting, then say [`Input::Stopped`]; said again if it became more urgent.
+    Stop {
+        /// Why.
+        reason: LossReason,
+        /// By when.
+        by: Moment,
+    },
+}

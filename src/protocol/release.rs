@@ -1,0 +1,192 @@
+//! The giving back of leases: stop acting, *then* revoke, in this order on every path.
+
+use super::{
+    Action, CallId, Event, Failure, FailureKind, Lease, LeaseId, LossReason, Machine, Moment, Said,
+    State,
+};
+use std::time::Duration;
+
+/// A lease that was given up and may still exist. Its keys are nobody's: a late win on it changes
+/// nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Release {
+    lease: LeaseId,
+    /// When it has ended by itself.
+    expires: Moment,
+    limit: Duration,
+    /// The revocation under way, and when it has run out.
+    call: Option<(CallId, Moment)>,
+    next: Moment,
+}
+
+impl Machine {
+    /// How many limits a withdrawal waits for its lease to be revoked: time for two endpoints to
+    /// fail, by connecting and by answering.
+    const WITHDRAWAL_LIMITS: u32 = 4;
+
+    /// Whether a lease is one that this candidate has given up.
+    pub(super) fn is_given_up(&self, lease: LeaseId) -> bool {
+        self.releases.iter().any(|release| release.lease == lease)
+    }
+
+    /// Gives a lease up: it is revoked, by retries beside whatever comes next, until it is gone or
+    /// its TTL has passed.
+    pub(super) fn give_up(&mut self, now: Moment, lease: Lease) {
+        self.state = State::Unleased;
+        self.calls.abandon();
+        self.releases.push(Release {
+            lease: lease.id,
+            expires: now + lease.timing.ttl(),
+            limit: lease.timing.limit(),
+            call: None,
+            next: now,
+        });
+    }
+
+    /// Whatever acted has stopped.
+    pub(super) fn stopped(&mut self, now: Moment) {
+        let (lease, reason) = match self.state {
+            State::Stopping { lease, reason, .. } => (lease, reason),
+            // What acted has stopped of its own accord.
+            State::Leader { lease, term, .. } => {
+                let reason = LossReason::Withdrawn;
+                self.events.push_back(Event::Lost { term, reason });
+                (lease, reason)
+            }
+            _ => return,
+        };
+        self.said = Said::Nothing;
+        if self.withdrawing.is_some() {
+            self.withdrawing = Some(now);
+            self.events.push_back(Event::Releasing {
+                lease: lease.id,
+                led: true,
+            });
+        } else if reason.is_planned() {
+            self.hold_off = now + lease.timing.hold_off();
+        }
+        self.give_up(now, lease);
+        self.calls.next_now();
+    }
+
+    /// The candidate shall take no part any more.
+    pub(super) fn withdraw(&mut self, now: Moment) {
+        if self.withdrawing.is_some() {
+            return;
+        }
+        self.withdrawing = Some(now);
+        match self.state {
+            State::Leader { .. } => self.plan_stop(now, LossReason::Withdrawn),
+            State::Follower { lease, .. } | State::Elected { lease, .. } => {
+                self.events.push_back(Event::Releasing {
+                    lease: lease.id,
+                    led: false,
+                });
+                self.give_up(now, lease);
+                self.calls.next_now();
+            }
+            State::Stopping { .. } | State::Unleased | State::Withdrawn => {}
+        }
+    }
+
+    pub(super) fn revoked(&mut self, now: Moment, id: CallId, result: Result<(), Failure>) {
+        let Some(place) = self
+            .releases
+            .iter()
+            .position(|release| matches!(release.call, Some((call, _)) if call == id))
+        else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.releases.swap_remove(place);
+            }
+            Err(failure) if failure.kind == FailureKind::LeaseNotFound => {
+                self.releases.swap_remove(place);
+            }
+            Err(failure) => self.revocation_failed(now, place, failure),
+        }
+    }
+
+    fn revocation_failed(&mut self, now: Moment, place: usize, failure: Failure) {
+        let release = &mut self.releases[place];
+        release.call = None;
+        release.next = now + release.limit;
+        if matches!(self.state, State::Unleased) && self.withdrawing.is_some() {
+            // Nothing else asks any more, so this is what finds the next endpoint.
+            self.call_failed(now, Some(failure));
+        }
+    }
+
+    /// Lets revocations run out, or no longer matter.
+    pub(super) fn expire_releases(&mut self, now: Moment) {
+        self.releases.retain(|release| now < release.expires);
+        while let Some(place) = self
+            .releases
+            .iter()
+            .position(|release| matches!(release.call, Some((_, until)) if now >= until))
+        {
+            let failure = Failure::new(FailureKind::TimedOut, "the lease was not revoked in time");
+            self.revocation_failed(now, place, failure);
+        }
+    }
+
+    /// The connection is gone, and with it the revocations under way.
+    pub(super) fn interrupt_releases(&mut self, now: Moment) {
+        for release in &mut self.releases {
+            release.call = None;
+            release.next = now;
+        }
+    }
+
+    /// Starts the revocations that are due, and ends a withdrawal that has nothing left to do.
+    pub(super) fn advance_releases(&mut self, now: Moment) {
+        if !self.calls.is_down() {
+            for release in &mut self.releases {
+                if release.call.is_none() && now >= release.next {
+                    let call = self.calls.new_id();
+                    release.call = Some((call, now + release.limit));
+                    self.actions.push_back(Action::Revoke {
+                        call,
+                        lease: release.lease,
+                        limit: release.limit,
+                    });
+                }
+            }
+        }
+        let done = self.releases.is_empty() && !self.calls.is_granting();
+        if matches!(self.state, State::Unleased)
+            && self
+                .withdrawal_ends()
+                .is_some_and(|ends| done || now >= ends)
+        {
+            let left_behind = self.releases.first().map(|release| release.lease);
+            self.releases.clear();
+            self.state = State::Withdrawn;
+            self.disconnect(now);
+            self.events.push_back(Event::Withdrawn { left_behind });
+        }
+    }
+
+    pub(super) fn release_timeout(&self) -> Option<Moment> {
+        let down = self.calls.is_down();
+        let releases = self.releases.iter().map(|release| {
+            let next = match release.call {
+                Some((_, until)) => until,
+                None if down => release.expires,
+                None => release.next,
+            };
+            next.min(release.expires)
+        });
+        let withdrawal = match self.state {
+            State::Unleased => self.withdrawal_ends(),
+            _ => None,
+        };
+        releases.chain(withdrawal).min()
+    }
+
+    fn withdrawal_ends(&self) -> Option<Moment> {
+        self.withdrawing
+            .map(|since| since + Self::WITHDRAWAL_LIMITS * self.timing().limit())
+    }
+}

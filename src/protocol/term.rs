@@ -1,0 +1,66 @@
+//! What tells one leadership from another.
+
+use std::fmt;
+
+/// The id of a lease; etcd chooses it.
+///
+/// Displayed as `etcdctl` prints it: hexadecimal, without a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseId(i64);
+
+impl LeaseId {
+    /// Wraps the number that etcd's API uses.
+    #[must_use]
+    pub const fn new(id: i64) -> Self {
+        Self(id)
+    }
+
+    /// Returns the number that etcd's API uses.
+    #[must_use]
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::LowerHex::fmt(&self.0, f)
+    }
+}
+
+/// The number that orders terms: the revision of the transaction that began the term.
+///
+/// It strictly grows from term to term within one etcd history. A resource that remembers the
+/// highest token it has seen and refuses lower ones is safe even from a leader that was paused
+/// between asking whether it leads and acting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(i64);
+
+impl FencingToken {
+    /// Wraps a revision of the `leader` key.
+    #[must_use]
+    pub const fn new(revision: i64) -> Self {
+        Self(revision)
+    }
+
+    /// Returns the number to store and compare.
+    #[must_use]
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One uninterrupted leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Orders this term among all.
+    pub token: FencingToken,
+    /// Carries this term, and no other ever.
+    pub lease: LeaseId,
+}

@@ -1,0 +1,198 @@
+//! The one user-set number, the TTL, and every duration that follows from it.
+
+use std::{
+    fmt,
+    ops::{Add, Sub},
+    time::Duration,
+};
+
+/// An instant on the caller's clock, as the time since that clock's origin.
+///
+/// The machine never reads a clock: each call says what time it is. All that counts is that the
+/// clock never goes back and goes on while the machine sleeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// Returns the moment that is `since_origin` after the clock's origin.
+    #[must_use]
+    pub const fn from_origin(since_origin: Duration) -> Self {
+        Self(since_origin)
+    }
+
+    /// Returns the time since the clock's origin.
+    #[must_use]
+    pub const fn since_origin(self) -> Duration {
+        self.0
+    }
+
+    /// Returns the time from `earlier` to this moment; zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+}
+
+impl Sub<Duration> for Moment {
+    type Output = Self;
+
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
+    }
+}
+
+/// The TTL asked of etcd: whole seconds, from [`Ttl::MIN`] to [`Ttl::MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ttl(Duration);
+
+impl Ttl {
+    /// The shortest TTL that a default etcd grants as asked.
+    pub const MIN: Self = Self(Duration::from_secs(2));
+    /// The longest TTL: a crashed leader is missed for that long.
+    pub const MAX: Self = Self(Duration::from_hours(1));
+
+    /// Returns the TTL as a duration.
+    #[must_use]
+    pub const fn as_duration(self) -> Duration {
+        self.0
+    }
+
+    /// Returns the TTL in seconds, the unit of etcd's API.
+    #[must_use]
+    pub const fn as_secs(self) -> u64 {
+        self.0.as_secs()
+    }
+}
+
+impl Default for Ttl {
+    fn default() -> Self {
+        Self(Duration::from_secs(5))
+    }
+}
+
+impl TryFrom<Duration> for Ttl {
+    type Error = InvalidTtl;
+
+    fn try_from(ttl: Duration) -> Result<Self, InvalidTtl> {
+        let whole = ttl.subsec_nanos() == 0;
+        if whole && (Self::MIN.0..=Self::MAX.0).contains(&ttl) {
+            Ok(Self(ttl))
+        } else {
+            Err(InvalidTtl)
+        }
+    }
+}
+
+impl fmt::Display for Ttl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.as_secs())
+    }
+}
+
+/// The error of a duration that cannot be a [`Ttl`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a TTL is a whole number of seconds, at least 2s and at most 1h")]
+pub struct InvalidTtl;
+
+/// The durations of one lease, all of them ratios of its *granted* TTL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    ttl: Duration,
+    grace: Duration,
+}
+
+impl Timing {
+    /// The longest that one question to etcd may take, and one back-off may last.
+    const LONGEST_LIMIT: Duration = Duration::from_secs(5);
+
+    /// Returns the durations for a lease granted for `ttl`.
+    ///
+    /// `grace` is the time that whatever acts needs to stop when leadership is being lost; zero
+    /// where comparing clocks is all that stopping takes.
+    #[must_use]
+    pub const fn new(ttl: Duration, grace: Duration) -> Self {
+        Self { ttl, grace }
+    }
+
+    /// Returns the granted TTL.
+    #[must_use]
+    pub const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Returns the time between two tries of a leader, from send to send.
+    #[must_use]
+    pub fn renew_every(&self) -> Duration {
+        self.ttl / 5
+    }
+
+    /// Returns the time between two tries of a follower, from send to send.
+    #[must_use]
+    pub fn follow_every(&self) -> Duration {
+        self.ttl / 3
+    }
+
+    /// Returns how long one try may take; a new connection with its streams may take the same
+    /// again.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        (self.ttl / 5).min(Self::LONGEST_LIMIT)
+    }
+
+    /// Returns the longest back-off.
+    #[must_use]
+    pub fn longest_back_off(&self) -> Duration {
+        self.limit()
+    }
+
+    /// Returns how long a leader that was asked to step down leaves the field to others.
+    #[must_use]
+    pub fn hold_off(&self) -> Duration {
+        self.ttl / 5
+    }
+
+    /// Returns the part of the TTL that pays for clocks of different rates.
+    #[must_use]
+    pub fn margin(&self) -> Duration {
+        self.ttl / 10
+    }
+
+    /// Returns how long one answered try gives the right to act, from its send.
+    #[must_use]
+    pub fn term_of_try(&self) -> Duration {
+        self.ttl.saturating_sub(self.margin())
+    }
+
+    /// Returns when what acts is told to stop if nothing moves `deadline` any more.
+    #[must_use]
+    pub fn stop_from(&self, deadline: Moment) -> Moment {
+        deadline - self.grace
+    }
+
+    /// Returns when what has not stopped by itself is killed, so that it is dead by `deadline`.
+    #[must_use]
+    pub fn kill_at(&self, deadline: Moment) -> Moment {
+        deadline - self.grace / 10
+    }
+
+    /// Returns by when what was told at `now` that leadership is being lost must have stopped.
+    #[must_use]
+    pub fn stop_by(&self, now: Moment, deadline: Moment) -> Moment {
+        (now + self.grace).min(self.kill_at(deadline))
+    }
+
+    /// Returns true iff one bad endpoint cannot cost a healthy leader its term: a try that runs
+    /// into its limit, a new connection and a second try end before stopping must begin.
+    #[must_use]
+    pub fn survives_a_bad_endpoint(&self) -> bool {
+        self.renew_every() + 2 * self.limit() + self.margin() + self.grace < self.ttl
+    }
+}

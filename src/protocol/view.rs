@@ -1,0 +1,131 @@
+//! The two keys: as one answer shows them, and as far as this candidate knows them.
+
+use super::term::LeaseId;
+use std::sync::Arc;
+
+/// One of the election's two keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ElectionKey {
+    /// Holds the leader's name.
+    Leader,
+    /// The witness that its holder may still be acting.
+    Acting,
+}
+
+/// A key that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it holds, as it came: from whoever may write there.
+    pub value: Arc<[u8]>,
+    /// The lease it is bound to, if any.
+    pub lease: Option<LeaseId>,
+    /// The revision that last wrote it.
+    pub mod_revision: i64,
+}
+
+impl Entry {
+    fn bound_to(entry: Option<&Self>, lease: LeaseId) -> bool {
+        entry.is_some_and(|entry| entry.lease == Some(lease))
+    }
+}
+
+/// Both keys as one transaction's answer shows them; of a campaign that won, as it wrote them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Which etcd cluster answered.
+    pub cluster_id: u64,
+    /// The revision as of which the keys are shown.
+    pub revision: i64,
+    /// The raft term in which the member answered.
+    pub raft_term: u64,
+    /// The key with the leader's name.
+    pub leader: Option<Entry>,
+    /// The witness.
+    pub acting: Option<Entry>,
+}
+
+/// Which of the two keys are bound to a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ownership {
+    Both,
+    LeaderAlone,
+    ActingAlone,
+    Neither,
+}
+
+/// What is known of both keys, each as of a revision of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub cluster_id: u64,
+    leader: Option<Entry>,
+    acting: Option<Entry>,
+    leader_as_of: i64,
+    acting_as_of: i64,
+}
+
+impl Known {
+    pub fn from_view(view: View) -> Self {
+        Self {
+            cluster_id: view.cluster_id,
+            leader: view.leader,
+            acting: view.acting,
+            leader_as_of: view.revision,
+            acting_as_of: view.revision,
+        }
+    }
+
+    /// The highest revision seen in this history.
+    pub fn revision(&self) -> i64 {
+        self.leader_as_of.max(self.acting_as_of)
+    }
+
+    /// Takes an event over; false if it tells nothing new, since the watches of the two keys
+    /// deliver one revision's events in any order, and what an answer has shown already again.
+    pub fn change(&mut self, key: ElectionKey, revision: i64, entry: Option<Entry>) -> bool {
+        let (known, as_of) = match key {
+            ElectionKey::Leader => (&mut self.leader, &mut self.leader_as_of),
+            ElectionKey::Acting => (&mut self.acting, &mut self.acting_as_of),
+        };
+        if revision <= *as_of {
+            return false;
+        }
+        *known = entry;
+        *as_of = revision;
+        true
+    }
+
+    pub fn leader(&self) -> Option<&Entry> {
+        self.leader.as_ref()
+    }
+
+    pub fn acting(&self) -> Option<&Entry> {
+        self.acting.as_ref()
+    }
+
+    pub fn both_absent(&self) -> bool {
+        self.leader.is_none() && self.acting.is_none()
+    }
+
+    /// A key is a candidate's own when it is bound to its present lease, never by its value: a
+    /// restart under the same name is somebody else.
+    pub fn ownership(&self, lease: LeaseId) -> Ownership {
+        let leader = Entry::bound_to(self.leader.as_ref(), lease);
+        let acting = Entry::bound_to(self.acting.as_ref(), lease);
+        match (leader, acting) {
+            (true, true) => Ownership::Both,
+            (true, false) => Ownership::LeaderAlone,
+            (false, true) => Ownership::ActingAlone,
+            (false, false) => Ownership::Neither,
+        }
+    }
+
+    /// The key that no lease will ever remove, if there is one.
+    pub fn without_lease(&self) -> Option<(ElectionKey, &Entry)> {
+        [
+            (ElectionKey::Leader, self.leader.as_ref()),
+            (ElectionKey::Acting, self.acting.as_ref()),
+        ]
+        .into_iter()
+        .find_map(|(key, entry)| Some((key, entry.filter(|entry| entry.lease.is_none())?)))
+    }
+}
