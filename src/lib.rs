@@ -1,3 +1,49 @@
 //! Leader election over etcd: of several replicas of a program, exactly one acts.
+//!
+//! ```no_run
+//! use leader_election::{Config, Election};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::new("replica-1".parse()?, vec!["127.0.0.1:2379".parse()?])?;
+//! let (mut candidate, _events) = Election::new(config).join()?;
+//! while let Some(mut leadership) = candidate.campaign().await {
+//!     println!("acting with token {}", leadership.token());
+//!     let reason = leadership.lost().await;
+//!     println!("stopped acting: {reason}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//!
+//! Among processes that follow this protocol, at most one acts as leader at any instant, provided
+//! that the leader's clock runs at no less than 0.9 of the rate of etcd's, that the process is not
+//! paused between asking whether it leads and acting, that nobody but its holder removes or
+//! overwrites `leader/acting` or revokes its lease, that endpoints are etcd members (no
+//! grpc-proxy: it answers keepalives from a stream of its own), and that etcd keeps its own
+//! promises (3.4.42, 3.5.28, 3.6.9 or later, which mend stale linearizable reads after a pause,
+//! etcd #20418; and no restored backup).
+//!
+//! # What is not
+//!
+//! Where one of these fails, the [`FencingToken`], checked by the resource that is acted upon, is
+//! the only full protection. When faults stop, somebody leads within about the TTL and a half.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "leader-election runs on Linux only: it relies on CLOCK_BOOTTIME, timerfd and subreapers"
+);
+
+mod backoff;
+pub mod clock;
+pub mod config;
+pub mod election;
+mod etcd;
+pub mod printable;
 pub mod protocol;
+
+pub use config::{Config, Endpoint, LeaderKey, Name};
+pub use election::{Candidate, Election, Events, Leadership};
+pub use protocol::{FencingToken, LeaseId, LossReason, Status, Term, Ttl};

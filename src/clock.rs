@@ -1,0 +1,125 @@
+//! The clock that counts: boot time, which goes on while the machine sleeps.
+
+use crate::protocol::Moment;
+use rustix::{
+    fd::OwnedFd,
+    time::{
+        ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
+        clock_gettime, timerfd_create, timerfd_settime,
+    },
+};
+use std::{io, time::Duration};
+use tokio::io::unix::AsyncFd;
+
+/// Returns the present moment.
+///
+/// It is one and the same for all processes of a machine, and [`std::time::Instant`] would not
+/// do: on Linux that stops while the machine sleeps, so that a lease would seem to last on.
+#[must_use]
+pub fn now() -> Moment {
+    let now = clock_gettime(ClockId::Boottime);
+    Moment::from_origin(Duration::new(
+        now.tv_sec.unsigned_abs(),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    ))
+}
+
+/// A timer on this clock: after a sleep of the machine it fires at once.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    timer: AsyncFd<OwnedFd>,
+}
+
+impl Alarm {
+    /// Creates a timer.
+    ///
+    /// # Errors
+    /// If no file descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let timer = timerfd_create(
+            TimerfdClockId::Boottime,
+            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+        )?;
+        // Deprecated for types that can hand out one descriptor and close another, which an
+        // `OwnedFd` cannot; its successor is `unsafe`.
+        #[allow(deprecated)]
+        let timer = AsyncFd::new(timer)?;
+        Ok(Self { timer })
+    }
+
+    /// Waits until `moment`; for ever if there is none.
+    ///
+    /// Cancel safe: each call sets the timer anew.
+    ///
+    /// # Errors
+    /// If the kernel refuses, which it has no reason to.
+    pub async fn wait_until(&mut self, moment: Option<Moment>) -> io::Result<()> {
+        let Some(moment) = moment else {
+            return std::future::pending().await;
+        };
+        let since_origin = moment.since_origin();
+        timerfd_settime(
+            &self.timer,
+            TimerfdTimerFlags::ABSTIME,
+            &Itimerspec {
+                it_interval: Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                },
+                it_value: Timespec {
+                    tv_sec: since_origin.as_secs().try_into().unwrap_or(i64::MAX),
+                    // Zero altogether would disarm the timer.
+                    tv_nsec: since_origin.subsec_nanos().max(1).into(),
+                },
+            },
+        )?;
+        while now() < moment {
+            // Setting the timer has cleared what the descriptor had to say before, and a
+            // readiness that is older than that is caught by the loop's condition.
+            self.timer.readable().await?.clear_ready();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn an_alarm_waits_until_its_moment_and_can_be_set_again() {
+        let mut alarm = Alarm::new().unwrap();
+        for _ in 0..3 {
+            let moment = now() + Duration::from_millis(5);
+            alarm.wait_until(Some(moment)).await.unwrap();
+            assert!(now() >= moment);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_alarm_for_a_moment_that_has_passed_fires_at_once() {
+        let mut alarm = Alarm::new().unwrap();
+        alarm
+            .wait_until(Some(Moment::from_origin(Duration::ZERO)))
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_alarm_that_was_given_up_does_not_fire_early_afterwards() {
+        let mut alarm = Alarm::new().unwrap();
+        let soon = now() + Duration::from_millis(2);
+        tokio::select! {
+            biased;
+            result = alarm.wait_until(Some(soon)) => result.unwrap(),
+            () = tokio::task::yield_now() => {}
+        }
+        while now() < soon {
+            tokio::task::yield_now().await;
+        }
+        let later = now() + Duration::from_millis(5);
+        alarm.wait_until(Some(later)).await.unwrap();
+        assert!(now() >= later);
+    }
+}

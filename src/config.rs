@@ -1,0 +1,391 @@
+//! Validated values: a [`Config`] that exists is a configuration that works.
+
+use crate::protocol::{Timing, Ttl};
+use std::{fmt, net::Ipv6Addr, str::FromStr, time::Duration};
+
+/// The longest name and the longest key, in bytes.
+const LONGEST: usize = 255;
+
+fn check_text(text: &str) -> Result<(), InvalidText> {
+    if text.is_empty() {
+        Err(InvalidText::Empty)
+    } else if text.len() > LONGEST {
+        Err(InvalidText::TooLong)
+    } else if text.contains(char::is_control) {
+        Err(InvalidText::ControlCharacter)
+    } else {
+        Ok(())
+    }
+}
+
+/// The error of a text that cannot be a [`Name`] or a [`LeaderKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidText {
+    /// It is empty.
+    #[error("it is empty")]
+    Empty,
+    /// It is longer than 255 bytes.
+    #[error("it is longer than 255 bytes")]
+    TooLong,
+    /// It contains a control character.
+    #[error("it contains a control character")]
+    ControlCharacter,
+    /// It ends like the second key of an election.
+    #[error("keys that end in /acting are the witnesses of other elections")]
+    ReservedKey,
+}
+
+/// The name of a candidate: what the `leader` key holds while it leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(String);
+
+impl Name {
+    /// Returns the name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidText;
+
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        check_text(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// The key that an election is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderKey(String);
+
+impl LeaderKey {
+    const ACTING: &str = "/acting";
+
+    /// Returns the key that holds the leader's name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the key that shows that its holder may still be acting.
+    #[must_use]
+    pub fn acting(&self) -> String {
+        format!("{}{}", self.0, Self::ACTING)
+    }
+}
+
+impl Default for LeaderKey {
+    fn default() -> Self {
+        Self("leader".to_owned())
+    }
+}
+
+impl FromStr for LeaderKey {
+    type Err = InvalidText;
+
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        check_text(text)?;
+        if text.ends_with(Self::ACTING) {
+            return Err(InvalidText::ReservedKey);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Where one member of the etcd cluster can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    given: String,
+    authority: String,
+}
+
+impl Endpoint {
+    /// Returns the URL to connect to.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.authority)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    /// Writes the endpoint as it was given.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.given)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = InvalidEndpoint;
+
+    fn from_str(given: &str) -> Result<Self, InvalidEndpoint> {
+        let authority = match given.split_once("://") {
+            None => given,
+            Some(("http", rest)) => rest.strip_suffix('/').unwrap_or(rest),
+            Some(("https", _)) => return Err(InvalidEndpoint::Tls),
+            Some(_) => return Err(InvalidEndpoint::Scheme),
+        };
+        if authority.is_empty() {
+            return Err(InvalidEndpoint::Empty);
+        }
+        if authority.contains('@') {
+            return Err(InvalidEndpoint::UserInfo);
+        }
+        let (host, port) = authority.rsplit_once(':').ok_or(InvalidEndpoint::Port)?;
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits || !port.parse::<u16>().is_ok_and(|port| port > 0) {
+            return Err(InvalidEndpoint::Port);
+        }
+        let is_host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+            None => {
+                !host.is_empty()
+                    && host
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            }
+        };
+        if !is_host {
+            return Err(InvalidEndpoint::Host);
+        }
+        Ok(Self {
+            given: given.to_owned(),
+            authority: authority.to_owned(),
+        })
+    }
+}
+
+/// The error of a text that cannot be an [`Endpoint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidEndpoint {
+    /// It is empty.
+    #[error("an endpoint is empty; give host:port, separated by single commas")]
+    Empty,
+    /// There is no port, or none from 1 to 65535.
+    #[error("give host:port with a port from 1 to 65535, as in 127.0.0.1:2379 or [::1]:2379")]
+    Port,
+    /// The host is neither a name nor an address.
+    #[error("the host is neither a name nor an IP address (IPv6 goes in brackets: [::1]:2379)")]
+    Host,
+    /// It contains a user.
+    #[error("user and password do not belong into an endpoint")]
+    UserInfo,
+    /// It is an https URL.
+    #[error("TLS is not supported yet: give host:port or an http:// URL")]
+    Tls,
+    /// It is a URL of another kind.
+    #[error("only host:port and http:// URLs are endpoints")]
+    Scheme,
+}
+
+/// What a candidate must know to take part in an election.
+#[derive(Clone, Debug)]
+pub struct Config {
+    name: Name,
+    endpoints: Vec<Endpoint>,
+    leader_key: LeaderKey,
+    ttl: Ttl,
+    grace: Duration,
+    stop_timeout: Duration,
+}
+
+impl Config {
+    /// Creates a configuration with the key `leader`, a TTL of 5 s, no grace and a stop time-out
+    /// of 10 s.
+    ///
+    /// # Errors
+    /// If there is no endpoint.
+    pub fn new(name: Name, endpoints: Vec<Endpoint>) -> Result<Self, InvalidConfig> {
+        if endpoints.is_empty() {
+            return Err(InvalidConfig::NoEndpoint);
+        }
+        Ok(Self {
+            name,
+            endpoints,
+            leader_key: LeaderKey::default(),
+            ttl: Ttl::default(),
+            grace: Duration::ZERO,
+            stop_timeout: Duration::from_secs(10),
+        })
+    }
+
+    /// Sets the key that the election is about.
+    #[must_use]
+    pub fn with_leader_key(mut self, leader_key: LeaderKey) -> Self {
+        self.leader_key = leader_key;
+        self
+    }
+
+    /// Sets how long a crashed leader is missed at most, and the time that it gets when it is
+    /// losing its leadership: [`Leadership::lost`](crate::Leadership::lost) returns that long
+    /// before the deadline. Where comparing clocks is all that stopping takes, it is zero.
+    ///
+    /// # Errors
+    /// If one bad endpoint could then cost a healthy leader its term. A `grace` of up to a fifth
+    /// of the TTL always fits.
+    pub fn with_times(mut self, ttl: Ttl, grace: Duration) -> Result<Self, InvalidConfig> {
+        if !Timing::new(ttl.as_duration(), grace).survives_a_bad_endpoint() {
+            return Err(InvalidConfig::Grace { ttl, grace });
+        }
+        self.ttl = ttl;
+        self.grace = grace;
+        Ok(self)
+    }
+
+    /// Sets how long what acts may take to finish when it is asked to, while its lease is kept.
+    #[must_use]
+    pub fn with_stop_timeout(mut self, stop_timeout: Duration) -> Self {
+        self.stop_timeout = stop_timeout;
+        self
+    }
+
+    /// Returns the candidate's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Returns the endpoints; there is at least one.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Returns the key that the election is about.
+    #[must_use]
+    pub fn leader_key(&self) -> &LeaderKey {
+        &self.leader_key
+    }
+
+    /// Returns the TTL to ask for.
+    #[must_use]
+    pub fn ttl(&self) -> Ttl {
+        self.ttl
+    }
+
+    /// Returns the time that what acts gets when leadership is being lost.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// Returns how long what acts may take to finish when it is asked to.
+    #[must_use]
+    pub fn stop_timeout(&self) -> Duration {
+        self.stop_timeout
+    }
+}
+
+/// The error of values that do not fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidConfig {
+    /// There is no endpoint.
+    #[error("at least one endpoint is needed")]
+    NoEndpoint,
+    /// One bad endpoint could cost a healthy leader its term.
+    #[error(
+        "a grace of {grace:?} does not fit a TTL of {ttl}: one bad endpoint could cost a healthy \
+         leader its term; a fifth of the TTL always fits"
+    )]
+    Grace {
+        /// The TTL.
+        ttl: Ttl,
+        /// The grace.
+        grace: Duration,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn endpoints_are_hosts_and_ports_or_http_urls() {
+        for (given, url) in [
+            ("127.0.0.1:2379", "http://127.0.0.1:2379"),
+            ("etcd_server:2378", "http://etcd_server:2378"),
+            ("[::1]:2379", "http://[::1]:2379"),
+            (
+                "http://etcd-1.example.com:2379",
+                "http://etcd-1.example.com:2379",
+            ),
+            ("http://etcd:2379/", "http://etcd:2379"),
+        ] {
+            let endpoint: Endpoint = given.parse().unwrap();
+            assert_eq!(endpoint.url(), url);
+            assert_eq!(endpoint.to_string(), given);
+        }
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused_with_its_reason() {
+        for (given, error) in [
+            ("", InvalidEndpoint::Empty),
+            ("http://", InvalidEndpoint::Empty),
+            ("localhost", InvalidEndpoint::Port),
+            ("localhost:", InvalidEndpoint::Port),
+            ("localhost:0", InvalidEndpoint::Port),
+            ("localhost:65536", InvalidEndpoint::Port),
+            ("localhost:+1", InvalidEndpoint::Port),
+            ("localhost:2379/path", InvalidEndpoint::Port),
+            (":2379", InvalidEndpoint::Host),
+            ("::1:2379", InvalidEndpoint::Host),
+            ("[::g]:2379", InvalidEndpoint::Host),
+            ("a b:2379", InvalidEndpoint::Host),
+            ("user:secret@localhost:2379", InvalidEndpoint::UserInfo),
+            ("https://localhost:2379", InvalidEndpoint::Tls),
+            ("unix:///run/etcd:1", InvalidEndpoint::Scheme),
+        ] {
+            assert_eq!(given.parse::<Endpoint>().unwrap_err(), error, "{given}");
+        }
+    }
+
+    #[test]
+    fn names_and_keys_are_short_and_printable() {
+        assert!("server1".parse::<Name>().is_ok());
+        assert!("é".repeat(127).parse::<Name>().is_ok());
+        assert_eq!("".parse::<Name>(), Err(InvalidText::Empty));
+        assert_eq!("é".repeat(128).parse::<Name>(), Err(InvalidText::TooLong));
+        assert_eq!(
+            "a\u{7f}".parse::<Name>(),
+            Err(InvalidText::ControlCharacter)
+        );
+        assert_eq!(
+            "x/acting".parse::<LeaderKey>(),
+            Err(InvalidText::ReservedKey)
+        );
+        assert_eq!(
+            "acting".parse::<LeaderKey>().unwrap().acting(),
+            "acting/acting"
+        );
+    }
+
+    #[test]
+    fn a_grace_that_a_bad_endpoint_could_turn_into_a_lost_term_is_refused() {
+        let config = Config::new(
+            "a".parse().unwrap(),
+            vec!["localhost:2379".parse().unwrap()],
+        )
+        .unwrap();
+        let ttl = Ttl::default();
+        assert!(
+            config
+                .clone()
+                .with_times(ttl, ttl.as_duration() / 5)
+                .is_ok()
+        );
+        let too_long = ttl.as_duration() * 3 / 10;
+        assert_eq!(
+            config.with_times(ttl, too_long).unwrap_err(),
+            InvalidConfig::Grace {
+                ttl,
+                grace: too_long
+            }
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! The asynchronous API: take part in an election, and hold leadership as a value.
+
+mod driver;
+
+use crate::{
+    clock,
+    config::Config,
+    protocol::{Event, FencingToken, LossReason, Moment, Role, Status, Term},
+};
+use driver::{Command, Driver};
+use std::io;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+/// An election, to take part in.
+#[derive(Clone, Debug)]
+pub struct Election {
+    config: Config,
+}
+
+impl Election {
+    /// Creates an election from its configuration; nothing is asked of etcd yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self { config }
+    }
+
+    /// Takes part, from now on until the candidate withdraws or is dropped.
+    ///
+    /// Must be called within a tokio runtime that drives I/O and time. Whoever takes part must be
+    /// ready to act: call [`Candidate::campaign`] and hold what it returns for as long as it acts.
+    ///
+    /// # Errors
+    /// If the system gives no timer. That etcd cannot be reached is no error: it is asked again
+    /// until it answers.
+    pub fn join(self) -> io::Result<(Candidate, Events)> {
+        let (commands, commands_received) = mpsc::unbounded_channel();
+        let (leaderships, leaderships_received) = mpsc::unbounded_channel();
+        let (events, events_received) = mpsc::unbounded_channel();
+        let (driver, status) = Driver::new(
+            self.config,
+            commands.downgrade(),
+            commands_received,
+            leaderships,
+            events,
+        )?;
+        let candidate = Candidate {
+            commands,
+            leaderships: leaderships_received,
+            status,
+            driver: tokio::spawn(driver.run()),
+        };
+        Ok((candidate, Events(events_received)))
+    }
+}
+
+/// What happens in an election, in order and without gaps.
+#[derive(Debug)]
+pub struct Events(mpsc::UnboundedReceiver<Event>);
+
+impl Events {
+    /// Waits for the next event; `None` once the candidate takes no part any more.
+    ///
+    /// Cancel safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.0.recv().await
+    }
+}
+
+/// A participant in an election. Dropping it withdraws it.
+#[derive(Debug)]
+pub struct Candidate {
+    commands: mpsc::UnboundedSender<Command>,
+    leaderships: mpsc::UnboundedReceiver<Leadership>,
+    status: watch::Receiver<Status>,
+    driver: JoinHandle<io::Result<()>>,
+}
+
+impl Candidate {
+    /// Waits until this candidate leads; `None` once it takes no part any more.
+    ///
+    /// Cancel safe: a leadership that began meanwhile is returned by the next call.
+    pub async fn campaign(&mut self) -> Option<Leadership> {
+        self.leaderships.recv().await
+    }
+
+    /// Returns how things stand, now and from now on.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Ends taking part: leadership is lost with [`LossReason::Withdrawn`], and once it has been
+    /// dropped, the lease is revoked. [`finished`](Self::finished) waits for that.
+    pub fn withdraw(&self) {
+        // If the driver is gone, so is the candidate.
+        let _ = self.commands.send(Command::Withdraw);
+    }
+
+    /// Waits until this candidate takes no part any more.
+    ///
+    /// # Errors
+    /// If the election ended of itself, which is a fault of this program or of its system.
+    pub async fn finished(self) -> io::Result<()> {
+        self.driver
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(format!("the election died: {error}"))))
+    }
+}
+
+/// The right to act, for one term.
+///
+/// Dropping it says that whatever acted has stopped: only then is the lease revoked, and only then
+/// can another lead.
+#[derive(Debug)]
+pub struct Leadership {
+    term: Term,
+    status: watch::Receiver<Status>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Leadership {
+    /// Returns the number that orders this term among all: give it along with whatever you write.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.term.token
+    }
+
+    /// Returns the term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Returns the moment by which this process must have stopped acting, unless renewed before;
+    /// `None` once the term is over.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        match self.status.borrow().role {
+            Role::Leader { term, deadline } if term == self.term => Some(deadline),
+            _ => None,
+        }
+    }
+
+    /// Returns true iff this process leads at this instant, by the clock.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.deadline()
+            .is_some_and(|deadline| clock::now() < deadline)
+    }
+
+    /// Waits until the term is over, and returns why. What acts must stop then.
+    ///
+    /// Returns the configured grace before the deadline, so that there is time to stop.
+    ///
+    /// Cancel safe.
+    pub async fn lost(&mut self) -> LossReason {
+        let own = self.term;
+        let over = self
+            .status
+            .wait_for(|status| !matches!(status.role, Role::Leader { term, .. } if term == own))
+            .await;
+        match over.map(|status| status.role) {
+            Ok(Role::Stopping { reason, .. }) => reason,
+            _ => LossReason::Died,
+        }
+    }
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        // If the driver is gone, nothing is left to release.
+        let _ = self.commands.send(Command::Stopped(self.term));
+    }
+}

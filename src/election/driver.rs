@@ -1,0 +1,348 @@
+//! Carries out what the machine asks for and tells it what came of it. It decides nothing.
+
+use super::Leadership;
+use crate::{
+    backoff::Jitter,
+    clock::{self, Alarm},
+    config::Config,
+    etcd::{self, Connection, Keys},
+    protocol::{
+        Action, CallId, Event, Failure, FailureKind, Input, Machine, Moment, Role, Settings,
+        Status, Term,
+    },
+};
+use std::{convert::Infallible, io, num::NonZeroUsize, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+};
+
+/// What the holders of a candidate and its leadership say.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Command {
+    Withdraw,
+    Stopped(Term),
+}
+
+/// What a task has to tell.
+enum Message {
+    Input(Input),
+    Connected {
+        call: CallId,
+        result: Result<Box<Connection>, Failure>,
+    },
+}
+
+pub(super) struct Driver {
+    config: Config,
+    keys: Arc<Keys>,
+    machine: Machine,
+    alarm: Alarm,
+    jitter: Jitter,
+    back_off: Option<(CallId, Moment)>,
+    connection: Option<Box<Connection>>,
+    /// Of connecting, opening, granting and trying one at most is under way.
+    call: Option<CallId>,
+    call_tasks: Vec<AbortHandle>,
+    watch_task: Option<AbortHandle>,
+    tasks: JoinSet<()>,
+    tell: mpsc::UnboundedSender<Message>,
+    told: mpsc::UnboundedReceiver<Message>,
+    /// Weak, so that the driver notices when its candidate is dropped.
+    own_commands: mpsc::WeakUnboundedSender<Command>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    leaderships: mpsc::UnboundedSender<Leadership>,
+    events: mpsc::UnboundedSender<Event>,
+    status: watch::Sender<Status>,
+}
+
+impl Driver {
+    pub fn new(
+        config: Config,
+        own_commands: mpsc::WeakUnboundedSender<Command>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        leaderships: mpsc::UnboundedSender<Leadership>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> io::Result<(Self, watch::Receiver<Status>)> {
+        let settings = Settings {
+            ttl: config.ttl(),
+            grace: config.grace(),
+            stop_timeout: config.stop_timeout(),
+            endpoints: NonZeroUsize::new(config.endpoints().len()).unwrap_or(NonZeroUsize::MIN),
+        };
+        let machine = Machine::new(settings, clock::now());
+        let (status, status_received) = watch::channel(machine.status());
+        let (tell, told) = mpsc::unbounded_channel();
+        let driver = Self {
+            keys: Arc::new(Keys::new(&config)),
+            config,
+            machine,
+            alarm: Alarm::new()?,
+            jitter: Jitter::new(),
+            back_off: None,
+            connection: None,
+            call: None,
+            call_tasks: Vec::new(),
+            watch_task: None,
+            tasks: JoinSet::new(),
+            tell,
+            told,
+            own_commands,
+            commands,
+            leaderships,
+            events,
+            status,
+        };
+        Ok((driver, status_received))
+    }
+
+    /// Runs until the candidate has withdrawn.
+    ///
+    /// # Errors
+    /// If a task died, or the system's timer fails.
+    pub async fn run(mut self) -> io::Result<()> {
+        let mut candidate_is_there = true;
+        loop {
+            self.carry_out();
+            if matches!(self.machine.status().role, Role::Withdrawn) {
+                return Ok(());
+            }
+            let back_off = self.back_off.map(|(_, until)| until);
+            let wake = self
+                .machine
+                .poll_timeout()
+                .into_iter()
+                .chain(back_off)
+                .min();
+            tokio::select! {
+                Some(message) = self.told.recv() => self.take_in(message),
+                command = self.commands.recv(), if candidate_is_there => {
+                    candidate_is_there = command.is_some();
+                    self.obey(command.unwrap_or(Command::Withdraw));
+                }
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Err(error) if error.is_panic() => {
+                        return Err(io::Error::other(format!("a task died: {error}")));
+                    }
+                    _ => {}
+                },
+                result = self.alarm.wait_until(wake) => {
+                    result?;
+                    self.wake_up();
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, message: Message) {
+        let input = match message {
+            Message::Input(input) => input,
+            Message::Connected { call, result } => {
+                if self.call != Some(call) {
+                    return;
+                }
+                let result = result.map(|connection| self.connection = Some(connection));
+                Input::Opened { call, result }
+            }
+        };
+        self.machine.handle(clock::now(), input);
+    }
+
+    fn obey(&mut self, command: Command) {
+        let input = match command {
+            Command::Withdraw => Input::Withdraw,
+            Command::Stopped(stopped) => match self.machine.status().role {
+                Role::Leader { term, .. } | Role::Stopping { term, .. } if term == stopped => {
+                    Input::Stopped
+                }
+                _ => return,
+            },
+        };
+        self.machine.handle(clock::now(), input);
+    }
+
+    fn wake_up(&mut self) {
+        let now = clock::now();
+        if let Some((call, _)) = self.back_off.take_if(|(_, until)| now >= *until) {
+            self.machine.handle(now, Input::BackedOff { call });
+        } else {
+            self.machine.handle_timeout(now);
+        }
+    }
+
+    /// Publishes how things stand before anybody hears of what happened.
+    fn carry_out(&mut self) {
+        let status = self.machine.status();
+        self.status.send_if_modified(|published| {
+            let differs = *published != status;
+            *published = status;
+            differs
+        });
+        while let Some(action) = self.machine.poll_action() {
+            self.start(action);
+        }
+        while let Some(event) = self.machine.poll_event() {
+            // Nobody has to listen.
+            let _ = self.events.send(event);
+        }
+    }
+
+    fn start(&mut self, action: Action) {
+        match action {
+            Action::Connect {
+                call,
+                endpoint,
+                lease,
+                limit,
+            } => {
+                let endpoint = self.config.endpoints()[endpoint].clone();
+                let keys = Arc::clone(&self.keys);
+                self.begin_call(call);
+                self.spawn_call(async move {
+                    let result = etcd::connect(&endpoint, keys, lease, limit).await;
+                    let result = result.map(Box::new);
+                    Message::Connected { call, result }
+                });
+            }
+            Action::OpenKeepAlive { call, lease, limit } => {
+                self.begin_call(call);
+                let connection = self.connection();
+                self.spawn_call(async move {
+                    let result = match connection {
+                        Ok(connection) => connection.open_keep_alive(lease, limit).await,
+                        Err(failure) => Err(failure),
+                    };
+                    Message::Input(Input::Opened { call, result })
+                });
+            }
+            Action::Grant { call, ttl, limit } => {
+                self.begin_call(call);
+                let connection = self.connection();
+                self.spawn_call(async move {
+                    let result = match connection {
+                        Ok(connection) => connection.grant(ttl, limit).await,
+                        Err(failure) => Err(failure),
+                    };
+                    Message::Input(Input::Granted { call, result })
+                });
+            }
+            Action::Try {
+                call,
+                lease,
+                campaign,
+                limit,
+            } => {
+                self.begin_call(call);
+                let connection = self.connection();
+                let campaign = campaign.then_some(lease);
+                let (keep_alive, transact) = (connection.clone(), connection);
+                self.spawn_call(async move {
+                    let result = match transact {
+                        Ok(connection) => connection.transact(campaign, limit).await,
+                        Err(failure) => Err(failure),
+                    };
+                    Message::Input(Input::Transacted { call, result })
+                });
+                self.spawn_call(async move {
+                    let result = match keep_alive {
+                        Ok(connection) => connection.keep_alive(limit).await,
+                        Err(failure) => Err(failure),
+                    };
+                    Message::Input(Input::KeptAlive { call, result })
+                });
+            }
+            Action::Revoke { call, lease, limit } => {
+                let connection = self.connection();
+                self.spawn(async move {
+                    let result = match connection {
+                        Ok(connection) => connection.revoke(lease, limit).await,
+                        Err(failure) => Err(failure),
+                    };
+                    Message::Input(Input::Revoked { call, result })
+                });
+            }
+            Action::Watch {
+                watch,
+                from_revision,
+                limit,
+            } => self.watch(watch, from_revision, limit),
+            Action::Disconnect => {
+                self.call = None;
+                self.call_tasks.clear();
+                self.watch_task = None;
+                self.connection = None;
+                self.tasks.abort_all();
+            }
+            Action::BackOff { call, at_most } => {
+                self.back_off = Some((call, clock::now() + self.jitter.up_to(at_most)));
+            }
+            Action::Lead { term, .. } => {
+                if let Some(commands) = self.own_commands.upgrade() {
+                    // If nobody takes it, it is dropped, and dropping it says so.
+                    let _ = self.leaderships.send(Leadership {
+                        term,
+                        status: self.status.subscribe(),
+                        commands,
+                    });
+                }
+            }
+            // Whoever holds the leadership sees it in the status.
+            Action::Stop { .. } => {}
+        }
+    }
+
+    fn connection(&self) -> Result<Box<Connection>, Failure> {
+        self.connection
+            .clone()
+            .ok_or_else(|| Failure::new(FailureKind::Unreachable, "not connected"))
+    }
+
+    /// Drops what is left of the call before.
+    fn begin_call(&mut self, call: CallId) {
+        for task in self.call_tasks.drain(..) {
+            task.abort();
+        }
+        self.call = Some(call);
+    }
+
+    fn spawn_call(&mut self, work: impl Future<Output = Message> + Send + 'static) {
+        let task = self.spawn(work);
+        self.call_tasks.push(task);
+    }
+
+    fn spawn(&mut self, work: impl Future<Output = Message> + Send + 'static) -> AbortHandle {
+        let tell = self.tell.clone();
+        self.tasks.spawn(async move {
+            // Without a driver nobody needs to know.
+            let _ = tell.send(work.await);
+        })
+    }
+
+    fn watch(&mut self, watch: CallId, from_revision: i64, limit: Duration) {
+        if let Some(task) = self.watch_task.take() {
+            task.abort();
+        }
+        let connection = self.connection();
+        let tell = self.tell.clone();
+        self.watch_task = Some(self.spawn(async move {
+            let watching = async {
+                let mut changes = connection?.watch(from_revision, limit).await?;
+                loop {
+                    for change in changes.changes().await? {
+                        let input = Input::Changed {
+                            watch,
+                            key: change.key,
+                            revision: change.revision,
+                            entry: change.entry,
+                        };
+                        let _ = tell.send(Message::Input(input));
+                    }
+                }
+            };
+            let ended: Result<Infallible, Failure> = Box::pin(watching).await;
+            let Err(failure) = ended;
+            tracing::debug!(%failure, "the watch ended");
+            Message::Input(Input::WatchEnded { watch })
+        }));
+    }
+}
