@@ -39,6 +39,8 @@ compile_error!(
 mod backoff;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod election;
 mod etcd;
 pub mod printable;

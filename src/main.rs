@@ -1,3 +1,7 @@
 //! The `leader-election` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leader_election::daemon::run()
+}

@@ -1,0 +1,88 @@
+//! The program: wires command line, log, signals and election; the first to end decides the exit.
+
+mod cli;
+mod log;
+mod report;
+mod signals;
+
+use crate::{
+    config::Config,
+    election::{Election, Leadership},
+    printable::Printable,
+    protocol::LossReason,
+};
+use anyhow::Context;
+use report::Reporter;
+use signals::Signals;
+use std::process::ExitCode;
+use tracing::{error, info};
+
+/// Runs the program from its command line to its exit code.
+#[must_use]
+pub fn run() -> ExitCode {
+    let options = cli::parse();
+    let log = log::start(options.log_format, options.log);
+    let code = run_election(options.config).unwrap_or_else(|error| {
+        error!("{error:#}");
+        ExitCode::FAILURE
+    });
+    log.finish();
+    code
+}
+
+fn run_election(config: Config) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Only names are resolved there; a resolver that hangs must not fill the machine.
+        .max_blocking_threads(8)
+        .build()
+        .context("could not start the runtime")?;
+    let code = runtime.block_on(take_part(config));
+    // A resolver that hangs would be waited for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn take_part(config: Config) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new().context("could not listen to signals")?;
+    let name = Printable(config.name().as_str().as_bytes()).to_string();
+    let endpoints: Vec<_> = config.endpoints().iter().map(ToString::to_string).collect();
+    info!(name, "Starting the server '{name}'");
+    info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
+
+    let mut reporter = Reporter::new(name, endpoints, &config);
+    let (mut candidate, mut events) = Election::new(config)
+        .join()
+        .context("could not take part in the election")?;
+    let mut held: Option<Leadership> = None;
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => reporter.report(event),
+                None => break,
+            },
+            Some(leadership) = candidate.campaign() => held = Some(leadership),
+            // Nothing of ours acts beyond saying so: it has stopped once it is told.
+            _ = lost(&mut held) => held = None,
+            signal = signals.next() => {
+                if stopping {
+                    return Ok(signal.exit_code());
+                }
+                stopping = true;
+                candidate.withdraw();
+            }
+        }
+    }
+    drop(held);
+    candidate.finished().await.context("the election ended")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the leadership held is lost; for ever while there is none.
+async fn lost(held: &mut Option<Leadership>) -> LossReason {
+    match held {
+        Some(leadership) => leadership.lost().await,
+        None => std::future::pending().await,
+    }
+}

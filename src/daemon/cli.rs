@@ -1,0 +1,152 @@
+//! The command line.
+
+use super::log::Format;
+use crate::{
+    config::{Config, Endpoint, LeaderKey, Name},
+    printable::Printable,
+    protocol::Ttl,
+};
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use std::{str::FromStr, time::Duration};
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+
+/// Elects one leader among several replicas, over etcd.
+///
+/// Start it once per replica with the same --etcd and --leader-key. One of them becomes the leader
+/// and refreshes its lease; the others follow. When the leader stops, another takes over at once;
+/// when it is killed or cut off, another takes over after its TTL.
+#[derive(Debug, Parser)]
+#[command(name = "leader-election", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Args {
+    /// This replica's name, which the leader key holds while it leads [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "LEADER_ELECTION_NAME")]
+    name: Option<Name>,
+
+    /// The etcd members, as host:port or http:// URLs, separated by commas
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        env = "LEADER_ELECTION_ETCD",
+        default_value = "127.0.0.1:2379",
+        value_delimiter = ','
+    )]
+    etcd: Vec<Endpoint>,
+
+    /// The etcd key that the election is about; its name plus /acting is used too
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "LEADER_ELECTION_LEADER_KEY",
+        default_value = "leader"
+    )]
+    leader_key: LeaderKey,
+
+    /// How long a leader that was killed or cut off is missed at most: whole seconds, 2s to 1h
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_TTL",
+        default_value = "5s",
+        value_parser = parse_ttl,
+        allow_hyphen_values = true
+    )]
+    ttl: Ttl,
+
+    /// How log lines look
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "LEADER_ELECTION_LOG_FORMAT",
+        default_value = "plain"
+    )]
+    log_format: Format,
+
+    /// What is logged: a level, or target=level pairs [default: `RUST_LOG`, else info]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "LEADER_ELECTION_LOG",
+        value_parser = parse_filter
+    )]
+    log: Option<Targets>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  One replica, named after its host, with an etcd on this machine:
+    leader-election
+
+  Three replicas in three terminals; stop the leader, and watch another take over:
+    leader-election --name server1 --etcd 127.0.0.1:2379
+    leader-election --name server2 --etcd 127.0.0.1:2379
+    leader-election --name server3 --etcd 127.0.0.1:2379
+
+  A cluster of three etcd members, and an election of its own:
+    leader-election --etcd etcd1:2379,etcd2:2379,etcd3:2379 --leader-key backup/leader
+
+  Without the lines that say that the lease was refreshed:
+    leader-election --log info,leader_election::refresh=warn
+
+Who leads:
+  etcdctl get leader";
+
+/// What the command line says, validated.
+pub(super) struct Options {
+    pub config: Config,
+    pub log_format: Format,
+    pub log: Targets,
+}
+
+/// Reads the command line; ends the program with exit code 2 where it makes no sense.
+pub(super) fn parse() -> Options {
+    let args = Args::parse();
+    let fail = |message: String| -> ! {
+        Args::command()
+            .error(ErrorKind::ValueValidation, message)
+            .exit()
+    };
+    let name = args.name.unwrap_or_else(|| {
+        let host = rustix::system::uname().nodename().to_owned();
+        let host = host.to_string_lossy();
+        Name::from_str(&host).unwrap_or_else(|error| {
+            let host = Printable(host.as_bytes());
+            fail(format!(
+                "the host's name '{host}' cannot name this replica: {error}; give --name"
+            ))
+        })
+    });
+    let config = Config::new(name, args.etcd)
+        .map(|config| config.with_leader_key(args.leader_key))
+        .and_then(|config| config.with_times(args.ttl, Duration::ZERO))
+        .unwrap_or_else(|error| fail(error.to_string()));
+    let log = args.log.unwrap_or_else(|| match std::env::var("RUST_LOG") {
+        Ok(filter) if !filter.is_empty() => parse_filter(&filter)
+            .unwrap_or_else(|error| fail(format!("RUST_LOG is no filter: {error}"))),
+        _ => Targets::new().with_default(Level::INFO),
+    });
+    Options {
+        config,
+        log_format: args.log_format,
+        log,
+    }
+}
+
+fn parse_ttl(text: &str) -> Result<Ttl, String> {
+    let duration = match text.parse::<u64>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text),
+    };
+    duration
+        .ok()
+        .and_then(|duration| Ttl::try_from(duration).ok())
+        .ok_or_else(|| crate::protocol::InvalidTtl.to_string())
+}
+
+fn parse_filter(text: &str) -> Result<Targets, String> {
+    Targets::from_str(text).map_err(|error| {
+        format!(
+            "{error}; give a level (off, error, warn, info, debug, trace) or target=level pairs"
+        )
+    })
+}

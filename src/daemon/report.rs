@@ -1,0 +1,170 @@
+//! Says in words what happens in the election.
+
+use crate::{
+    config::Config,
+    printable::Printable,
+    protocol::{ElectionKey, Event, LossReason},
+};
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// Writes the log lines of one candidate.
+pub(super) struct Reporter {
+    name: String,
+    endpoints: Vec<String>,
+    leader_key: String,
+    acting_key: String,
+    ttl_asked: Duration,
+    ttl: Duration,
+}
+
+impl Reporter {
+    pub fn new(name: String, endpoints: Vec<String>, config: &Config) -> Self {
+        let printable = |key: &str| Printable(key.as_bytes()).to_string();
+        let ttl = config.ttl().as_duration();
+        Self {
+            name,
+            endpoints,
+            leader_key: printable(config.leader_key().as_str()),
+            acting_key: printable(&config.leader_key().acting()),
+            ttl_asked: ttl,
+            ttl,
+        }
+    }
+
+    pub fn report(&mut self, event: Event) {
+        let name = self.name.as_str();
+        match event {
+            Event::Granted { lease, ttl } => {
+                if ttl != self.ttl {
+                    let (asked, granted) = (self.ttl_asked.as_secs(), ttl.as_secs());
+                    warn!(
+                        name,
+                        ttl = granted,
+                        "etcd granted a lease of {granted} s where {asked} s were asked for: \
+                         fail-over takes that long"
+                    );
+                    self.ttl = ttl;
+                }
+                debug!(name, %lease, ttl = ttl.as_secs(), "Granted a lease.");
+            }
+            Event::Campaigning { again } => {
+                if again {
+                    info!(name, "new election");
+                }
+                info!(name, "New leader election happening.");
+            }
+            Event::Leading { term, .. } => info!(
+                name,
+                leader = name,
+                token = term.token.get(),
+                lease = %term.lease,
+                ttl = self.ttl.as_secs(),
+                "I am the leader."
+            ),
+            Event::Following { leader } => {
+                let token = leader.mod_revision;
+                let lease = leader.lease.map(tracing::field::display);
+                let leader = Printable(&leader.value).to_string();
+                info!(name, leader, token, lease, "I am a follower.");
+            }
+            Event::SomebodyStillActs => {
+                info!(
+                    name,
+                    "Nobody leads, but somebody may still be acting; waiting."
+                );
+            }
+            Event::LeaderGone => info!(name, "LEADERSHIP CHANGE REQUIRED"),
+            Event::Renewed { term, .. } => info!(
+                target: "leader_election::refresh",
+                name,
+                leader = name,
+                token = term.token.get(),
+                lease = %term.lease,
+                ttl = self.ttl.as_secs(),
+                "Refreshing lease; still the leader."
+            ),
+            Event::LeaseGone { lease } => {
+                info!(name, %lease, "The lease is gone; asking for another.");
+            }
+            Event::Lost {
+                reason: LossReason::Withdrawn,
+                ..
+            } => {}
+            Event::Lost { term, reason } => {
+                let reason = self.in_words(reason);
+                let (token, lease) = (term.token.get(), term.lease);
+                info!(name, token, %lease, reason, "No longer the leader: {reason}.");
+            }
+            Event::Releasing { lease, led: true } => {
+                info!(name, %lease, "Revoking lease; no longer the leader.");
+            }
+            Event::Releasing { lease, led: false } => {
+                info!(name, %lease, "Revoking lease; no longer a candidate.");
+            }
+            Event::AnsweredAgain { endpoint } => {
+                let endpoint = &self.endpoints[endpoint];
+                info!(name, endpoint, "etcd at '{endpoint}' answers.");
+            }
+            trouble => self.warn(&trouble),
+        }
+    }
+
+    fn warn(&self, trouble: &Event) {
+        let name = self.name.as_str();
+        match trouble {
+            Event::KeyWithoutLease { key } => {
+                let key = match key {
+                    ElectionKey::Leader => &self.leader_key,
+                    ElectionKey::Acting => &self.acting_key,
+                };
+                warn!(
+                    name,
+                    key,
+                    "The key '{key}' is bound to no lease, so that nobody can be elected until \
+                     somebody deletes it."
+                );
+            }
+            Event::HistoryWentBack => warn!(
+                name,
+                "etcd went back in its history (a restored backup?) or is another etcd; starting \
+                 afresh."
+            ),
+            Event::Unanswered { endpoint, failure } => {
+                let endpoint = &self.endpoints[*endpoint];
+                let reason = Printable(failure.message.as_bytes()).to_string();
+                warn!(
+                    name,
+                    endpoint,
+                    reason,
+                    "etcd at '{endpoint}' does not answer ({reason}); trying again until it does."
+                );
+            }
+            Event::Withdrawn {
+                left_behind: Some(lease),
+            } => {
+                let ttl = self.ttl.as_secs();
+                warn!(
+                    name,
+                    %lease,
+                    ttl,
+                    "The lease {lease} could not be revoked; it ends by itself within {ttl} s."
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn in_words(&self, reason: LossReason) -> String {
+        match reason {
+            LossReason::LeaderKeyDeleted => format!("the key '{}' was deleted", self.leader_key),
+            LossReason::LeaderKeyOverwritten => {
+                format!("the key '{}' was overwritten", self.leader_key)
+            }
+            LossReason::ActingKeyTaken => {
+                format!("the key '{}' was deleted or overwritten", self.acting_key)
+            }
+            reason => reason.to_string(),
+        }
+    }
+}
