@@ -3,7 +3,7 @@
 use crate::{
     config::Config,
     printable::Printable,
-    protocol::{ElectionKey, Event, LossReason},
+    protocol::{ElectionKey, Event, FailureKind, LossReason},
 };
 use std::time::Duration;
 use tracing::{debug, info, warn};
@@ -133,11 +133,15 @@ impl Reporter {
             Event::Unanswered { endpoint, failure } => {
                 let endpoint = &self.endpoints[*endpoint];
                 let reason = Printable(failure.message.as_bytes()).to_string();
+                let what = match failure.kind {
+                    FailureKind::Refused => "refuses",
+                    _ => "does not answer",
+                };
                 warn!(
                     name,
                     endpoint,
                     reason,
-                    "etcd at '{endpoint}' does not answer ({reason}); trying again until it does."
+                    "etcd at '{endpoint}' {what} ({reason}); trying again until that changes."
                 );
             }
             Event::Withdrawn {

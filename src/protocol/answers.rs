@@ -135,7 +135,7 @@ impl Machine {
         }
         self.calls.answered();
         self.lease_was_gone = false;
-        if std::mem::take(&mut self.calls.said_unanswered) {
+        if self.calls.answered_again() {
             let endpoint = self.calls.endpoint();
             self.events.push_back(Event::AnsweredAgain { endpoint });
         }
@@ -203,14 +203,11 @@ impl Machine {
 
     /// A question failed, or was answered from two raft terms (then without a failure to tell).
     pub(super) fn call_failed(&mut self, now: Moment, failure: Option<Failure>) {
-        let endpoint = self.calls.endpoint();
         self.disconnect(now);
-        if !self.calls.turn() {
+        if !self.calls.turn(failure) {
             return;
         }
-        if let Some(failure) = failure
-            && !std::mem::replace(&mut self.calls.said_unanswered, true)
-        {
+        if let Some((endpoint, failure)) = self.calls.unanswered() {
             self.events
                 .push_back(Event::Unanswered { endpoint, failure });
         }

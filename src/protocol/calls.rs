@@ -75,8 +75,10 @@ pub(super) struct Calls {
     failed_in_round: usize,
     /// Rounds without an answered try, one after the other.
     failed_rounds: u32,
+    /// The first failure since a try was answered: of the endpoint that was asked until then.
+    first_failure: Option<(usize, Failure)>,
     /// Whether it was said that etcd does not answer.
-    pub said_unanswered: bool,
+    said_unanswered: bool,
 }
 
 impl Calls {
@@ -95,6 +97,7 @@ impl Calls {
             round_started: Moment::default(),
             failed_in_round: 0,
             failed_rounds: 0,
+            first_failure: None,
             said_unanswered: false,
         }
     }
@@ -215,7 +218,10 @@ impl Calls {
     }
 
     /// Turns to the next endpoint; true if each has failed once since the round began.
-    pub fn turn(&mut self) -> bool {
+    pub fn turn(&mut self, failure: Option<Failure>) -> bool {
+        if let Some(failure) = failure {
+            self.first_failure.get_or_insert((self.endpoint, failure));
+        }
         self.endpoint = (self.endpoint + 1) % self.endpoints;
         self.failed_in_round += 1;
         self.next = Next::Now;
@@ -229,6 +235,18 @@ impl Calls {
 
     pub fn round_started(&self) -> Moment {
         self.round_started
+    }
+
+    /// The failure to tell of, once, when every endpoint has failed.
+    pub fn unanswered(&mut self) -> Option<(usize, Failure)> {
+        let failure = self.first_failure.clone()?;
+        (!std::mem::replace(&mut self.said_unanswered, true)).then_some(failure)
+    }
+
+    /// A try was answered; true if it was said that none is.
+    pub fn answered_again(&mut self) -> bool {
+        self.first_failure = None;
+        std::mem::take(&mut self.said_unanswered)
     }
 
     /// A try was answered: all is well with this endpoint.

@@ -72,11 +72,11 @@ pub enum Event {
     },
     /// etcd went back in its history, or is another etcd.
     HistoryWentBack,
-    /// Questions to etcd fail; said once, until one is answered again.
+    /// Every endpoint has failed; said once, until one answers again.
     Unanswered {
-        /// The endpoint asked, by its place in the list.
+        /// The endpoint that failed first, by its place in the list.
         endpoint: usize,
-        /// The first failure.
+        /// Its failure.
         failure: Failure,
     },
     /// etcd answers again.
