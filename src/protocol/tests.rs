@@ -1,235 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
+mod harness;
+mod property;
+
 use super::{
-    Action, CallId, ElectionKey, Entry, Event, Failure, FailureKind, Input, KeptAlive, LeaseId,
-    LossReason, Machine, Moment, Role, Settings, Term, Ttl, View,
+    Action, ElectionKey, Entry, Event, FencingToken, Input, KeptAlive, LossReason, Role, Term, View,
 };
-use proptest::prelude::*;
-use std::{num::NonZeroUsize, time::Duration};
-
-const SECOND: Duration = Duration::from_secs(1);
-const MILLI: Duration = Duration::from_millis(1);
-const OTHER: LeaseId = LeaseId::new(0x0fe);
-
-/// A machine whose network and clock are the test.
-struct Harness {
-    machine: Machine,
-    now: Moment,
-    actions: Vec<Action>,
-    events: Vec<Event>,
-    leases: i64,
-}
-
-impl Harness {
-    fn new(endpoints: usize) -> Self {
-        Self::with_grace(endpoints, Duration::ZERO)
-    }
-
-    fn with_grace(endpoints: usize, grace: Duration) -> Self {
-        let now = Moment::from_origin(1000 * SECOND);
-        let settings = Settings {
-            ttl: Ttl::default(),
-            grace,
-            stop_timeout: 10 * SECOND,
-            endpoints: NonZeroUsize::new(endpoints).unwrap(),
-        };
-        let mut harness = Self {
-            machine: Machine::new(settings, now),
-            now,
-            actions: Vec::new(),
-            events: Vec::new(),
-            leases: 0x100,
-        };
-        harness.collect();
-        harness
-    }
-
-    fn collect(&mut self) {
-        self.actions
-            .extend(std::iter::from_fn(|| self.machine.poll_action()));
-        self.events
-            .extend(std::iter::from_fn(|| self.machine.poll_event()));
-    }
-
-    fn handle(&mut self, input: Input) {
-        self.machine.handle(self.now, input);
-        self.collect();
-    }
-
-    /// Lets time pass, waking the machine whenever it wants to be.
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        while let Some(wake) = self.machine.poll_timeout().filter(|wake| *wake <= end) {
-            self.now = self.now.max(wake);
-            self.machine.handle_timeout(self.now);
-            self.collect();
-            let next = self.machine.poll_timeout();
-            assert!(next.is_none_or(|next| next > self.now), "it spins");
-        }
-        self.now = end;
-    }
-
-    /// Takes the newest action for which `pick` returns something: older calls have run out.
-    fn take<T>(&mut self, pick: impl Fn(&Action) -> Option<T>) -> T {
-        let found = self
-            .actions
-            .iter()
-            .enumerate()
-            .rev()
-            .find_map(|(place, action)| Some((place, pick(action)?)));
-        let Some((place, picked)) = found else {
-            panic!("not among {:?}", self.actions);
-        };
-        self.actions.remove(place);
-        picked
-    }
-
-    fn has(&self, pick: impl Fn(&Action) -> bool) -> bool {
-        self.actions.iter().any(pick)
-    }
-
-    fn connect(&mut self) -> usize {
-        let (call, endpoint) = self.take(|action| match action {
-            Action::Connect { call, endpoint, .. } => Some((*call, *endpoint)),
-            _ => None,
-        });
-        let result = Ok(());
-        self.handle(Input::Opened { call, result });
-        endpoint
-    }
-
-    fn refuse_connection(&mut self) -> usize {
-        let (call, endpoint) = self.take(|action| match action {
-            Action::Connect { call, endpoint, .. } => Some((*call, *endpoint)),
-            _ => None,
-        });
-        let result = Err(unreachable());
-        self.handle(Input::Opened { call, result });
-        endpoint
-    }
-
-    fn grant(&mut self) -> LeaseId {
-        let call = self.take(|action| match action {
-            Action::Grant { call, .. } => Some(*call),
-            _ => None,
-        });
-        self.leases += 1;
-        let lease = LeaseId::new(self.leases);
-        let result = Ok((lease, 5 * SECOND));
-        self.handle(Input::Granted { call, result });
-        let call = self.take(|action| match action {
-            Action::OpenKeepAlive {
-                call, lease: of, ..
-            } if *of == lease => Some(*call),
-            _ => None,
-        });
-        let result = Ok(());
-        self.handle(Input::Opened { call, result });
-        lease
-    }
-
-    fn take_try(&mut self) -> (CallId, bool) {
-        self.take(|action| match action {
-            Action::Try { call, campaign, .. } => Some((*call, *campaign)),
-            _ => None,
-        })
-    }
-
-    fn keep_alive(&mut self, call: CallId, raft_term: u64) {
-        let result = Ok(KeptAlive { ttl: 5, raft_term });
-        self.handle(Input::KeptAlive { call, result });
-    }
-
-    fn transact(&mut self, call: CallId, view: View) {
-        let result = Ok(view);
-        self.handle(Input::Transacted { call, result });
-    }
-
-    /// Answers the next try in full; returns whether it was a campaign.
-    fn answer(&mut self, view: View) -> bool {
-        let (call, campaign) = self.take_try();
-        self.transact(call, view);
-        self.keep_alive(call, 1);
-        campaign
-    }
-
-    fn changed(&mut self, key: ElectionKey, revision: i64, entry: Option<Entry>) {
-        let watch = self
-            .actions
-            .iter()
-            .rev()
-            .find_map(|action| match action {
-                Action::Watch { watch, .. } => Some(*watch),
-                _ => None,
-            })
-            .unwrap();
-        self.handle(Input::Changed {
-            watch,
-            key,
-            revision,
-            entry,
-        });
-    }
-
-    fn is_leader(&self) -> bool {
-        match self.machine.status().role {
-            Role::Leader { deadline, .. } => self.now < deadline,
-            _ => false,
-        }
-    }
-
-    fn says(&mut self, event: &Event) -> bool {
-        let said = self.events.contains(event);
-        self.events.clear();
-        said
-    }
-}
-
-fn unreachable() -> Failure {
-    Failure::new(FailureKind::Unreachable, "refused")
-}
-
-fn key(lease: LeaseId, mod_revision: i64) -> Option<Entry> {
-    Some(Entry {
-        value: b"name"[..].into(),
-        lease: Some(lease),
-        mod_revision,
-    })
-}
-
-fn view(revision: i64, leader: Option<Entry>, acting: Option<Entry>) -> View {
-    View {
-        cluster_id: 7,
-        revision,
-        raft_term: 1,
-        leader,
-        acting,
-    }
-}
-
-fn held_by(lease: LeaseId, revision: i64) -> View {
-    view(revision, key(lease, 10), key(lease, 10))
-}
-
-/// A leader whose term began at the returned moment.
-fn leader(endpoints: usize, grace: Duration) -> (Harness, LeaseId, Moment) {
-    let mut harness = Harness::with_grace(endpoints, grace);
-    harness.connect();
-    let lease = harness.grant();
-    let began = harness.now;
-    assert!(harness.answer(held_by(lease, 10)));
-    assert!(harness.is_leader());
-    (harness, lease, began)
-}
-
-fn follower() -> (Harness, LeaseId) {
-    let mut harness = Harness::new(1);
-    harness.connect();
-    let lease = harness.grant();
-    assert!(harness.answer(held_by(OTHER, 10)));
-    assert!(!harness.is_leader());
-    (harness, lease)
-}
+use harness::{Harness, MILLI, OTHER, SECOND, follower, held_by, key, leader, unreachable, view};
+use std::time::Duration;
 
 #[test]
 fn a_won_campaign_gives_the_right_to_act_from_its_send_not_from_its_answer() {
@@ -355,7 +133,7 @@ fn a_renewal_moves_the_deadline_from_its_send() {
     assert_eq!(deadline, sent + 4500 * MILLI);
     assert!(harness.says(&Event::Renewed {
         term: Term {
-            token: super::FencingToken::new(10),
+            token: FencingToken::new(10),
             lease
         },
         deadline
@@ -413,7 +191,10 @@ fn nobody_campaigns_while_somebody_may_still_act() {
     harness.changed(ElectionKey::Leader, 11, None);
     assert!(harness.says(&Event::LeaderGone));
     harness.pass(1700 * MILLI);
-    assert!(!harness.answer(view(11, None, key(OTHER, 10))), "a read");
+    assert!(
+        !harness.answer(view(11, None, Some(key(OTHER, 10)))),
+        "a read"
+    );
     assert!(harness.says(&Event::SomebodyStillActs));
     harness.changed(ElectionKey::Acting, 12, None);
     let (_, campaign) = harness.take_try();
@@ -455,7 +236,7 @@ fn a_leader_whose_key_is_deleted_finishes_in_order_renews_meanwhile_and_holds_of
     ));
     for _ in 0..8 {
         harness.pass(SECOND);
-        assert!(!harness.answer(view(11, None, key(lease, 10))));
+        assert!(!harness.answer(view(11, None, Some(key(lease, 10)))));
     }
     assert!(!harness.has(|action| matches!(action, Action::Revoke { .. })));
     harness.handle(Input::Stopped);
@@ -529,7 +310,7 @@ fn half_a_pair_of_its_own_is_given_up() {
     let mut harness = Harness::new(1);
     harness.connect();
     let lease = harness.grant();
-    harness.answer(view(10, key(OTHER, 10), key(lease, 9)));
+    harness.answer(view(10, Some(key(OTHER, 10)), Some(key(lease, 9))));
     assert!(!harness.is_leader());
     assert!(
         harness.has(|action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease))
@@ -646,216 +427,4 @@ fn a_key_without_a_lease_is_complained_of_once_and_not_fought() {
     harness.pass(1700 * MILLI);
     assert!(!harness.answer(view(10, stray, None)));
     assert!(!harness.says(&complaint));
-}
-
-/// What may befall a machine, as numbers that `befall` makes sense of.
-type Fate = (u8, u8, u16);
-
-/// The oracle: everything here is worked out from what the test itself has answered.
-struct Oracle {
-    harness: Harness,
-    /// The moment of each try's send, with the halves answered so far.
-    tries: Vec<(CallId, Moment, LeaseId, Option<u64>, Option<(u64, bool)>)>,
-    /// The furthest that answered tries allow anybody to act, by lease.
-    allowed: Vec<(LeaseId, Moment)>,
-    acting: Option<LeaseId>,
-    revision: i64,
-    lease: Option<LeaseId>,
-    last_watch: Option<CallId>,
-}
-
-impl Oracle {
-    fn observe(&mut self) {
-        let now = self.harness.now;
-        for action in std::mem::take(&mut self.harness.actions) {
-            match action {
-                Action::Try { call, lease, .. } => {
-                    if self.tries.iter().all(|seen| seen.0 != call) {
-                        self.tries.push((call, now, lease, None, None));
-                    }
-                    self.harness.actions.push(action);
-                }
-                Action::Lead { term, .. } => {
-                    assert_eq!(self.acting, None, "one term at a time");
-                    self.acting = Some(term.lease);
-                }
-                Action::Revoke { lease, .. } => {
-                    assert_ne!(self.acting, Some(lease), "revoked while acting");
-                    self.harness.actions.push(action);
-                }
-                Action::Watch { watch, .. } => self.last_watch = Some(watch),
-                Action::Disconnect | Action::Stop { .. } => {}
-                _ => self.harness.actions.push(action),
-            }
-        }
-        if let Role::Leader { term, deadline } = self.harness.machine.status().role {
-            let allowed = self
-                .allowed
-                .iter()
-                .filter(|(lease, _)| *lease == term.lease)
-                .map(|(_, until)| *until)
-                .max();
-            assert!(
-                allowed.is_some_and(|until| deadline <= until),
-                "acts until {deadline:?}, allowed until {allowed:?}"
-            );
-            assert!(now < deadline, "leads past its deadline");
-        }
-    }
-
-    fn half(&mut self, call: CallId, term: u64, transaction: Option<bool>) {
-        let Some(entry) = self.tries.iter_mut().find(|entry| entry.0 == call) else {
-            return;
-        };
-        match transaction {
-            Some(mine) => entry.4 = Some((term, mine)),
-            None => entry.3 = Some(term),
-        }
-        if let (sent, lease, Some(a), Some((b, true))) = (entry.1, entry.2, entry.3, entry.4)
-            && a == b
-            && self.harness.now < sent + SECOND
-        {
-            self.allowed.push((lease, sent + 4500 * MILLI));
-        }
-    }
-
-    fn befall(&mut self, (what, how, amount): Fate) {
-        let millis = u32::from(amount % 1500);
-        match what % 8 {
-            0 => {
-                self.harness.now = self.harness.now + MILLI * millis;
-                self.harness.machine.handle_timeout(self.harness.now);
-                self.harness.collect();
-            }
-            1..=4 => {
-                let Some(action) = self.harness.actions.first().copied() else {
-                    return;
-                };
-                self.answer(action, how, amount);
-            }
-            5 => {
-                self.revision += 1;
-                let entry = [
-                    None,
-                    key(OTHER, self.revision),
-                    self.lease.and_then(|lease| key(lease, self.revision)),
-                ][usize::from(how) % 3]
-                    .clone();
-                let which = [ElectionKey::Leader, ElectionKey::Acting][usize::from(amount) % 2];
-                if let Some(watch) = self.last_watch {
-                    let revision = self.revision;
-                    self.harness.handle(Input::Changed {
-                        watch,
-                        key: which,
-                        revision,
-                        entry,
-                    });
-                }
-            }
-            6 => {
-                self.acting = None;
-                self.harness.handle(Input::Stopped);
-            }
-            _ => {
-                if let Some(watch) = self.last_watch.filter(|_| how > 200) {
-                    self.harness.handle(Input::WatchEnded { watch });
-                }
-            }
-        }
-        self.observe();
-    }
-
-    fn answer(&mut self, action: Action, how: u8, amount: u16) {
-        let failed = how < 40;
-        let failure = || Err(unreachable());
-        let mut consume = true;
-        match action {
-            Action::Connect { call, .. } | Action::OpenKeepAlive { call, .. } => {
-                let result = if failed { failure() } else { Ok(()) };
-                self.harness.handle(Input::Opened { call, result });
-            }
-            Action::Grant { call, .. } => {
-                self.harness.leases += 1;
-                let lease = LeaseId::new(self.harness.leases);
-                self.lease = Some(lease);
-                let result = if failed {
-                    Err(unreachable())
-                } else {
-                    Ok((lease, 5 * SECOND))
-                };
-                self.harness.handle(Input::Granted { call, result });
-            }
-            Action::Try { call, lease, .. } => {
-                let term = 1 + u64::from(how % 7 == 0);
-                if amount % 2 == 0 {
-                    let mine = amount % 4 == 0;
-                    self.revision += i64::from(amount % 3 == 0);
-                    let owner = if mine { lease } else { OTHER };
-                    let mut shown = held_by(owner, self.revision);
-                    shown.raft_term = term;
-                    if amount % 10 == 6 {
-                        (shown.leader, shown.acting) = (None, None);
-                    }
-                    let mine = mine && shown.leader.is_some();
-                    self.half(call, term, Some(mine && !failed));
-                    let result = if failed {
-                        Err(unreachable())
-                    } else {
-                        Ok(shown)
-                    };
-                    self.harness.handle(Input::Transacted { call, result });
-                } else {
-                    if !failed {
-                        self.half(call, term, None);
-                    }
-                    let ttl = if how == 255 { 0 } else { 5 };
-                    let result = if failed {
-                        Err(unreachable())
-                    } else {
-                        Ok(KeptAlive {
-                            ttl,
-                            raft_term: term,
-                        })
-                    };
-                    self.harness.handle(Input::KeptAlive { call, result });
-                }
-                // The other half may still come, even long after.
-                consume = how % 3 == 0;
-            }
-            Action::Revoke { call, .. } => {
-                let result = if failed { failure() } else { Ok(()) };
-                self.harness.handle(Input::Revoked { call, result });
-            }
-            Action::BackOff { call, .. } => self.harness.handle(Input::BackedOff { call }),
-            _ => {}
-        }
-        if consume {
-            self.harness.actions.retain(|kept| *kept != action);
-        } else if self.harness.actions.len() > 1 {
-            self.harness.actions.rotate_left(1);
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
-    #[test]
-    fn whatever_befalls_a_machine_it_acts_only_as_long_as_answered_tries_allow(
-        fates in prop::collection::vec(any::<Fate>(), 1..200)
-    ) {
-        let mut oracle = Oracle {
-            harness: Harness::new(2),
-            tries: Vec::new(),
-            allowed: Vec::new(),
-            acting: None,
-            revision: 10,
-            lease: None,
-            last_watch: None,
-        };
-        oracle.observe();
-        for fate in fates {
-            oracle.befall(fate);
-        }
-    }
 }
