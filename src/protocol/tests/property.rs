@@ -66,9 +66,15 @@ struct Sent {
     at: Moment,
     lease: LeaseId,
     kept_alive: Option<u64>,
-    /// Whether the transaction was answered, and the raft term of an answer that shows both keys
-    /// bound to the lease.
-    transacted: Option<Option<u64>>,
+    transacted: Option<Shown>,
+}
+
+/// What an answered transaction has shown: from which raft term, and whether both keys are bound
+/// to the lease asked about.
+#[derive(Clone, Copy)]
+struct Shown {
+    raft_term: u64,
+    both_own: bool,
 }
 
 /// Knows what is allowed from nothing but the questions and the answers.
@@ -136,12 +142,7 @@ impl Oracle {
     }
 
     /// Notes an answered half before the machine hears of it; false if it was answered before.
-    fn note(
-        &mut self,
-        call: CallId,
-        kept_alive: Option<u64>,
-        transacted: Option<Option<u64>>,
-    ) -> bool {
+    fn note(&mut self, call: CallId, kept_alive: Option<u64>, transacted: Option<Shown>) -> bool {
         let Some(sent) = self.sent.iter_mut().find(|sent| sent.call == call) else {
             return false;
         };
@@ -153,7 +154,10 @@ impl Oracle {
         sent.kept_alive = sent.kept_alive.or(kept_alive);
         sent.transacted = sent.transacted.or(transacted);
         let in_time = self.harness.now < sent.at + SECOND;
-        if in_time && sent.kept_alive.is_some() && Some(sent.kept_alive) == sent.transacted {
+        let answered = sent
+            .transacted
+            .is_some_and(|shown| shown.both_own && sent.kept_alive == Some(shown.raft_term));
+        if in_time && answered {
             self.allowed.push((sent.lease, sent.at + 4500 * MILLI));
         }
         true
@@ -250,11 +254,15 @@ impl Oracle {
                 Input::KeptAlive { call, result }
             }
             (Action::Try { call, lease, .. }, Answer::Transacted { raft_term, owner }) => {
-                let own = owner == Owner::Own;
-                if !self.note(call, None, Some(own.then_some(raft_term))) {
+                let both_own = owner == Owner::Own;
+                let shown = Shown {
+                    raft_term,
+                    both_own,
+                };
+                if !self.note(call, None, Some(shown)) {
                     return;
                 }
-                let mut view = held_by(if own { lease } else { OTHER }, self.revision);
+                let mut view = held_by(if both_own { lease } else { OTHER }, self.revision);
                 view.raft_term = raft_term;
                 if owner == Owner::Nobody {
                     (view.leader, view.acting) = (None, None);
