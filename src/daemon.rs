@@ -51,7 +51,9 @@ async fn take_part(config: Config) -> anyhow::Result<ExitCode> {
     info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
 
     let mut reporter = Reporter::new(name, endpoints, &config);
-    let (mut candidate, mut events) = Election::new(config)
+    let mut election = Election::new(config);
+    let mut events = election.events();
+    let mut candidate = election
         .join()
         .context("could not take part in the election")?;
     let mut held: Option<Leadership> = None;

@@ -15,16 +15,29 @@ use tokio::{
 };
 
 /// An election, to take part in.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Election {
     config: Config,
+    events: Option<mpsc::UnboundedSender<Event>>,
 }
 
 impl Election {
     /// Creates an election from its configuration; nothing is asked of etcd yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config }
+        Self {
+            config,
+            events: None,
+        }
+    }
+
+    /// Returns what will happen in this election, for whoever wants to know more than whether it
+    /// leads. Events wait until they are read or this is dropped.
+    #[must_use]
+    pub fn events(&mut self) -> Events {
+        let (events, received) = mpsc::unbounded_channel();
+        self.events = Some(events);
+        Events(received)
     }
 
     /// Takes part, from now on until the candidate withdraws or is dropped.
@@ -35,24 +48,22 @@ impl Election {
     /// # Errors
     /// If the system gives no timer. That etcd cannot be reached is no error: it is asked again
     /// until it answers.
-    pub fn join(self) -> io::Result<(Candidate, Events)> {
+    pub fn join(self) -> io::Result<Candidate> {
         let (commands, commands_received) = mpsc::unbounded_channel();
         let (leaderships, leaderships_received) = mpsc::unbounded_channel();
-        let (events, events_received) = mpsc::unbounded_channel();
         let (driver, status) = Driver::new(
             self.config,
             commands.downgrade(),
             commands_received,
             leaderships,
-            events,
+            self.events,
         )?;
-        let candidate = Candidate {
+        Ok(Candidate {
             commands,
             leaderships: leaderships_received,
             status,
             driver: tokio::spawn(driver.run()),
-        };
-        Ok((candidate, Events(events_received)))
+        })
     }
 }
 
@@ -69,7 +80,7 @@ impl Events {
     }
 }
 
-/// A participant in an election. Dropping it withdraws it.
+/// A participant in an election. Dropping it withdraws it; that goes on in the background.
 #[derive(Debug)]
 pub struct Candidate {
     commands: mpsc::UnboundedSender<Command>,
@@ -103,10 +114,16 @@ impl Candidate {
     ///
     /// # Errors
     /// If the election ended of itself, which is a fault of this program or of its system.
-    pub async fn finished(self) -> io::Result<()> {
-        self.driver
+    pub async fn finished(mut self) -> io::Result<()> {
+        (&mut self.driver)
             .await
             .unwrap_or_else(|error| Err(io::Error::other(format!("the election died: {error}"))))
+    }
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        self.withdraw();
     }
 }
 

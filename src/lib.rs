@@ -6,7 +6,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config::new("replica-1".parse()?, vec!["127.0.0.1:2379".parse()?])?;
-//! let (mut candidate, _events) = Election::new(config).join()?;
+//! let mut candidate = Election::new(config).join()?;
 //! while let Some(mut leadership) = candidate.campaign().await {
 //!     println!("acting with token {}", leadership.token());
 //!     let reason = leadership.lost().await;

@@ -52,7 +52,7 @@ pub(super) struct Driver {
     own_commands: mpsc::WeakUnboundedSender<Command>,
     commands: mpsc::UnboundedReceiver<Command>,
     leaderships: mpsc::UnboundedSender<Leadership>,
-    events: mpsc::UnboundedSender<Event>,
+    events: Option<mpsc::UnboundedSender<Event>>,
     status: watch::Sender<Status>,
 }
 
@@ -62,7 +62,7 @@ impl Driver {
         own_commands: mpsc::WeakUnboundedSender<Command>,
         commands: mpsc::UnboundedReceiver<Command>,
         leaderships: mpsc::UnboundedSender<Leadership>,
-        events: mpsc::UnboundedSender<Event>,
+        events: Option<mpsc::UnboundedSender<Event>>,
     ) -> io::Result<(Self, watch::Receiver<Status>)> {
         let settings = Settings {
             ttl: config.ttl(),
@@ -182,8 +182,10 @@ impl Driver {
             self.start(action);
         }
         while let Some(event) = self.machine.poll_event() {
-            // Nobody has to listen.
-            let _ = self.events.send(event);
+            if let Some(events) = &self.events {
+                // Nobody has to go on listening.
+                let _ = events.send(event);
+            }
         }
     }
 
