@@ -6,7 +6,10 @@ use crate::{
     printable::Printable,
     protocol::Ttl,
 };
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{
+    CommandFactory, Parser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use std::{str::FromStr, time::Duration};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
@@ -100,7 +103,7 @@ pub(super) struct Options {
 
 /// Reads the command line; ends the program with exit code 2 where it makes no sense.
 pub(super) fn parse() -> Options {
-    let args = Args::parse();
+    let args = Args::try_parse().unwrap_or_else(|error| harmless(error).exit());
     let fail = |message: String| -> ! {
         Args::command()
             .error(ErrorKind::ValueValidation, message)
@@ -130,6 +133,24 @@ pub(super) fn parse() -> Options {
         log_format: args.log_format,
         log,
     }
+}
+
+/// Makes the values that an error repeats fit to be printed.
+fn harmless(mut error: clap::Error) -> clap::Error {
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
+        let Some(ContextValue::String(value)) = error.get(kind) else {
+            continue;
+        };
+        let printed = match value.rsplit_once('@') {
+            // It may be a password.
+            Some((_, host)) if kind == ContextKind::InvalidValue => {
+                format!("…@{}", Printable(host.as_bytes()))
+            }
+            _ => Printable(value.as_bytes()).to_string(),
+        };
+        error.insert(kind, ContextValue::String(printed));
+    }
+    error
 }
 
 fn parse_ttl(text: &str) -> Result<Ttl, String> {
