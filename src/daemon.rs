@@ -14,7 +14,7 @@ use crate::{
 use anyhow::Context;
 use report::Reporter;
 use signals::Signals;
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 use tracing::{error, info};
 
 /// Runs the program from its command line to its exit code.
@@ -22,28 +22,49 @@ use tracing::{error, info};
 pub fn run() -> ExitCode {
     let options = cli::parse();
     let log = log::start(options.log_format, options.log);
-    let code = run_election(options.config).unwrap_or_else(|error| {
-        error!("{error:#}");
-        ExitCode::FAILURE
-    });
-    log.finish();
-    code
+    match run_election(options.config) {
+        Ok(End::Withdrawn) => {
+            log.finish(LAST_WORDS);
+            ExitCode::SUCCESS
+        }
+        Ok(End::Signalled(signal)) => {
+            log.finish(LAST_WORD);
+            signal.exit_code()
+        }
+        Err(error) => {
+            error!("{error:#}");
+            log.finish(LAST_WORDS);
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn run_election(config: Config) -> anyhow::Result<ExitCode> {
+/// How long a slow reader of the log is waited for at the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The same, after a second signal.
+const LAST_WORD: Duration = Duration::from_millis(50);
+
+/// How taking part ended.
+enum End {
+    Withdrawn,
+    /// A second signal came before that.
+    Signalled(signals::Received),
+}
+
+fn run_election(config: Config) -> anyhow::Result<End> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Only names are resolved there; a resolver that hangs must not fill the machine.
         .max_blocking_threads(8)
         .build()
         .context("could not start the runtime")?;
-    let code = runtime.block_on(take_part(config));
+    let end = runtime.block_on(take_part(config));
     // A resolver that hangs would be waited for.
     runtime.shutdown_background();
-    code
+    end
 }
 
-async fn take_part(config: Config) -> anyhow::Result<ExitCode> {
+async fn take_part(config: Config) -> anyhow::Result<End> {
     let mut signals = Signals::new().context("could not listen to signals")?;
     let name = Printable(config.name().as_str().as_bytes()).to_string();
     let endpoints: Vec<_> = config.endpoints().iter().map(ToString::to_string).collect();
@@ -69,7 +90,7 @@ async fn take_part(config: Config) -> anyhow::Result<ExitCode> {
             _ = lost(&mut held) => held = None,
             signal = signals.next() => {
                 if stopping {
-                    return Ok(signal.exit_code());
+                    return Ok(End::Signalled(signal));
                 }
                 stopping = true;
                 candidate.withdraw();
@@ -78,7 +99,7 @@ async fn take_part(config: Config) -> anyhow::Result<ExitCode> {
     }
     drop(held);
     candidate.finished().await.context("the election ended")?;
-    Ok(ExitCode::SUCCESS)
+    Ok(End::Withdrawn)
 }
 
 /// Waits until the leadership held is lost; for ever while there is none.

@@ -110,11 +110,16 @@ impl Candidate {
         let _ = self.commands.send(Command::Withdraw);
     }
 
-    /// Waits until this candidate takes no part any more.
+    /// Withdraws, and waits until this candidate takes no part any more: until every leadership
+    /// of it has been dropped and its lease is revoked, or that has been tried for long enough.
     ///
     /// # Errors
     /// If the election ended of itself, which is a fault of this program or of its system.
     pub async fn finished(mut self) -> io::Result<()> {
+        self.withdraw();
+        // One that nobody has taken would never be dropped.
+        self.leaderships.close();
+        while self.leaderships.try_recv().is_ok() {}
         (&mut self.driver)
             .await
             .unwrap_or_else(|error| Err(io::Error::other(format!("the election died: {error}"))))

@@ -119,13 +119,19 @@ impl Connection {
     }
 
     /// Sends one keepalive and waits for its answer.
-    pub async fn keep_alive(&self, limit: Duration) -> Result<KeptAlive, Failure> {
+    pub async fn keep_alive(&self, lease: LeaseId, limit: Duration) -> Result<KeptAlive, Failure> {
         let broken = || Failure::new(FailureKind::Unreachable, "the keepalive stream ended");
         let (mut keeper, mut stream) = self.take_stream().ok_or_else(broken)?;
         let asking = async {
             keeper.keep_alive().await.map_err(|_| broken())?;
             let answer = stream.message().await.map_err(classify)?;
             let answer = answer.ok_or_else(broken)?;
+            if answer.id() != lease.get() {
+                return Err(Failure::new(
+                    FailureKind::Unreachable,
+                    "the keepalive stream is another lease's",
+                ));
+            }
             let header = answer.header().ok_or_else(no_header)?;
             Ok(KeptAlive {
                 ttl: answer.ttl(),

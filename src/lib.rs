@@ -29,7 +29,7 @@
 //! # What is not
 //!
 //! Where one of these fails, the [`FencingToken`], checked by the resource that is acted upon, is
-//! the only full protection. When faults stop, somebody leads within about the TTL and a half.
+//! the only full protection. When faults stop, somebody leads within about twice the TTL.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(

@@ -183,7 +183,7 @@ impl Machine {
             } => self.changed(now, watch, key, revision, entry),
             Input::WatchEnded { watch } => self.watch_ended(now, watch),
             Input::BackedOff { call } => self.calls.backed_off(call),
-            Input::Stopped => self.stopped(now),
+            Input::Stopped { term } => self.stopped(now, term),
             Input::Withdraw => self.withdraw(now),
         }
         self.advance(now);
@@ -206,9 +206,10 @@ impl Machine {
             State::Stopping {
                 lease,
                 deadline,
+                by,
                 renewing,
                 ..
-            } => renewing.then(|| lease.timing.stop_from(deadline)),
+            } => renewing.then(|| lease.timing.stop_from(deadline).min(by)),
             State::Follower {
                 lease, answered, ..
             } => Some(answered + lease.timing.ttl()),

@@ -45,7 +45,8 @@ struct Args {
     )]
     leader_key: LeaderKey,
 
-    /// How long a leader that was killed or cut off is missed at most: whole seconds, 2s to 1h
+    /// How long a leader that was killed or cut off is missed, and up to a second more: whole
+    /// seconds, 2s to 1h
     #[arg(
         long,
         value_name = "DURATION",
@@ -124,9 +125,9 @@ pub(super) fn parse() -> Options {
         .and_then(|config| config.with_times(args.ttl, Duration::ZERO))
         .unwrap_or_else(|error| fail(error.to_string()));
     let log = args.log.unwrap_or_else(|| match std::env::var("RUST_LOG") {
-        Ok(filter) if !filter.is_empty() => parse_filter(&filter)
+        Ok(filter) => parse_filter(&filter)
             .unwrap_or_else(|error| fail(format!("RUST_LOG is no filter: {error}"))),
-        _ => Targets::new().with_default(Level::INFO),
+        Err(_) => Targets::new().with_default(Level::INFO),
     });
     Options {
         config,
@@ -164,7 +165,11 @@ fn parse_ttl(text: &str) -> Result<Ttl, String> {
         .ok_or_else(|| crate::protocol::InvalidTtl.to_string())
 }
 
+/// An empty filter, as an empty variable is one, means the default.
 fn parse_filter(text: &str) -> Result<Targets, String> {
+    if text.is_empty() {
+        return Ok(Targets::new().with_default(Level::INFO));
+    }
     Targets::from_str(text).map_err(|error| {
         format!(
             "{error}; give a level (off, error, warn, info, debug, trace) or target=level pairs"

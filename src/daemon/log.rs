@@ -1,12 +1,13 @@
 //! The log: three formats, and no line of it ever delays the election.
 
+use crate::clock;
 use std::{
     fmt,
     io::{self, Write},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel},
+        mpsc::{Receiver, SyncSender, channel, sync_channel},
     },
     thread,
     time::Duration,
@@ -35,11 +36,19 @@ pub(super) enum Format {
     Json,
 }
 
+impl Format {
+    /// The line that stands for lines that were lost.
+    fn lost(self, lines: usize) -> String {
+        let message = format!("{lines} lines of this log were lost: its reader is too slow.");
+        match self {
+            Self::Plain | Self::Text => format!("WARN {message}"),
+            Self::Json => serde_json::json!({ "level": "WARN", "message": message }).to_string(),
+        }
+    }
+}
+
 /// How many lines wait for a slow reader before lines are lost.
 const QUEUE: usize = 1024;
-
-/// How long the end of the program waits for a slow reader.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The running log.
 pub(super) struct Log {
@@ -49,8 +58,8 @@ pub(super) struct Log {
 
 /// Starts the log.
 pub(super) fn start(format: Format, filter: Targets) -> Log {
-    let (out, out_ended) = Lines::start(io::stdout());
-    let (err, err_ended) = Lines::start(io::stderr());
+    let (out, out_ended) = Lines::start(io::stdout(), format);
+    let (err, err_ended) = Lines::start(io::stderr(), format);
     let lines = vec![out.clone(), err.clone()];
     let registry = tracing_subscriber::registry();
     match format {
@@ -79,15 +88,16 @@ pub(super) fn start(format: Format, filter: Targets) -> Log {
 }
 
 impl Log {
-    /// Lets the last lines be written, within a limit.
-    pub fn finish(self) {
+    /// Lets the last lines be written, but waits no longer than that for a slow reader.
+    pub fn finish(self, patience: Duration) {
         for lines in &self.lines {
-            lines.end();
+            // A full queue is not waited for: its thread is stuck, and the program ends without.
+            let _ = lines.queue.try_send(None);
         }
+        let until = clock::now() + patience;
         for ended in &self.ended {
-            match ended.recv_timeout(LAST_WORDS) {
-                Ok(()) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
-            }
+            // Both outcomes, the end and the time-out, are what was waited for.
+            let _ = ended.recv_timeout(until.since(clock::now()));
         }
     }
 }
@@ -102,7 +112,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn start(mut output: impl Write + Send + 'static) -> (Self, Receiver<()>) {
+    fn start(mut output: impl Write + Send + 'static, format: Format) -> (Self, Receiver<()>) {
         let (queue, queued) = sync_channel::<Option<Vec<u8>>>(QUEUE);
         let lost = Arc::new(AtomicUsize::new(0));
         let lost_before = Arc::clone(&lost);
@@ -115,16 +125,11 @@ impl Lines {
                 let _ = output.write_all(&line).and_then(|()| output.flush());
                 let lost = lost_before.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    let _ = writeln!(output, "({lost} lines of this log were lost)");
+                    let _ = writeln!(output, "{}", format.lost(lost));
                 }
             }
         });
         (Self { queue, lost }, ended)
-    }
-
-    fn end(&self) {
-        // A full queue is not waited for: its thread is stuck, and the program ends without it.
-        let _ = self.queue.try_send(None);
     }
 }
 

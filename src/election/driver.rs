@@ -6,6 +6,7 @@ use crate::{
     clock::{self, Alarm},
     config::Config,
     etcd::{self, Connection, Keys},
+    printable::Printable,
     protocol::{
         Action, CallId, Event, Failure, FailureKind, Input, Machine, Moment, Role, Settings,
         Status, Term,
@@ -99,13 +100,14 @@ impl Driver {
     /// Runs until the candidate has withdrawn.
     ///
     /// # Errors
-    /// If a task died, or the system's timer fails.
+    /// If a task died, after withdrawing in order, or if the system's timer fails.
     pub async fn run(mut self) -> io::Result<()> {
         let mut candidate_is_there = true;
+        let mut outcome = Ok(());
         loop {
             self.carry_out();
             if matches!(self.machine.status().role, Role::Withdrawn) {
-                return Ok(());
+                return outcome;
             }
             let back_off = self.back_off.map(|(_, until)| until);
             let wake = self
@@ -122,7 +124,8 @@ impl Driver {
                 }
                 Some(ended) = self.tasks.join_next() => match ended {
                     Err(error) if error.is_panic() => {
-                        return Err(io::Error::other(format!("a task died: {error}")));
+                        outcome = Err(io::Error::other(format!("a task died: {error}")));
+                        self.machine.handle(clock::now(), Input::Withdraw);
                     }
                     _ => {}
                 },
@@ -151,12 +154,7 @@ impl Driver {
     fn obey(&mut self, command: Command) {
         let input = match command {
             Command::Withdraw => Input::Withdraw,
-            Command::Stopped(stopped) => match self.machine.status().role {
-                Role::Leader { term, .. } | Role::Stopping { term, .. } if term == stopped => {
-                    Input::Stopped
-                }
-                _ => return,
-            },
+            Command::Stopped(term) => Input::Stopped { term },
         };
         self.machine.handle(clock::now(), input);
     }
@@ -172,14 +170,17 @@ impl Driver {
 
     /// Publishes how things stand before anybody hears of what happened.
     fn carry_out(&mut self) {
-        let status = self.machine.status();
-        self.status.send_if_modified(|published| {
-            let differs = *published != status;
-            *published = status;
-            differs
-        });
+        self.publish();
         while let Some(action) = self.machine.poll_action() {
-            self.start(action);
+            if let Action::Lead { term, .. } = action
+                && !self.hand_over(term)
+            {
+                // Nobody is there to act.
+                self.machine.handle(clock::now(), Input::Stopped { term });
+                self.publish();
+            } else {
+                self.start(action);
+            }
         }
         while let Some(event) = self.machine.poll_event() {
             if let Some(events) = &self.events {
@@ -187,6 +188,29 @@ impl Driver {
                 let _ = events.send(event);
             }
         }
+    }
+
+    fn publish(&self) {
+        let status = self.machine.status();
+        self.status.send_if_modified(|published| {
+            let differs = *published != status;
+            *published = status;
+            differs
+        });
+    }
+
+    /// Gives the right to act to the candidate; false if it is gone.
+    fn hand_over(&self, term: Term) -> bool {
+        let Some(commands) = self.own_commands.upgrade() else {
+            return false;
+        };
+        // If nobody takes it, it is dropped, and dropping it says that nobody acts.
+        let _ = self.leaderships.send(Leadership {
+            term,
+            status: self.status.subscribe(),
+            commands,
+        });
+        true
     }
 
     fn start(&mut self, action: Action) {
@@ -247,7 +271,7 @@ impl Driver {
                 });
                 self.spawn_call(async move {
                     let result = match keep_alive {
-                        Ok(connection) => connection.keep_alive(limit).await,
+                        Ok(connection) => connection.keep_alive(lease, limit).await,
                         Err(failure) => Err(failure),
                     };
                     Message::Input(Input::KeptAlive { call, result })
@@ -278,18 +302,8 @@ impl Driver {
             Action::BackOff { call, at_most } => {
                 self.back_off = Some((call, clock::now() + self.jitter.up_to(at_most)));
             }
-            Action::Lead { term, .. } => {
-                if let Some(commands) = self.own_commands.upgrade() {
-                    // If nobody takes it, it is dropped, and dropping it says so.
-                    let _ = self.leaderships.send(Leadership {
-                        term,
-                        status: self.status.subscribe(),
-                        commands,
-                    });
-                }
-            }
-            // Whoever holds the leadership sees it in the status.
-            Action::Stop { .. } => {}
+            // The leadership is handed over already, and its holder sees its end in the status.
+            Action::Lead { .. } | Action::Stop { .. } => {}
         }
     }
 
@@ -343,7 +357,8 @@ impl Driver {
             };
             let ended: Result<Infallible, Failure> = Box::pin(watching).await;
             let Err(failure) = ended;
-            tracing::debug!(%failure, "the watch ended");
+            let reason = Printable(failure.message.as_bytes());
+            tracing::debug!(%reason, "The watch ended.");
             Message::Input(Input::WatchEnded { watch })
         }));
     }

@@ -4,6 +4,7 @@ use super::{
     Action, CallId, Event, Failure, FailureKind, KeptAlive, Known, Lease, LeaseId, Machine, Moment,
     Question, Said, State, Timing, View,
     calls::{CallKind, Transacted},
+    view::Ownership,
 };
 use std::time::Duration;
 
@@ -124,7 +125,7 @@ impl Machine {
         let (Some(kept_alive), Some(transacted)) = (call.kept_alive, call.transacted) else {
             return;
         };
-        let sent = call.sent;
+        let (sent, kind) = (call.sent, call.kind);
         if kept_alive.raft_term != transacted.raft_term {
             // A member that was cut off or frozen answers keepalives that extend nothing.
             return self.call_failed(now, None);
@@ -133,9 +134,17 @@ impl Machine {
         if transacted.outdated {
             return self.calls.next_now();
         }
-        self.calls.answered();
         self.lease_was_gone = false;
-        if self.calls.answered_again() {
+        // A read that leads to a campaign settles nothing: that may be refused again and again.
+        let campaigns_next = matches!(
+            self.state,
+            State::Follower {
+                question: Question::Campaign,
+                ..
+            }
+        );
+        let campaigned = matches!(kind, CallKind::Try { campaign: true, .. });
+        if (campaigned || !campaigns_next) && self.calls.answered() {
             let endpoint = self.calls.endpoint();
             self.events.push_back(Event::AnsweredAgain { endpoint });
         }
@@ -170,7 +179,12 @@ impl Machine {
                 *answered = sent;
                 let (lease, token) = (*lease, *token);
                 let deadline = acts_until(&lease);
-                if now < lease.timing.stop_from(deadline) {
+                // A watch may have been faster than the second half of the answer.
+                let both = self
+                    .known
+                    .as_ref()
+                    .is_some_and(|known| known.ownership(lease.id) == Ownership::Both);
+                if both && now < lease.timing.stop_from(deadline) {
                     self.begin_term(lease, token, deadline);
                 }
                 sent + lease.timing.renew_every()
@@ -180,11 +194,14 @@ impl Machine {
                 term,
                 deadline,
             } => {
-                *deadline = acts_until(lease);
-                self.events.push_back(Event::Renewed {
-                    term: *term,
-                    deadline: *deadline,
-                });
+                let renewed = acts_until(lease);
+                if renewed > *deadline {
+                    *deadline = renewed;
+                    self.events.push_back(Event::Renewed {
+                        term: *term,
+                        deadline: renewed,
+                    });
+                }
                 sent + lease.timing.renew_every()
             }
             State::Stopping {
@@ -193,7 +210,7 @@ impl Machine {
                 renewing: true,
                 ..
             } => {
-                *deadline = acts_until(lease);
+                *deadline = acts_until(lease).max(*deadline);
                 sent + lease.timing.renew_every()
             }
             State::Stopping { .. } | State::Unleased | State::Withdrawn => return,
@@ -207,7 +224,9 @@ impl Machine {
         if !self.calls.turn(failure) {
             return;
         }
-        if let Some((endpoint, failure)) = self.calls.unanswered() {
+        if self.withdrawing.is_none()
+            && let Some((endpoint, failure)) = self.calls.unanswered()
+        {
             self.events
                 .push_back(Event::Unanswered { endpoint, failure });
         }

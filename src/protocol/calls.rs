@@ -243,16 +243,12 @@ impl Calls {
         (!std::mem::replace(&mut self.said_unanswered, true)).then_some(failure)
     }
 
-    /// A try was answered; true if it was said that none is.
-    pub fn answered_again(&mut self) -> bool {
-        self.first_failure = None;
-        std::mem::take(&mut self.said_unanswered)
-    }
-
-    /// A try was answered: all is well with this endpoint.
-    pub fn answered(&mut self) {
+    /// All is well with this endpoint; true if it was said that none answers.
+    pub fn answered(&mut self) -> bool {
         self.failed_in_round = 0;
         self.failed_rounds = 0;
+        self.first_failure = None;
+        std::mem::take(&mut self.said_unanswered)
     }
 
     /// How long the back-off after a failed round may be.
@@ -274,9 +270,12 @@ impl Calls {
         };
     }
 
-    /// Starts the next call at once, or as soon as the one under way has ended.
+    /// Starts the next call at once, or as soon as the one under way has ended; a back-off is
+    /// waited for.
     pub fn hurry(&mut self) {
-        self.next = Next::Now;
+        if !matches!(self.next, Next::After(_)) {
+            self.next = Next::Now;
+        }
         self.hurry = self.is_busy();
     }
 

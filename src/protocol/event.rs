@@ -58,7 +58,7 @@ pub enum Event {
         /// Why.
         reason: LossReason,
     },
-    /// A lease is given up, and what acted under it has stopped.
+    /// This candidate withdraws: its lease is given up, and what acted under it has stopped.
     Releasing {
         /// The lease.
         lease: LeaseId,
@@ -147,7 +147,7 @@ pub struct Failure {
     pub message: Arc<str>,
 }
 
-/// The kinds of failure that the protocol tells apart.
+/// The kinds of failure: the protocol asks whether a lease is gone, people ask for the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// etcd knows no such lease.

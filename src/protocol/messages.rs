@@ -76,7 +76,10 @@ pub enum Input {
         call: CallId,
     },
     /// Whatever acted has stopped: it is dead and reaped, and nobody is told that it leads.
-    Stopped,
+    Stopped {
+        /// The term in which it acted.
+        term: Term,
+    },
     /// The candidate shall take no part any more.
     Withdraw,
 }
@@ -172,11 +175,13 @@ pub enum Action {
         /// Until when, unless renewed: [`Machine::status`](super::Machine::status) has the latest.
         deadline: Moment,
     },
-    /// Stop acting, then say [`Input::Stopped`]; said again if it became more urgent.
+    /// Stop acting, then say [`Input::Stopped`]. By when is a matter of
+    /// [`Machine::status`](super::Machine::status), as renewals may give it more time; said again
+    /// when there will be none.
     Stop {
+        /// Which term is over.
+        term: Term,
         /// Why.
         reason: LossReason,
-        /// By when.
-        by: Moment,
     },
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Action, CallId, Event, Failure, FailureKind, Lease, LeaseId, LossReason, Machine, Moment, Said,
-    State,
+    State, Term,
 };
 use std::time::Duration;
 
@@ -43,12 +43,17 @@ impl Machine {
         });
     }
 
-    /// Whatever acted has stopped.
-    pub(super) fn stopped(&mut self, now: Moment) {
+    /// Whatever acted in this term has stopped.
+    pub(super) fn stopped(&mut self, now: Moment, stopped: Term) {
         let (lease, reason) = match self.state {
-            State::Stopping { lease, reason, .. } => (lease, reason),
+            State::Stopping {
+                lease,
+                term,
+                reason,
+                ..
+            } if term == stopped => (lease, reason),
             // What acted has stopped of its own accord.
-            State::Leader { lease, term, .. } => {
+            State::Leader { lease, term, .. } if term == stopped => {
                 let reason = LossReason::Withdrawn;
                 self.events.push_back(Event::Lost { term, reason });
                 (lease, reason)

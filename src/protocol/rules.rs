@@ -123,14 +123,11 @@ impl Machine {
         }
         match self.state {
             State::Follower { lease, .. } if known.ownership(lease.id) == Ownership::Neither => {
+                let nobody = known.both_absent();
                 self.follow(now, false);
-                if matches!(
-                    self.state,
-                    State::Follower {
-                        question: Question::Campaign,
-                        ..
-                    }
-                ) {
+                if nobody && now < self.hold_off {
+                    self.calls.next_at(self.hold_off);
+                } else if nobody {
                     self.calls.hurry();
                 }
             }
@@ -230,8 +227,7 @@ impl Machine {
             renewing: true,
         };
         self.events.push_back(Event::Lost { term, reason });
-        let by = by.min(lease.timing.kill_at(deadline));
-        self.actions.push_back(Action::Stop { reason, by });
+        self.actions.push_back(Action::Stop { term, reason });
     }
 
     /// Ends a term that is being lost, or makes a planned stop urgent: nothing revives it.
@@ -270,7 +266,7 @@ impl Machine {
             renewing: false,
         };
         self.calls.abandon();
-        self.actions.push_back(Action::Stop { reason, by });
+        self.actions.push_back(Action::Stop { term, reason });
     }
 
     /// etcd says that the lease is gone; that needs no second answer to be true.
@@ -313,6 +309,14 @@ impl Machine {
                 let by = lease.timing.stop_by(now, deadline);
                 self.lose(now, LossReason::NotRenewed, by);
             }
+            // It had its time to finish: the lease is renewed no more, and ends by itself unless
+            // this stops at last.
+            State::Stopping {
+                reason,
+                by,
+                renewing: true,
+                ..
+            } if now >= by => self.lose(now, reason, by),
             State::Follower {
                 lease, answered, ..
             } if now >= answered + lease.timing.ttl() => self.start_afresh(now, lease),

@@ -4,7 +4,8 @@ mod harness;
 mod property;
 
 use super::{
-    Action, ElectionKey, Entry, Event, FencingToken, Input, KeptAlive, LossReason, Role, Term, View,
+    Action, ElectionKey, Entry, Event, Failure, FailureKind, FencingToken, Input, KeptAlive,
+    LossReason, Role, Term, View,
 };
 use harness::{Harness, MILLI, OTHER, SECOND, follower, held_by, key, leader, unreachable, view};
 use std::time::Duration;
@@ -82,7 +83,7 @@ fn a_leader_without_answers_stops_by_its_deadline_and_only_then_releases() {
         |action: &Action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease);
     harness.pass(3 * SECOND);
     assert!(!harness.has(revoked), "released while something may act");
-    harness.handle(Input::Stopped);
+    harness.stop();
     harness.connect();
     assert!(harness.has(revoked));
 }
@@ -108,10 +109,9 @@ fn a_child_is_told_to_stop_a_grace_before_the_deadline_and_nothing_revives_the_t
     let (mut harness, lease, began) = leader(1, SECOND);
     harness.pass(3500 * MILLI);
     assert_eq!(harness.now, began + 3500 * MILLI);
-    let by = harness.take(|action| match action {
-        Action::Stop { by, .. } => Some(*by),
-        _ => None,
-    });
+    let Role::Stopping { by, .. } = harness.machine.status().role else {
+        panic!("{:?}", harness.machine);
+    };
     assert_eq!(by, began + 4400 * MILLI);
     let (call, _) = harness.take_try();
     harness.transact(call, held_by(lease, 10));
@@ -239,7 +239,7 @@ fn a_leader_whose_key_is_deleted_finishes_in_order_renews_meanwhile_and_holds_of
         assert!(!harness.answer(view(11, None, Some(key(lease, 10)))));
     }
     assert!(!harness.has(|action| matches!(action, Action::Revoke { .. })));
-    harness.handle(Input::Stopped);
+    harness.stop();
     let stopped = harness.now;
     assert!(harness.has(|action| matches!(action, Action::Revoke { .. })));
     let lease = harness.grant();
@@ -257,10 +257,9 @@ fn a_leader_whose_key_is_deleted_finishes_in_order_renews_meanwhile_and_holds_of
 fn a_leader_whose_witness_is_gone_stops_at_that_moment() {
     let (mut harness, _, _) = leader(1, SECOND);
     harness.changed(ElectionKey::Acting, 11, None);
-    let by = harness.take(|action| match action {
-        Action::Stop { by, .. } => Some(*by),
-        _ => None,
-    });
+    let Role::Stopping { by, .. } = harness.machine.status().role else {
+        panic!("{:?}", harness.machine);
+    };
     assert_eq!(by, harness.now);
 }
 
@@ -282,7 +281,7 @@ fn a_lease_that_is_gone_ends_a_term_whatever_the_other_half_says() {
 fn a_lease_serves_one_term_and_is_never_campaigned_with_again() {
     let (mut harness, lease, _) = leader(1, Duration::ZERO);
     harness.pass(4500 * MILLI);
-    harness.handle(Input::Stopped);
+    harness.stop();
     harness.connect();
     assert_ne!(harness.grant(), lease);
 }
@@ -383,7 +382,7 @@ fn a_withdrawn_leader_stops_then_revokes_then_is_done() {
     harness.handle(Input::Withdraw);
     assert!(!harness.is_leader());
     assert!(!harness.has(|action| matches!(action, Action::Revoke { .. })));
-    harness.handle(Input::Stopped);
+    harness.stop();
     let call = harness.take(|action| match action {
         Action::Revoke {
             call, lease: of, ..
@@ -401,7 +400,7 @@ fn a_withdrawn_leader_stops_then_revokes_then_is_done() {
 fn a_withdrawal_that_etcd_never_answers_ends_all_the_same_and_says_so() {
     let (mut harness, lease, _) = leader(1, Duration::ZERO);
     harness.handle(Input::Withdraw);
-    harness.handle(Input::Stopped);
+    harness.stop();
     harness.pass(4 * SECOND);
     assert_eq!(harness.machine.status().role, Role::Withdrawn);
     assert!(harness.says(&Event::Withdrawn {
@@ -427,4 +426,114 @@ fn a_key_without_a_lease_is_complained_of_once_and_not_fought() {
     harness.pass(1700 * MILLI);
     assert!(!harness.answer(view(10, stray, None)));
     assert!(!harness.says(&complaint));
+}
+
+#[test]
+fn what_does_not_finish_in_time_is_renewed_no_more() {
+    let (mut harness, lease, _) = leader(1, SECOND);
+    harness.changed(ElectionKey::Leader, 11, None);
+    for _ in 0..9 {
+        harness.pass(SECOND);
+        harness.answer(view(11, None, Some(key(lease, 10))));
+    }
+    harness.pass(SECOND);
+    harness.actions.clear();
+    harness.pass(60 * SECOND);
+    assert!(!harness.has(|action| matches!(action, Action::Try { .. })));
+    harness.stop();
+    assert!(harness.has(|action| matches!(action, Action::Grant { .. })));
+}
+
+#[test]
+fn a_term_does_not_begin_after_a_watch_has_seen_its_keys_go() {
+    for changed in [ElectionKey::Leader, ElectionKey::Acting] {
+        let mut harness = Harness::new(1);
+        harness.connect();
+        let lease = harness.grant();
+        let (call, _) = harness.take_try();
+        harness.transact(call, held_by(lease, 10));
+        harness.changed(changed, 11, None);
+        harness.keep_alive(call, 1);
+        assert!(!harness.is_leader());
+    }
+}
+
+#[test]
+fn a_stop_that_is_told_twice_does_not_end_the_next_term() {
+    let (mut harness, _, _) = leader(1, Duration::ZERO);
+    let Role::Leader { term, .. } = harness.machine.status().role else {
+        panic!("{:?}", harness.machine);
+    };
+    harness.changed(ElectionKey::Acting, 11, None);
+    harness.handle(Input::Stopped { term });
+    let lease = harness.grant();
+    assert!(harness.answer(held_by(lease, 12)));
+    harness.handle(Input::Stopped { term });
+    assert!(harness.is_leader());
+}
+
+#[test]
+fn a_campaign_that_is_refused_while_reads_pass_backs_off_further_each_time_and_is_told_once() {
+    let (mut harness, _) = follower();
+    harness.changed(ElectionKey::Leader, 11, None);
+    harness.changed(ElectionKey::Acting, 11, None);
+    harness.events.clear();
+    let mut longest = Duration::ZERO;
+    for _ in 0..10 {
+        let (call, campaign) = harness.take_try();
+        assert!(campaign);
+        let result = Err(Failure::new(FailureKind::Refused, "no space"));
+        harness.handle(Input::Transacted { call, result });
+        let (call, at_most) = harness.take(|action| match action {
+            Action::BackOff { call, at_most } => Some((*call, *at_most)),
+            _ => None,
+        });
+        assert!(at_most >= longest);
+        longest = at_most;
+        harness.handle(Input::BackedOff { call });
+        harness.connect();
+        assert!(!harness.answer(view(11, None, None)));
+    }
+    assert_eq!(longest, SECOND);
+    let told = harness.events.iter().filter(|event| {
+        matches!(
+            event,
+            Event::Unanswered { .. } | Event::AnsweredAgain { .. }
+        )
+    });
+    assert_eq!(told.count(), 1, "{:?}", harness.events);
+}
+
+#[test]
+fn a_watch_that_ends_does_not_cut_a_back_off_short() {
+    let (mut harness, lease) = follower();
+    harness.pass(1700 * MILLI);
+    harness.answer(view(11, Some(key(OTHER, 10)), Some(key(lease, 9))));
+    let watch = harness.take(|action| match action {
+        Action::Watch { watch, .. } => Some(*watch),
+        _ => None,
+    });
+    harness.handle(Input::WatchEnded { watch });
+    assert!(!harness.has(|action| matches!(action, Action::Grant { .. })));
+}
+
+#[test]
+fn keys_that_go_during_the_hold_off_are_campaigned_for_right_after_it() {
+    let (mut harness, lease, _) = leader(1, Duration::ZERO);
+    harness.changed(ElectionKey::Leader, 11, None);
+    harness.stop();
+    let held_off_until = harness.now + SECOND;
+    harness.grant();
+    harness.answer(view(12, Some(key(OTHER, 12)), Some(key(OTHER, 12))));
+    harness.changed(ElectionKey::Leader, 13, None);
+    harness.changed(ElectionKey::Acting, 13, None);
+    harness.pass(SECOND);
+    assert_eq!(harness.now, held_off_until);
+    assert!(!harness.answer(view(13, None, None)));
+    let (_, campaign) = harness.take_try();
+    assert!(campaign);
+    assert_ne!(
+        harness.machine.state.lease().map(|lease| lease.id),
+        Some(lease)
+    );
 }

@@ -189,8 +189,9 @@ impl Timing {
         (now + self.grace).min(self.kill_at(deadline))
     }
 
-    /// Returns true iff one bad endpoint cannot cost a healthy leader its term: a try that runs
-    /// into its limit, a new connection and a second try end before stopping must begin.
+    /// Returns true iff one bad endpoint cannot cost a healthy leader its term: after a period, a
+    /// try that runs into its limit and a connection that does leave time before stopping must
+    /// begin.
     #[must_use]
     pub fn survives_a_bad_endpoint(&self) -> bool {
         self.renew_every() + 2 * self.limit() + self.margin() + self.grace < self.ttl

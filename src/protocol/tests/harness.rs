@@ -170,6 +170,15 @@ impl Harness {
         });
     }
 
+    /// What acts has stopped.
+    pub fn stop(&mut self) {
+        let (Role::Leader { term, .. } | Role::Stopping { term, .. }) = self.machine.status().role
+        else {
+            panic!("nothing acts: {:?}", self.machine);
+        };
+        self.handle(Input::Stopped { term });
+    }
+
     pub fn is_leader(&self) -> bool {
         match self.machine.status().role {
             Role::Leader { deadline, .. } => self.now < deadline,

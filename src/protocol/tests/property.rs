@@ -1,7 +1,7 @@
 //! Whatever befalls a machine, it keeps what the protocol promises.
 
 use super::harness::{Harness, MILLI, OTHER, SECOND, held_by, key, unreachable};
-use crate::protocol::{Action, CallId, ElectionKey, Input, KeptAlive, LeaseId, Moment, Role};
+use crate::protocol::{Action, CallId, ElectionKey, Input, KeptAlive, LeaseId, Moment, Role, Term};
 use proptest::{prelude::*, strategy::ValueTree as _};
 
 /// Something that may happen next.
@@ -55,7 +55,7 @@ fn any_fate() -> impl Strategy<Value = Fate> {
         16 => (0..4_usize, any_answer()).prop_map(|(place, how)| Fate::Answer { place, how }),
         1 => (any::<bool>(), any_owner())
             .prop_map(|(leader, owner)| Fate::Change { leader, owner }),
-        1 => Just(Fate::Stopped),
+        3 => Just(Fate::Stopped),
         1 => Just(Fate::WatchEnded),
     ]
 }
@@ -83,7 +83,7 @@ struct Oracle {
     sent: Vec<Sent>,
     /// Until when answered tries allow the holder of a lease to act.
     allowed: Vec<(LeaseId, Moment)>,
-    acting: Option<LeaseId>,
+    acting: Option<Term>,
     watch: Option<CallId>,
     lease: Option<LeaseId>,
     revision: i64,
@@ -120,11 +120,12 @@ impl Oracle {
                 }),
                 Action::Lead { term, .. } => {
                     assert_eq!(self.acting, None, "one term at a time");
-                    self.acting = Some(term.lease);
+                    self.acting = Some(term);
                     self.terms += 1;
                 }
                 Action::Revoke { lease, .. } => {
-                    assert_ne!(self.acting, Some(lease), "released while acting");
+                    let acting = self.acting.map(|term| term.lease);
+                    assert_ne!(acting, Some(lease), "released while acting");
                 }
                 Action::Watch { watch, .. } => self.watch = Some(watch),
                 _ => {}
@@ -197,8 +198,9 @@ impl Oracle {
                 });
             }
             Fate::Stopped => {
-                self.acting = None;
-                self.harness.handle(Input::Stopped);
+                if let Some(term) = self.acting.take() {
+                    self.harness.handle(Input::Stopped { term });
+                }
             }
             Fate::WatchEnded => {
                 if let Some(watch) = self.watch {
