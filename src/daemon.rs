@@ -15,13 +15,17 @@ use anyhow::Context;
 use report::Reporter;
 use signals::Signals;
 use std::{process::ExitCode, time::Duration};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// Runs the program from its command line to its exit code.
 #[must_use]
 pub fn run() -> ExitCode {
     let options = cli::parse();
     let log = log::start(options.log_format, options.log);
+    if let Some(error) = options.unfit_rust_log {
+        let error = Printable(error.as_bytes());
+        warn!("RUST_LOG is ignored: {error}");
+    }
     match run_election(options.config) {
         Ok(End::Withdrawn) => {
             log.finish(LAST_WORDS);

@@ -100,6 +100,8 @@ pub(super) struct Options {
     pub config: Config,
     pub log_format: Format,
     pub log: Targets,
+    /// What is wrong with `RUST_LOG`, which may be set for other programs: no reason not to run.
+    pub unfit_rust_log: Option<String>,
 }
 
 /// Reads the command line; ends the program with exit code 2 where it makes no sense.
@@ -124,15 +126,19 @@ pub(super) fn parse() -> Options {
         .map(|config| config.with_leader_key(args.leader_key))
         .and_then(|config| config.with_times(args.ttl, Duration::ZERO))
         .unwrap_or_else(|error| fail(error.to_string()));
-    let log = args.log.unwrap_or_else(|| match std::env::var("RUST_LOG") {
-        Ok(filter) => parse_filter(&filter)
-            .unwrap_or_else(|error| fail(format!("RUST_LOG is no filter: {error}"))),
-        Err(_) => Targets::new().with_default(Level::INFO),
+    let mut unfit_rust_log = None;
+    let log = args.log.unwrap_or_else(|| {
+        let filter = std::env::var("RUST_LOG").unwrap_or_default();
+        parse_filter(&filter).unwrap_or_else(|error| {
+            unfit_rust_log = Some(error);
+            default_filter()
+        })
     });
     Options {
         config,
         log_format: args.log_format,
         log,
+        unfit_rust_log,
     }
 }
 
@@ -165,10 +171,14 @@ fn parse_ttl(text: &str) -> Result<Ttl, String> {
         .ok_or_else(|| crate::protocol::InvalidTtl.to_string())
 }
 
+fn default_filter() -> Targets {
+    Targets::new().with_default(Level::INFO)
+}
+
 /// An empty filter, as an empty variable is one, means the default.
 fn parse_filter(text: &str) -> Result<Targets, String> {
     if text.is_empty() {
-        return Ok(Targets::new().with_default(Level::INFO));
+        return Ok(default_filter());
     }
     Targets::from_str(text).map_err(|error| {
         format!(

@@ -16,6 +16,7 @@ pub(super) struct Reporter {
     acting_key: String,
     ttl_asked: Duration,
     ttl: Duration,
+    released: bool,
 }
 
 impl Reporter {
@@ -29,6 +30,7 @@ impl Reporter {
             acting_key: printable(&config.leader_key().acting()),
             ttl_asked: ttl,
             ttl,
+            released: false,
         }
     }
 
@@ -96,11 +98,13 @@ impl Reporter {
                 let (token, lease) = (term.token.get(), term.lease);
                 info!(name, token, %lease, reason, "No longer the leader: {reason}.");
             }
-            Event::Releasing { lease, led: true } => {
-                info!(name, %lease, "Revoking lease; no longer the leader.");
+            Event::Releasing { lease, led } => {
+                self.released = true;
+                let what = if led { "the leader" } else { "a candidate" };
+                info!(name, %lease, "Revoking lease; no longer {what}.");
             }
-            Event::Releasing { lease, led: false } => {
-                info!(name, %lease, "Revoking lease; no longer a candidate.");
+            Event::Withdrawn { left_behind: None } if !self.released => {
+                info!(name, "No longer a candidate.");
             }
             Event::AnsweredAgain { endpoint } => {
                 let endpoint = &self.endpoints[endpoint];

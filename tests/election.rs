@@ -1,0 +1,475 @@
+//! Who leads, and what each replica says about it: elections, fail-over and hand-over of the real
+//! binary, on every etcd at hand.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use support::daemon::{
+    CANDIDATE_STOPS, Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, Stream,
+    command, json, plain, terms, wait_for_leader, wait_for_roles,
+};
+use support::etcd::{Etcd, on_each_etcd};
+use support::{FAIL_OVER, TTL, let_pass};
+
+const SIGNALS: [(Signal, i32); 4] = [
+    (Signal::TERM, 15),
+    (Signal::INT, 2),
+    (Signal::HUP, 1),
+    (Signal::QUIT, 3),
+];
+
+/// A hand-over takes milliseconds; this is for a machine busy with other tests.
+const HAND_OVER: Duration = Duration::from_millis(500);
+
+const CHANGE: [&str; 3] = [
+    "LEADERSHIP CHANGE REQUIRED",
+    "new election",
+    "New leader election happening.",
+];
+
+/// What it said, without the refresh lines.
+fn story(replica: &Daemon) -> Vec<String> {
+    replica
+        .messages()
+        .into_iter()
+        .filter(|message| message != REFRESHED)
+        .collect()
+}
+
+/// That neither key of the election is left, nor any lease.
+fn assert_nothing_left(etcd: &Etcd) {
+    assert_eq!(etcd.key("leader"), None);
+    assert_eq!(etcd.key("leader/acting"), None);
+    assert_eq!(etcd.leases(), [""; 0]);
+}
+
+#[test]
+fn the_demo_is_told_line_by_line_with_a_killed_leader_and_its_return() {
+    on_each_etcd(|etcd| {
+        let endpoint = etcd.endpoint();
+        let mut replicas: Vec<_> = ["server1", "server2", "server3"]
+            .map(|name| Daemon::spawn(name, plain(name, &endpoint)))
+            .into();
+        let mut told: Vec<Vec<String>> = Vec::new();
+        let first = wait_for_roles(&mut replicas);
+        for (number, replica) in replicas.iter().enumerate() {
+            told.push(vec![
+                format!("Starting the server '{}'", replica.name),
+                format!("Connecting to etcd at '{endpoint}'"),
+                "New leader election happening.".to_owned(),
+                if number == first { LEADER } else { FOLLOWER }.to_owned(),
+            ]);
+        }
+        replicas[first].wait_for_refreshes(3);
+        for (replica, told) in replicas.iter().zip(&told) {
+            assert_eq!(story(replica), *told);
+        }
+        assert_eq!(replicas[first].messages()[..5], {
+            let mut said = told[first].clone();
+            said.push(REFRESHED.to_owned());
+            said
+        });
+
+        replicas[first].crash();
+        let mut dead = replicas.remove(first);
+        told.remove(first);
+        for replica in &mut replicas {
+            replica.skip();
+        }
+        let second = wait_for_roles(&mut replicas);
+        for (number, told) in told.iter_mut().enumerate() {
+            told.extend(CHANGE.map(str::to_owned));
+            told.push(if number == second { LEADER } else { FOLLOWER }.to_owned());
+        }
+        replicas[second].wait_for_refreshes(3);
+        for (replica, told) in replicas.iter().zip(&told) {
+            assert_eq!(story(replica), *told);
+        }
+
+        dead = Daemon::spawn(&dead.name.clone(), plain(&dead.name, &endpoint));
+        dead.wait_for(FOLLOWER);
+        replicas[second].wait_for_refreshes(3);
+        assert_eq!(
+            dead.messages(),
+            [
+                &format!("Starting the server '{}'", dead.name),
+                &format!("Connecting to etcd at '{endpoint}'"),
+                "New leader election happening.",
+                FOLLOWER
+            ]
+        );
+        for (replica, told) in replicas.iter().zip(&told) {
+            assert_eq!(story(replica), *told, "nobody minds the one who came back");
+            assert!(replica.leads() == (replica.name == replicas[second].name));
+        }
+    });
+}
+
+#[test]
+fn a_killed_leader_is_followed_by_another_once_its_lease_ran_out() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        let mut leader = wait_for_roles(&mut replicas);
+        let mut gone = Vec::new();
+        for _ in 0..2 {
+            replicas[leader].wait_for_refreshes(1);
+            let killed = replicas[leader].crash();
+            gone.push(replicas.remove(leader));
+            leader = wait_for_roles(&mut replicas);
+            let took = replicas[leader].last(LEADER).at - killed;
+            assert!(took < FAIL_OVER, "the next one led after {took:?}");
+        }
+        let all: Vec<_> = gone.iter().chain(&replicas).collect();
+        assert_eq!(terms(&all).len(), 3);
+    });
+}
+
+#[test]
+fn a_leader_restarted_at_once_follows_its_former_self_until_that_lease_ran_out() {
+    on_each_etcd(|etcd| {
+        let mut former = Daemon::candidates(&etcd, 1).remove(0);
+        former.wait_for_refreshes(1);
+        let killed = former.crash();
+        let mut restarted = Daemon::candidates(&etcd, 1).remove(0);
+        restarted.wait_for(FOLLOWER);
+        restarted.wait_for("LEADERSHIP CHANGE REQUIRED");
+        let took = restarted.wait_for(LEADER).at - killed;
+        assert!(took < FAIL_OVER, "it led after {took:?}");
+        assert_eq!(terms(&[&former, &restarted]).len(), 2);
+    });
+}
+
+#[test]
+fn a_leader_asked_to_stop_by_any_signal_hands_over_at_once() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, SIGNALS.len());
+        let mut gone = Vec::new();
+        for (signal, _) in SIGNALS {
+            let leader = wait_for_roles(&mut replicas);
+            replicas[leader].wait_for_refreshes(1);
+            replicas[leader].signal(signal);
+            let stopped = replicas[leader].wait_for(LEADER_STOPS).at;
+            let status = replicas[leader].wait_exit();
+            assert_eq!(status.code(), Some(0), "after {signal:?}");
+            assert_eq!(replicas[leader].messages().last().unwrap(), LEADER_STOPS);
+            gone.push(replicas.remove(leader));
+            if !replicas.is_empty() {
+                let next = wait_for_leader(&replicas);
+                let took = replicas[next]
+                    .last(LEADER)
+                    .at
+                    .saturating_duration_since(stopped);
+                assert!(
+                    took < HAND_OVER,
+                    "after {signal:?} the next one led after {took:?}"
+                );
+            }
+        }
+        assert_nothing_left(&etcd);
+        assert_eq!(terms(&gone.iter().collect::<Vec<_>>()).len(), SIGNALS.len());
+    });
+}
+
+#[test]
+fn a_follower_asked_to_stop_by_any_signal_leaves_the_leader_alone() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 1 + SIGNALS.len());
+        let leader = wait_for_roles(&mut replicas);
+        let mut leader = replicas.remove(leader);
+        let key = etcd.key("leader");
+        for (follower, (signal, _)) in replicas.iter_mut().zip(SIGNALS) {
+            follower.signal(signal);
+            assert_eq!(follower.wait_exit().code(), Some(0), "after {signal:?}");
+            assert_eq!(follower.messages().last().unwrap(), CANDIDATE_STOPS);
+            assert_eq!(follower.count(LEADER_STOPS), 0);
+        }
+        leader.wait_for_refreshes(3);
+        assert_eq!(etcd.key("leader"), key);
+        assert_eq!(etcd.leases(), [key.unwrap().lease.unwrap()]);
+        assert_eq!(story(&leader).last().unwrap(), LEADER);
+        assert_eq!(terms(&[&leader]).len(), 1);
+    });
+}
+
+#[test]
+fn a_second_signal_ends_a_leader_at_once_while_a_frozen_etcd_keeps_it_from_stopping() {
+    on_each_etcd(|etcd| {
+        let mut leaders: Vec<_> = SIGNALS
+            .map(|(_, number)| {
+                let name = format!("server{number}");
+                let mut command = command();
+                command.args(["--name", &name, "--etcd", &etcd.endpoint()]);
+                command.args(["--ttl", "60s", "--leader-key", &name]);
+                Daemon::spawn(&name, command)
+            })
+            .into();
+        for leader in &mut leaders {
+            leader.wait_for(LEADER);
+        }
+        etcd.freeze();
+        for (leader, (signal, number)) in leaders.iter_mut().zip(SIGNALS) {
+            leader.signal(Signal::TERM);
+            leader.wait_for(LEADER_STOPS);
+            assert!(!leader.has_ended(), "its lease cannot be revoked yet");
+            let before = Instant::now();
+            leader.signal(signal);
+            let status = leader.wait_exit();
+            assert_eq!(status.code(), Some(128 + number), "{status}");
+            assert!(
+                before.elapsed() < Duration::from_secs(1),
+                "{:?}",
+                before.elapsed()
+            );
+        }
+    });
+}
+
+#[test]
+fn the_leader_key_holds_the_leaders_name_byte_for_byte() {
+    on_each_etcd(|etcd| {
+        let long = "ü".repeat(127);
+        let names = [
+            "server1",
+            "Zoë's  box №1",
+            r#""quoted" \n \u{1f} {}"#,
+            "日本語",
+            &long,
+        ];
+        for (number, name) in names.into_iter().enumerate() {
+            let key = format!("key{number}");
+            let mut command = json(name, &etcd.endpoint());
+            command.args(["--leader-key", &key]);
+            let mut leader = Daemon::spawn(name, command);
+            let elected = leader.wait_for(LEADER);
+
+            assert_eq!(etcd.etcdctl(&["get", &key]), format!("{key}\n{name}\n"));
+            let found = etcd.key(&key).unwrap();
+            let acting = etcd.key(&format!("{key}/acting")).unwrap();
+            let witness: Value = serde_json::from_slice(&acting.value).unwrap();
+            assert_eq!(witness["name"], name);
+            assert!(found.lease.is_some());
+            assert_eq!(acting.lease, found.lease, "one lease holds both keys");
+            assert_eq!(elected.field("lease"), found.lease);
+            assert_eq!(elected.field("token"), Some(found.mod_revision.to_string()));
+        }
+    });
+}
+
+#[test]
+fn of_ten_candidates_at_once_exactly_one_leads_and_all_leave_in_order() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 10);
+        let leader = wait_for_roles(&mut replicas);
+        replicas[leader].wait_for_refreshes(3);
+        let name = etcd.key("leader").unwrap().value;
+        assert_eq!(name, replicas[leader].name.as_bytes());
+        assert_eq!(terms(&replicas.iter().collect::<Vec<_>>()).len(), 1);
+
+        for replica in &replicas {
+            replica.signal(Signal::TERM);
+        }
+        for replica in &mut replicas {
+            assert_eq!(replica.wait_exit().code(), Some(0));
+        }
+        terms(&replicas.iter().collect::<Vec<_>>());
+        assert_nothing_left(&etcd);
+    });
+}
+
+#[test]
+fn elections_with_different_keys_do_not_disturb_each_other() {
+    on_each_etcd(|etcd| {
+        let start = |key: &str, name: &str| {
+            let mut command = json(name, &etcd.endpoint());
+            command.args(["--leader-key", key]);
+            Daemon::spawn(name, command)
+        };
+        let mut one = start("leader", "one");
+        let mut other = start("leader/2", "other");
+        one.wait_for(LEADER);
+        other.wait_for(LEADER);
+        one.crash();
+        let mut heir = start("leader", "heir");
+        heir.wait_for(LEADER);
+        other.skip();
+        other.wait_for_refreshes(2);
+        assert_eq!(story(&other).last().unwrap(), LEADER);
+        assert_eq!(other.count("LEADERSHIP CHANGE REQUIRED"), 0);
+        assert_eq!(etcd.key("leader/2").unwrap().value, b"other");
+    });
+}
+
+#[test]
+fn a_leader_key_deleted_by_hand_makes_another_one_lead() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        let old = wait_for_roles(&mut replicas);
+        replicas[old].wait_for_refreshes(1);
+        etcd.etcdctl(&["del", "leader"]);
+        let lost = replicas[old].wait_for_start(LOST).message();
+        assert!(lost.contains("deleted") && lost.ends_with('.'), "{lost}");
+        let new = wait_for_roles(&mut replicas);
+        assert_ne!(
+            new, old,
+            "whoever was asked to step down lets the others go first"
+        );
+        replicas[new].wait_for_refreshes(3);
+        assert_eq!(
+            etcd.key("leader").unwrap().value,
+            replicas[new].name.as_bytes()
+        );
+        assert_eq!(terms(&replicas.iter().collect::<Vec<_>>()).len(), 2);
+    });
+}
+
+#[test]
+fn a_leader_without_rivals_leads_again_after_its_key_was_deleted_by_hand() {
+    on_each_etcd(|etcd| {
+        let mut only = Daemon::candidates(&etcd, 1).remove(0);
+        let old = only.wait_for_refreshes(1).field("lease");
+        etcd.etcdctl(&["del", "leader"]);
+        only.wait_for_start(LOST);
+        only.wait_for(LEADER);
+        let new = only.wait_for_refreshes(3).field("lease");
+        assert_ne!(new, old, "a lease serves one term");
+        assert_eq!(terms(&[&only]).len(), 2);
+        assert_eq!(etcd.leases(), [new.unwrap()], "the old one was revoked");
+    });
+}
+
+#[test]
+fn a_leader_key_overwritten_by_hand_leaves_nobody_leading_until_it_is_gone() {
+    on_each_etcd(|etcd| {
+        for bound in [true, false] {
+            let mut replicas = Daemon::candidates(&etcd, 3);
+            let old = wait_for_roles(&mut replicas);
+            replicas[old].wait_for_refreshes(1);
+            let lease = bound.then(|| etcd.grant(Duration::from_mins(10)));
+            etcd.put("leader", b"intruder", lease.as_deref());
+            let lost = replicas[old].wait_for_start(LOST).message();
+            assert!(
+                lost.contains("overwritten") && lost.ends_with('.'),
+                "{lost}"
+            );
+            if !bound {
+                for replica in &mut replicas {
+                    replica.wait_for_line("a warning of a key without a lease", |line| {
+                        line.is_warning() && line.message().contains("lease")
+                    });
+                }
+            }
+            let_pass(TTL * 2);
+            assert_eq!(
+                etcd.key("leader").unwrap().value,
+                b"intruder",
+                "nobody removes it"
+            );
+            assert!(
+                !replicas.iter().any(Daemon::leads),
+                "the intruder is in the way"
+            );
+
+            match lease {
+                Some(lease) => etcd.etcdctl(&["lease", "revoke", &lease]),
+                None => etcd.etcdctl(&["del", "leader"]),
+            };
+            let new = wait_for_leader(&replicas);
+            replicas[new].skip();
+            replicas[new].wait_for_refreshes(3);
+            assert_eq!(terms(&replicas.iter().collect::<Vec<_>>()).len(), 2);
+        }
+    });
+}
+
+#[test]
+fn a_key_without_a_lease_is_warned_about_loudly_and_never_deleted() {
+    on_each_etcd(|etcd| {
+        for (key, put) in [("leader", "leader"), ("leader", "leader/acting")] {
+            etcd.put(put, b"by hand", None);
+            let mut replicas: Vec<_> = ["server1", "server2"]
+                .map(|name| Daemon::spawn(name, plain(name, &etcd.endpoint())))
+                .into();
+            for replica in &mut replicas {
+                let warning = replica.wait_for_line("a warning", Line::is_warning);
+                let text = warning.text();
+                assert!(text.contains(put) && text.contains("lease"), "{text}");
+                assert_eq!(warning.stream, Stream::Err);
+            }
+            let_pass(TTL * 2);
+            for replica in &replicas {
+                assert_eq!(replica.count(LEADER), 0);
+                assert!(!replica.has_ended());
+            }
+            assert_eq!(etcd.key(put).unwrap().value, b"by hand");
+
+            etcd.etcdctl(&["del", put]);
+            let leader = wait_for_leader(&replicas);
+            replicas[leader].wait_for_refreshes(1);
+            for replica in &mut replicas {
+                replica.signal(Signal::TERM);
+                assert_eq!(replica.wait_exit().code(), Some(0));
+            }
+            assert_eq!(etcd.key(key), None);
+        }
+    });
+}
+
+#[test]
+fn a_term_that_is_ended_by_force_is_followed_by_exactly_one_other() {
+    on_each_etcd(|etcd| {
+        let acts: [fn(&Etcd); 3] = [
+            |etcd| {
+                let lease = etcd.key("leader").unwrap().lease.unwrap();
+                etcd.etcdctl(&["lease", "revoke", &lease]);
+            },
+            |etcd| {
+                etcd.etcdctl(&["del", "leader/acting"]);
+            },
+            |etcd| {
+                etcd.etcdctl(&["del", "--prefix", "leader"]);
+            },
+        ];
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        let mut leader = wait_for_roles(&mut replicas);
+        for act in acts {
+            replicas[leader].wait_for_refreshes(1);
+            act(&etcd);
+            let lost = replicas[leader].wait_for_start(LOST).message();
+            assert!(lost.ends_with('.'), "{lost}");
+            leader = wait_for_roles(&mut replicas);
+        }
+        replicas[leader].wait_for_refreshes(3);
+        assert_eq!(replicas.iter().filter(|replica| replica.leads()).count(), 1);
+        assert_eq!(
+            etcd.key("leader").unwrap().value,
+            replicas[leader].name.as_bytes()
+        );
+    });
+}
+
+#[test]
+fn a_leader_paused_for_too_long_says_first_that_it_leads_no_more() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 2);
+        let old = wait_for_roles(&mut replicas);
+        replicas[old].wait_for_refreshes(1);
+        replicas[old].signal(Signal::STOP);
+        let mut old = replicas.remove(old);
+        let mut new = replicas.remove(0);
+        new.wait_for(LEADER);
+        old.skip();
+        old.signal(Signal::CONT);
+        old.wait_for_line("its first line after the pause", |line| {
+            let message = line.message();
+            assert!(message.starts_with(LOST), "{message}");
+            true
+        });
+        old.wait_for(FOLLOWER);
+        new.skip();
+        new.wait_for_refreshes(3);
+        assert!(new.leads() && !old.leads());
+    });
+}

@@ -1,0 +1,422 @@
+//! What the election does when etcd, or the way to it, fails.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+use support::daemon::{
+    Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, json, plain, terms,
+    wait_for_leader, wait_for_roles,
+};
+use support::etcd::{Etcd, binaries, on_each_etcd};
+use support::proxy::{BlackHole, Proxy, Way, refusing};
+use support::{FAIL_OVER, PATIENCE, REFRESH, TTL, let_pass, wait_until};
+
+/// Refreshes of three TTLs, and one.
+const MANY: usize = 16;
+
+/// The warnings that say how etcd is, apart from those on lost terms.
+fn warnings_on_etcd(replica: &Daemon) -> Vec<String> {
+    let mut warnings = replica.warnings();
+    warnings.retain(|warning| !warning.starts_with(LOST));
+    warnings
+}
+
+#[test]
+fn a_frozen_etcd_ends_leadership_before_the_lease_runs_out() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        let leader = wait_for_roles(&mut replicas);
+        replicas[leader].wait_for_refreshes(3);
+        etcd.freeze();
+        let frozen = Instant::now();
+        let lost = replicas[leader].wait_for_start(LOST);
+        let renewed = replicas[leader].last(REFRESHED).at;
+        assert!(
+            renewed < frozen + REFRESH,
+            "a refresh line, and nobody to answer"
+        );
+        let after = lost.at - renewed;
+        assert!(
+            after < TTL,
+            "leadership ended {after:?} after the last renewal"
+        );
+
+        // Its renewals are not claimed, nor does anybody else lead, while nobody answers.
+        let refreshes = replicas[leader].count(REFRESHED);
+        let_pass(TTL);
+        assert_eq!(replicas[leader].count(REFRESHED), refreshes);
+        assert!(!replicas.iter().any(Daemon::leads));
+
+        etcd.thaw();
+        let next = wait_for_leader(&replicas);
+        replicas[next].skip();
+        replicas[next].wait_for_refreshes(3);
+        assert!(terms(&replicas.iter().collect::<Vec<_>>()).len() >= 2);
+    });
+}
+
+#[test]
+fn an_etcd_frozen_for_a_moment_costs_nobody_a_term() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 2);
+        let leader = wait_for_roles(&mut replicas);
+        for _ in 0..5 {
+            replicas[leader].wait_for_refreshes(1);
+            etcd.freeze();
+            let_pass(REFRESH);
+            etcd.thaw();
+            replicas[leader].skip();
+        }
+        replicas[leader].wait_for_refreshes(3);
+        assert_eq!(terms(&replicas.iter().collect::<Vec<_>>()).len(), 1);
+    });
+}
+
+#[test]
+fn a_leader_asked_to_stop_while_etcd_is_frozen_ends_with_its_lease_at_the_latest() {
+    on_each_etcd(|etcd| {
+        let mut leader = Daemon::candidates(&etcd, 1).remove(0);
+        leader.wait_for_refreshes(1);
+        etcd.freeze();
+        leader.signal(Signal::TERM);
+        let asked = Instant::now();
+        leader.wait_for(LEADER_STOPS);
+        assert_eq!(leader.wait_exit().code(), Some(0));
+        assert!(
+            asked.elapsed() < TTL + REFRESH,
+            "it ended after {:?}",
+            asked.elapsed()
+        );
+    });
+}
+
+#[test]
+fn an_outage_is_said_once_and_its_end_is_said_once() {
+    on_each_etcd(|mut etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        let leader = wait_for_roles(&mut replicas);
+        replicas[leader].wait_for_refreshes(1);
+        etcd.kill();
+        replicas[leader].wait_for_start(LOST);
+        for replica in &replicas {
+            wait_until("everybody says that etcd is gone", PATIENCE, || {
+                (!warnings_on_etcd(replica).is_empty()).then_some(())
+            });
+        }
+        let_pass(TTL * 2);
+        for replica in &mut replicas {
+            assert_eq!(
+                warnings_on_etcd(replica).len(),
+                1,
+                "{:?}",
+                warnings_on_etcd(replica)
+            );
+            replica.skip();
+        }
+        etcd.up();
+        let next = wait_for_leader(&replicas);
+        replicas[next].wait_for_refreshes(3);
+        for (number, replica) in replicas.iter_mut().enumerate() {
+            if number != next {
+                replica.wait_for(FOLLOWER);
+            }
+            let said = replica.messages();
+            let back = said
+                .iter()
+                .filter(|message| message.ends_with("answers."))
+                .count();
+            assert_eq!(back, 1, "{said:#?}");
+            assert_eq!(
+                warnings_on_etcd(replica).len(),
+                1,
+                "{:?}",
+                warnings_on_etcd(replica)
+            );
+        }
+        assert!(terms(&replicas.iter().collect::<Vec<_>>()).len() >= 2);
+    });
+}
+
+#[test]
+fn a_restarted_etcd_is_found_again_by_everybody() {
+    on_each_etcd(|mut etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        let mut leader = wait_for_roles(&mut replicas);
+        for _ in 0..2 {
+            replicas[leader].wait_for_refreshes(1);
+            etcd.kill();
+            etcd.up();
+            // The term may outlive that, or not; a leader's next refresh tells.
+            for replica in &mut replicas {
+                replica.skip();
+            }
+            leader = wait_until("a leader refreshes", PATIENCE, || {
+                let refreshed =
+                    |replica: &Daemon| replica.news().iter().any(|new| new == REFRESHED);
+                replicas
+                    .iter()
+                    .position(|replica| replica.leads() && refreshed(replica))
+            });
+        }
+        replicas[leader].wait_for_refreshes(3);
+        let name = etcd.key("leader").unwrap().value;
+        assert_eq!(name, replicas[leader].name.as_bytes());
+        assert!(replicas.iter().all(|replica| !replica.has_ended()));
+        assert!(!terms(&replicas.iter().collect::<Vec<_>>()).is_empty());
+    });
+}
+
+#[test]
+fn an_etcd_that_lost_its_data_makes_everybody_start_afresh() {
+    on_each_etcd(|mut etcd| {
+        // So that the new history is behind the old one for the whole test.
+        for number in 0..50 {
+            etcd.put("something", number.to_string().as_bytes(), None);
+        }
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        let leader = wait_for_roles(&mut replicas);
+        replicas[leader].wait_for_refreshes(1);
+        etcd.kill_and_forget();
+        etcd.up();
+        replicas[leader].wait_for_start(LOST);
+        let next = wait_for_roles(&mut replicas);
+        replicas[next].wait_for_refreshes(3);
+        let key = etcd.key("leader").unwrap();
+        assert_eq!(key.value, replicas[next].name.as_bytes());
+        assert_eq!(replicas[next].last(REFRESHED).field("lease"), key.lease);
+        assert_eq!(replicas.iter().filter(|replica| replica.leads()).count(), 1);
+    });
+}
+
+#[test]
+fn an_etcd_that_is_not_there_yet_is_waited_for_and_said_once() {
+    on_each_etcd(|etcd| {
+        let gate = Proxy::start(&etcd.endpoint(), Way::Cut);
+        let mut only = Daemon::spawn("server1", json("server1", &gate.endpoint()));
+        wait_until("it tries ten times", PATIENCE, || {
+            (gate.accepted() >= 10).then_some(())
+        });
+        assert_eq!(only.warnings().len(), 1, "{:?}", only.warnings());
+        assert!(
+            only.messages()
+                .iter()
+                .any(|said| said.starts_with("Connecting to etcd at"))
+        );
+        gate.set(Way::Open);
+        only.wait_for(LEADER);
+        only.wait_for_refreshes(3);
+        assert_eq!(only.warnings().len(), 1, "{:?}", only.warnings());
+        assert_eq!(terms(&[&only]).len(), 1);
+    });
+}
+
+#[test]
+fn an_etcd_that_starts_later_than_the_replicas_finds_them_waiting() {
+    on_each_etcd(|etcd| {
+        drop(etcd);
+        let binary = std::thread::current().name().unwrap().to_owned();
+        let mut etcd = Etcd::absent(binary.as_ref());
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        for replica in &mut replicas {
+            replica.wait_for_line("a warning", Line::is_warning);
+        }
+        let_pass(TTL * 2);
+        for replica in &replicas {
+            assert_eq!(replica.warnings().len(), 1, "{:?}", replica.warnings());
+            assert!(!replica.has_ended());
+        }
+        etcd.up();
+        let up = Instant::now();
+        let leader = wait_for_roles(&mut replicas);
+        let took = replicas[leader]
+            .last(LEADER)
+            .at
+            .saturating_duration_since(up);
+        assert!(took < TTL, "it led {took:?} after etcd answered");
+        replicas[leader].wait_for_refreshes(3);
+    });
+}
+
+#[test]
+fn a_replica_without_etcd_stops_at_once_when_asked() {
+    let (silent, hole) = (Proxy::silent(), BlackHole::new());
+    for endpoint in [refusing(), silent.endpoint(), hole.endpoint()] {
+        let mut replica = Daemon::spawn("server1", plain("server1", &endpoint));
+        replica.wait_for_start("Connecting to etcd at");
+        replica.signal(Signal::TERM);
+        let asked = Instant::now();
+        assert_eq!(replica.wait_exit().code(), Some(0));
+        assert!(
+            asked.elapsed() < TTL,
+            "it ended after {:?}",
+            asked.elapsed()
+        );
+        let last = replica.messages().pop();
+        assert_eq!(last.as_deref(), Some("No longer a candidate."));
+    }
+}
+
+#[test]
+fn one_dead_or_silent_endpoint_never_costs_a_healthy_leader_its_term() {
+    on_each_etcd(|etcd| {
+        let (silent, cut, hole) = (Proxy::silent(), Proxy::cut(), BlackHole::new());
+        let bad = [
+            refusing(),
+            silent.endpoint(),
+            cut.endpoint(),
+            hole.endpoint(),
+        ];
+        let mut leaders = Vec::new();
+        for (number, bad) in bad.iter().enumerate() {
+            let good = etcd.endpoint();
+            for (order, endpoints) in [format!("{bad},{good}"), format!("{good},{bad}")]
+                .iter()
+                .enumerate()
+            {
+                let name = format!("server{number}{order}");
+                let mut command = json(&name, endpoints);
+                command.args(["--leader-key", &name]);
+                leaders.push(Daemon::spawn(&name, command));
+            }
+        }
+        for leader in &mut leaders {
+            let first = leader.wait_for_refreshes(1);
+            let last = leader.wait_for_refreshes(MANY);
+            assert!(last.at - first.at >= TTL * 3, "refreshed too often");
+        }
+        for leader in &leaders {
+            assert_eq!(terms(&[leader]).len(), 1);
+            let key = etcd.key(&leader.name).unwrap();
+            assert_eq!(leader.last(LEADER).field("lease"), key.lease);
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_that_falls_silent_or_dies_in_mid_term_does_not_cost_the_term() {
+    on_each_etcd(|etcd| {
+        let ways = [(); 2].map(|()| Proxy::start(&etcd.endpoint(), Way::Open));
+        let endpoints = format!("{},{}", ways[0].endpoint(), ways[1].endpoint());
+        let mut leader = Daemon::spawn("server1", json("server1", &endpoints));
+        leader.wait_for_refreshes(1);
+        // Whichever of the two it uses: it loses each in turn, in each manner.
+        for fault in [Way::Frozen, Way::Cut, Way::Deaf] {
+            for way in &ways {
+                way.set(fault);
+                leader.skip();
+                leader.wait_for_refreshes(6);
+                way.set(Way::Open);
+            }
+        }
+        assert_eq!(terms(&[&leader]).len(), 1);
+    });
+}
+
+#[test]
+fn a_leader_cut_off_from_etcd_stops_before_another_one_leads() {
+    on_each_etcd(|etcd| {
+        for fault in [Way::Frozen, Way::Deaf, Way::Cut] {
+            let key = format!("key{}", fault as u8);
+            let start = |name: &str, endpoint: &str| {
+                let mut command = json(name, endpoint);
+                command.args(["--leader-key", &key]);
+                Daemon::spawn(name, command)
+            };
+            let way = Proxy::start(&etcd.endpoint(), Way::Open);
+            let mut old = start("old", &way.endpoint());
+            old.wait_for(LEADER);
+            let mut new = start("new", &etcd.endpoint());
+            new.wait_for(FOLLOWER);
+            old.wait_for_refreshes(1);
+            way.set(fault);
+            let cut = Instant::now();
+            new.wait_for("LEADERSHIP CHANGE REQUIRED");
+            let took = new.wait_for(LEADER).at - cut;
+            assert!(took < FAIL_OVER + TTL, "the next one led after {took:?}");
+            old.wait_for_start(LOST);
+            way.set(Way::Open);
+            old.wait_for(FOLLOWER);
+            new.wait_for_refreshes(3);
+            assert_eq!(terms(&[&old, &new]).len(), 2);
+        }
+    });
+}
+
+#[test]
+fn a_follower_cut_off_from_etcd_for_a_while_is_there_when_it_is_needed() {
+    on_each_etcd(|etcd| {
+        let mut leader = Daemon::spawn("leader", json("leader", &etcd.endpoint()));
+        leader.wait_for(LEADER);
+        let way = Proxy::start(&etcd.endpoint(), Way::Open);
+        let mut follower = Daemon::spawn("follower", json("follower", &way.endpoint()));
+        follower.wait_for(FOLLOWER);
+        way.set(Way::Frozen);
+        // Longer than its lease, which is gone then; and etcd forgets what it would have seen.
+        let_pass(TTL * 2);
+        etcd.put("something", b"else", None);
+        etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
+        way.set(Way::Open);
+        leader.skip();
+        leader.wait_for_refreshes(6);
+        assert_eq!(follower.count(LEADER), 0);
+        let killed = leader.crash();
+        let took = follower.wait_for(LEADER).at - killed;
+        assert!(took < FAIL_OVER, "it led after {took:?}");
+        assert_eq!(terms(&[&leader, &follower]).len(), 2);
+    });
+}
+
+#[test]
+fn a_bad_etcd_never_makes_a_replica_spin() {
+    let (silent, cut, hole) = (Proxy::silent(), Proxy::cut(), BlackHole::new());
+    let bad = [
+        refusing(),
+        silent.endpoint(),
+        cut.endpoint(),
+        hole.endpoint(),
+    ];
+    let replicas: Vec<_> = bad
+        .iter()
+        .map(|bad| Daemon::spawn(bad, plain("server1", bad)))
+        .collect();
+    let time = TTL * 3;
+    let_pass(time);
+    for replica in &replicas {
+        let used = replica.cpu_time();
+        assert!(
+            used < time / 10,
+            "{} used {used:?} of the processor",
+            replica.name
+        );
+        assert!(!replica.has_ended());
+        assert!(replica.warnings().len() == 1, "{:?}", replica.warnings());
+    }
+    // Full jitter below a fifth of the TTL: some 15 to 40 attempts are to be expected.
+    for proxy in [&silent, &cut] {
+        let attempts = proxy.accepted();
+        assert!(
+            (4..=100).contains(&attempts),
+            "{attempts} connections in {time:?}"
+        );
+    }
+}
+
+#[test]
+fn a_healthy_election_hardly_uses_the_processor() {
+    let etcd = Etcd::start(binaries().last().unwrap());
+    let mut replicas = Daemon::candidates(&etcd, 2);
+    let leader = wait_for_roles(&mut replicas);
+    let before: Vec<Duration> = replicas.iter().map(Daemon::cpu_time).collect();
+    let first = replicas[leader].wait_for_refreshes(1).at;
+    let time = replicas[leader].wait_for_refreshes(MANY).at - first;
+    for (replica, before) in replicas.iter().zip(before) {
+        let used = replica.cpu_time().saturating_sub(before);
+        assert!(
+            used < time / 20,
+            "{} used {used:?} of {time:?}",
+            replica.name
+        );
+    }
+}

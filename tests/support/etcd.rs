@@ -1,0 +1,353 @@
+//! An etcd of a test's own.
+
+use super::{PATIENCE, free_port};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use std::env;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The etcd binaries at hand, the newest last: those that `TEST_ETCDS` names, else PATH's.
+///
+/// # Panics
+/// When there is none.
+pub fn binaries() -> Vec<PathBuf> {
+    let binaries = match env::var_os("TEST_ETCDS").filter(|list| !list.is_empty()) {
+        Some(list) => env::split_paths(&list).collect(),
+        None => env::split_paths(&env::var_os("PATH").unwrap_or_default())
+            .map(|folder| folder.join("etcd"))
+            .find(|path| path.is_file())
+            .into_iter()
+            .collect::<Vec<_>>(),
+    };
+    assert!(
+        !binaries.is_empty(),
+        "These tests need an etcd, and there is none on PATH. Run tests/run.sh, which fetches what \
+         is missing, or set TEST_ETCDS to the paths of etcd binaries, separated by colons."
+    );
+    for binary in &binaries {
+        for tool in [binary, &binary.with_file_name("etcdctl")] {
+            assert!(
+                tool.is_file(),
+                "there is no {}: run tests/run.sh",
+                tool.display()
+            );
+        }
+    }
+    binaries
+}
+
+/// Runs a test on each etcd at hand, all at the same time; a failure names the etcd.
+///
+/// # Panics
+/// When the test fails on one.
+pub fn on_each_etcd(test: impl Fn(Etcd) + Sync) {
+    let test = &test;
+    thread::scope(|scope| {
+        let runs = binaries().into_iter().map(|binary| {
+            let name = binary.display().to_string();
+            let run = thread::Builder::new()
+                .name(name.clone())
+                .spawn_scoped(scope, move || test(Etcd::start(&binary)))
+                .expect("a thread");
+            (name, run)
+        });
+        let runs: Vec<_> = runs.collect();
+        let failed: Vec<_> = runs
+            .into_iter()
+            .filter_map(|(name, run)| run.join().is_err().then_some(name))
+            .collect();
+        assert!(failed.is_empty(), "failed on {}", failed.join(" and "));
+    });
+}
+
+/// A key as etcd shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Its lease in etcdctl's hexadecimal.
+    pub lease: Option<String>,
+    /// The revision that last changed it.
+    pub mod_revision: u64,
+}
+
+/// A single etcd on a port of its own, with its data in a temporary folder.
+pub struct Etcd {
+    binary: PathBuf,
+    port: u16,
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+impl Etcd {
+    /// One that is not there yet, though its address is known.
+    pub fn absent(binary: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self {
+            binary: binary.to_owned(),
+            port: free_port(),
+            folder,
+            process: None,
+        }
+    }
+
+    /// One that answers.
+    pub fn start(binary: &Path) -> Self {
+        let mut etcd = Self::absent(binary);
+        while !etcd.try_up() {
+            // Somebody else took the port between our look and etcd's.
+            etcd = Self::absent(binary);
+        }
+        etcd
+    }
+
+    /// The newest one at hand.
+    pub fn newest() -> Self {
+        Self::start(binaries().last().expect("never empty"))
+    }
+
+    /// Its client address.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it where it was, with the data that it had; returns once it answers.
+    pub fn up(&mut self) {
+        assert!(self.try_up(), "port {} was taken away from etcd", self.port);
+    }
+
+    fn try_up(&mut self) -> bool {
+        assert!(self.process.is_none(), "etcd runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .expect("a log file");
+        let client = format!("http://{}", self.endpoint());
+        let peer = "http://127.0.0.1:0";
+        let mut command = Command::new(&self.binary);
+        for (variable, _) in env::vars_os() {
+            if variable.to_string_lossy().starts_with("ETCD") {
+                command.env_remove(variable);
+            }
+        }
+        let process = command
+            .arg("--data-dir")
+            .arg(self.folder.path().join("data"))
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                peer,
+                "--initial-advertise-peer-urls",
+                peer,
+            ])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("etcd starts");
+        self.process = Some(process);
+
+        let end = Instant::now() + PATIENCE;
+        while !self.is_healthy() {
+            let ended = self
+                .process
+                .as_mut()
+                .expect("just set")
+                .try_wait()
+                .expect("our child");
+            if ended.is_some() {
+                self.process = None;
+                let log = fs::read_to_string(self.log()).unwrap_or_default();
+                assert!(log.contains("address already in use"), "etcd ended:\n{log}");
+                return false;
+            }
+            assert!(
+                Instant::now() < end,
+                "etcd does not answer:\n{}",
+                self.log_tail()
+            );
+            // Nobody tells when the port is open, so this one looks again.
+            thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+
+    /// Asks etcd's own health page, which takes the question when the port is open and answers
+    /// once it can.
+    fn is_healthy(&self) -> bool {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        ask().is_ok_and(|answer| answer.contains(r#""health":"true""#))
+    }
+
+    /// Ends it as a power cut does.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("our child");
+            process.wait().expect("our child");
+        }
+    }
+
+    /// Ends it, and takes its data away.
+    pub fn kill_and_forget(&mut self) {
+        self.kill();
+        fs::remove_dir_all(self.folder.path().join("data")).expect("etcd's data");
+    }
+
+    /// Stops it in the middle of whatever it does: connections stay open, and silent.
+    pub fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("our child");
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+        rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid()), stopped)).expect("it stops");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("our child");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.process.as_ref().expect("etcd runs"))
+    }
+
+    /// What `etcdctl` prints.
+    pub fn etcdctl(&self, args: &[&str]) -> String {
+        String::from_utf8(self.etcdctl_bytes(args, b"")).expect("text")
+    }
+
+    /// The same, with something to read and bytes of any kind in the answer.
+    pub fn etcdctl_bytes(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+        let mut command = Command::new(self.binary.with_file_name("etcdctl"));
+        for (variable, _) in env::vars_os() {
+            if variable.to_string_lossy().starts_with("ETCDCTL") {
+                command.env_remove(variable);
+            }
+        }
+        let mut etcdctl = command
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.endpoint()])
+            .args(["--dial-timeout", "20s", "--command-timeout", "20s"])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("etcdctl starts");
+        // It reads all of its input before it answers.
+        etcdctl
+            .stdin
+            .take()
+            .expect("piped")
+            .write_all(input)
+            .expect("etcdctl reads");
+        let output = etcdctl.wait_with_output().expect("our child");
+        assert!(
+            output.status.success(),
+            "etcdctl {args:?} failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output.stdout
+    }
+
+    /// The key, if there is one.
+    pub fn key(&self, key: &str) -> Option<Key> {
+        let fields = self.etcdctl(&["get", key, "-w", "fields"]);
+        let lease: u64 = field(&fields, "Lease")?.parse().expect("a number");
+        let mod_revision = field(&fields, "ModRevision")?.parse().expect("a number");
+        let revision = format!("--rev={}", field(&fields, "Revision")?);
+        let read = ["get", key, "--print-value-only", &revision];
+        let mut value = self.etcdctl_bytes(&read, b"");
+        assert_eq!(
+            value.pop(),
+            Some(b'\n'),
+            "etcdctl ends the value with a new line"
+        );
+        let lease = (lease != 0).then(|| format!("{lease:016x}"));
+        Some(Key {
+            value,
+            lease,
+            mod_revision,
+        })
+    }
+
+    /// The revision of the last change to any key.
+    pub fn revision(&self) -> u64 {
+        let fields = self.etcdctl(&["get", "leader", "-w", "fields"]);
+        field(&fields, "Revision")
+            .expect("every answer has one")
+            .parse()
+            .expect("a number")
+    }
+
+    /// Grants a lease.
+    pub fn grant(&self, ttl: Duration) -> String {
+        let answer = self.etcdctl(&["lease", "grant", &ttl.as_secs().to_string()]);
+        answer
+            .split(' ')
+            .nth(1)
+            .expect("lease ID granted with …")
+            .to_owned()
+    }
+
+    /// All leases.
+    pub fn leases(&self) -> Vec<String> {
+        let list = self.etcdctl(&["lease", "list"]);
+        list.lines().skip(1).map(str::to_owned).collect()
+    }
+
+    /// Puts a key, bound to a lease or not, with a value of any kind.
+    pub fn put(&self, key: &str, value: &[u8], lease: Option<&str>) {
+        let lease = format!("--lease={}", lease.unwrap_or("0"));
+        // An empty value can only be an argument, one with a null byte only be read.
+        let argument: &[&str] = if value.is_empty() { &[""] } else { &[] };
+        self.etcdctl_bytes(&[&["put", &lease, key], argument].concat(), value);
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("etcd.log")
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!(
+                "--- the end of {}'s log\n{}",
+                self.binary.display(),
+                self.log_tail()
+            );
+        }
+    }
+}
+
+/// A field of `etcdctl -w fields`: `"Lease" : 4027522140664172294`.
+fn field<'a>(fields: &'a str, name: &str) -> Option<&'a str> {
+    let name = format!("\"{name}\" : ");
+    fields.lines().find_map(|line| line.strip_prefix(&name))
+}
