@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# The whole demo in one terminal, without Docker: an etcd and three replicas on this machine. It kills the leader,
+# tells how long nobody led, brings the killed one back, and so on until Ctrl-C. Then nothing is left behind.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+Usage: examples/demo.sh [--rounds N]
+
+Starts etcd and three replicas, then again and again kills the leader, watches the next one take over, and brings
+the killed one back. Stops after N rounds, or at Ctrl-C.
+
+Environment:
+  ETCD         the etcd to start, instead of the one on the PATH
+  DEMO_BINARY  the leader-election to run, instead of building it with cargo
+  NO_COLOR     no colours
+END
+}
+
+fail() {
+    echo "demo.sh: $*" >&2
+    exit 1
+}
+
+misused() {
+    echo "demo.sh: $*; see demo.sh --help" >&2
+    exit 2
+}
+
+rounds=''
+while (($#)); do
+    case $1 in
+        --rounds)
+            [[ ${2-} =~ ^[1-9][0-9]{0,8}$ ]] || misused "--rounds takes a number, 1 or more, not '${2-}'"
+            rounds=$2
+            shift
+            ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        *) misused "there is no option '$1'" ;;
+    esac
+    shift
+done
+
+etcd=${ETCD:-$(command -v etcd || true)}
+[[ -n $etcd ]] || fail "there is no etcd on the PATH. On Debian: apt-get install etcd-server. Or name one: ETCD=/path/to/etcd"
+[[ -x $etcd ]] || fail "ETCD names '$etcd', which is not a program"
+if [[ -n ${DEMO_BINARY-} ]]; then
+    binary=$DEMO_BINARY
+    [[ -x $binary ]] || fail "DEMO_BINARY names '$binary', which is not a program"
+else
+    project=$(cd "$(dirname "$0")/.." && pwd)
+    cargo build --release --locked --manifest-path "$project/Cargo.toml" || fail "the build failed (cargo's message is above)"
+    binary=${CARGO_TARGET_DIR:-$project/target}/release/leader-election
+fi
+# What the user set for other runs would change the demo.
+unset "${!LEADER_ELECTION_@}" "${!ETCD_@}"
+
+declare -A pids=() colours=([server1]=36 [server2]=33 [server3]=32)
+if [[ ! -t 1 || -n ${NO_COLOR-} ]]; then colours=(); fi
+leader='' etcd_pid=''
+
+folder=$(mktemp -d)
+# Every replica's lines arrive through one pipe, each with the replica's name before it. It is open at both ends
+# here, so neither end ever waits for the other.
+mkfifo "$folder/lines"
+exec 3<>"$folder/lines"
+
+# Each job gets a process group of its own: Ctrl-C then reaches this script alone, which stops things in order.
+set -m
+
+# show NAME TEXT: prints a line as docker-compose would.
+show() {
+    local colour=${colours[$1]-}
+    if [[ -n $colour ]]; then
+        printf '\e[%sm%s_1  |\e[0m %s\n' "$colour" "$1" "$2"
+    else
+        printf '%s_1  | %s\n' "$1" "$2"
+    fi 2>/dev/null
+}
+
+# follow MILLISECONDS [NAME TEXT]: shows what the replicas say until NAME (a pattern) says TEXT, or else for that long.
+# Tells whether it was said.
+follow() {
+    local end=$(($(milliseconds) + $1)) left name text
+    while left=$((end - $(milliseconds))) && ((left > 0)); do
+        if ((stopped)); then exit "$stopped"; fi
+        if ((left > 200)); then left=200; fi
+        read -r -t "0.$(printf %03d "$left")" -u 3 name text || continue
+        show "$name" "$text"
+        if [[ $text == 'I am the leader.' ]]; then leader=$name; fi
+        # shellcheck disable=SC2053 # NAME is a pattern.
+        if (($# > 1)) && [[ $name == $2 && $text == "$3" ]]; then return 0; fi
+    done
+    return 1
+}
+
+milliseconds() {
+    echo $((${EPOCHREALTIME//[!0-9]/} / 1000))
+}
+start() {
+    "$binary" --name "$1" --etcd "$address" </dev/null 3>&- > >(exec sed -u "s/^/$1 /" >"$folder/lines") 2>&1 &
+    pids[$1]=$!
+}
+
+# end PID…: asks the processes to stop, kills them after 10 seconds, and returns when they are gone.
+end() {
+    local watchdog
+    kill -TERM "$@" 2>/dev/null
+    { sleep 10 && kill -KILL "$@"; } 3>&- >/dev/null 2>&1 &
+    watchdog=$!
+    wait "$@" 2>/dev/null
+    kill -KILL -- "-$watchdog"
+    wait "$watchdog" 2>/dev/null
+}
+
+clean_up() {
+    trap '' INT TERM HUP PIPE
+    stopped=0
+    set +e
+    if ((${#pids[@]})); then
+        end "${pids[@]}"
+        follow 200
+    fi
+    if [[ -n $etcd_pid ]]; then end "$etcd_pid"; fi
+    rm -rf "$folder"
+}
+trap clean_up EXIT
+# bash does not bear an exit in the middle of a read, so signals only leave word; `follow` looks every 0.2 seconds.
+stopped=0
+trap 'stopped=129' HUP
+trap 'stopped=130' INT
+trap 'stopped=141' PIPE
+trap 'stopped=143' TERM
+
+# Port 0 is any free port; etcd's log tells which.
+"$etcd" --data-dir "$folder/etcd" \
+    --listen-client-urls http://127.0.0.1:0 --advertise-client-urls http://127.0.0.1:0 \
+    --listen-peer-urls http://127.0.0.1:0 --initial-advertise-peer-urls http://127.0.0.1:0 \
+    --initial-cluster default=http://127.0.0.1:0 </dev/null 3>&- >"$folder/etcd.log" 2>&1 &
+etcd_pid=$!
+address=''
+for ((tries = 0; tries < 300; tries++)); do
+    address=$(sed -nE 's/.*serving .*insecure.*[^0-9](127\.0\.0\.1:[0-9]+).*/\1/p' "$folder/etcd.log")
+    if [[ -n $address ]] || ! kill -0 "$etcd_pid" 2>/dev/null; then break; fi
+    follow 100 || true
+done
+if [[ -z $address ]]; then
+    tail "$folder/etcd.log" >&2
+    fail "$etcd did not start to serve (its last words are above)"
+fi
+echo "etcd serves at $address"
+
+for name in server1 server2 server3; do start "$name"; done
+follow 30000 '*' 'I am the leader.' || fail "nobody became the leader within 30 seconds"
+
+for ((round = 1; ; round++)); do
+    follow 5000 || true
+
+    killed=$leader
+    echo "Killing $killed."
+    killed_at=$(milliseconds)
+    # The braces keep bash's own word on the killed job from the terminal.
+    { kill -KILL "${pids[$killed]}" && wait "${pids[$killed]}"; } 2>/dev/null || echo "$killed exited with code $?"
+    unset "pids[$killed]"
+    follow 60000 '*' 'I am the leader.' || fail "nobody took over from $killed within 60 seconds"
+    echo "Nobody led for $(($(milliseconds) - killed_at)) ms, from the kill of $killed to $leader."
+    follow 3000 || true
+
+    echo "Bringing $killed back."
+    start "$killed"
+    follow 30000 "$killed" 'I am a follower.' || fail "$killed did not come back as a follower within 30 seconds"
+    if ((round == ${rounds:-0})); then break; fi
+done

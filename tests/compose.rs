@@ -1,0 +1,234 @@
+//! The demo in containers, as a user runs it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "support/compose.rs"]
+mod compose;
+#[path = "support/process.rs"]
+mod process;
+
+use compose::{Compose, REFRESHED, Up, binaries, docker, inspect, wait_until};
+use process::{PATIENCE, Process};
+use rustix::process::Signal;
+use std::process::Command;
+
+const LEADER: &str = "I am the leader.";
+const FOLLOWER: &str = "I am a follower.";
+const ROLES: &[&str] = &[LEADER, FOLLOWER];
+const SERVERS: [&str; 3] = ["server1", "server2", "server3"];
+
+/// What a replica says from its start until it has a role. wait-for-it.sh speaks on the other stream, so its lines
+/// may come late.
+fn start_of(name: &str, etcd: &str, role: &str) -> Vec<String> {
+    vec![
+        format!("Starting the server '{name}'"),
+        format!("Connecting to etcd at '{etcd}'"),
+        "New leader election happening.".to_owned(),
+        role.to_owned(),
+    ]
+}
+
+/// What a follower says when the leader's key goes, until it has a role again.
+fn change_to(role: &str) -> Vec<String> {
+    [
+        "LEADERSHIP CHANGE REQUIRED",
+        "new election",
+        "New leader election happening.",
+        role,
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// Waits until the servers have a role, having said what `expected` says of it, and returns the leader and the others.
+fn elect<'a>(
+    up: &mut Up,
+    servers: &[&'a str],
+    expected: impl Fn(&str, &str) -> Vec<String>,
+) -> (&'a str, Vec<&'a str>) {
+    let mut leaders = Vec::new();
+    let mut followers = Vec::new();
+    for &server in servers {
+        let news = up.news(server, ROLES);
+        let role = news.last().unwrap();
+        if role == LEADER {
+            leaders.push(server);
+        } else {
+            followers.push(server);
+        }
+        let said: Vec<_> = news
+            .iter()
+            .filter(|line| !line.starts_with("wait-for-it.sh: "))
+            .collect();
+        assert!(
+            said.into_iter().eq(&expected(server, role)),
+            "{server} said {news:#?} in\n{}",
+            transcript(up)
+        );
+    }
+    assert_eq!(leaders.len(), 1, "{}", transcript(up));
+    (leaders[0], followers)
+}
+
+fn transcript(up: &Up) -> String {
+    up.process.lines().join("\n")
+}
+
+/// Ctrl-C in the terminal of `docker-compose up`.
+fn ctrl_c(mut up: Up) {
+    up.process.signal(Signal::INT);
+    up.process.wait_end(PATIENCE);
+}
+
+fn exit_code(container: &str) -> String {
+    wait_until("its end", || {
+        (inspect(container, "{{.State.Running}}") == "false").then_some(())
+    });
+    inspect(container, "{{.State.ExitCode}}")
+}
+
+fn in_demo(name: &str, role: &str) -> Vec<String> {
+    start_of(name, "etcd_server:2378", role)
+}
+
+#[test]
+fn the_leader_killed_a_follower_leads_and_the_killed_one_comes_back() {
+    for binary in binaries() {
+        let compose = Compose::new(&binary);
+        let mut up = Up::start(&compose, &["up", "--build"]);
+
+        let (first, others) = elect(&mut up, &SERVERS, in_demo);
+        up.wait_for_another(first, REFRESHED);
+        for server in SERVERS {
+            for line in [
+                "waiting 15 seconds for etcd_server:2378",
+                "etcd_server:2378 is available after ",
+            ] {
+                let line = format!("| wait-for-it.sh: {line}");
+                let prefix = [format!("{server}_1 "), format!("{server}-1 ")];
+                up.process.wait_for(&line, |lines| {
+                    let said = |said: &&String| {
+                        said.contains(&line) && prefix.iter().any(|name| said.contains(name))
+                    };
+                    lines.iter().find(said).map(drop)
+                });
+            }
+        }
+
+        // A replica on the machine itself joins, and leaves.
+        let etcd = compose.etcd();
+        let mut fourth = Process::start(
+            Command::new(env!("CARGO_BIN_EXE_leader-election"))
+                .args(["--name", "server4", "--etcd", &etcd]),
+        );
+        fourth.wait_for("a role", |lines| {
+            lines.iter().find(|line| *line == FOLLOWER).map(drop)
+        });
+        fourth.signal(Signal::TERM);
+        let (status, lines) = fourth.wait_end(PATIENCE);
+        assert!(status.success());
+        let mut expected = start_of("server4", &etcd, FOLLOWER);
+        expected.push("Revoking lease; no longer a candidate.".to_owned());
+        assert_eq!(lines, expected);
+
+        compose.run(&["kill", "-s", "SIGKILL", first]);
+        let (second, others) = elect(&mut up, &others, |_, role| change_to(role));
+        up.wait_for_another(second, REFRESHED);
+        let killed = compose.container(first);
+        assert_eq!(exit_code(&killed), "137");
+
+        let stopped = compose.container(second);
+        docker(&["stop", &stopped]);
+        let stop = "Revoking lease; no longer the leader.";
+        assert_eq!(up.news(second, &[stop]), [stop]);
+        assert_eq!(exit_code(&stopped), "0");
+        let (third, _) = elect(&mut up, &others, |_, role| change_to(role));
+        up.wait_for_another(third, REFRESHED);
+
+        docker(&["start", &killed]);
+        let log = Process::start(Command::new("docker").args(["logs", "--follow", &killed]));
+        log.wait_for("its second start, to a follower", |lines| {
+            let start = lines
+                .iter()
+                .rposition(|line| line.starts_with("Starting "))?;
+            lines[start..].eq(&in_demo(first, FOLLOWER)).then_some(())
+        });
+        drop(log);
+
+        ctrl_c(up);
+        compose.run(&["down"]);
+        for list in [&["ps", "--all"][..], &["network", "ls"], &["volume", "ls"]] {
+            assert_eq!(compose.things(list), [""; 0], "{list:?}");
+        }
+    }
+}
+
+#[test]
+fn in_two_terminals_the_second_finds_the_etcd_of_the_first() {
+    for binary in binaries() {
+        let compose = Compose::new(&binary);
+        let etcd_up = Up::start(&compose, &["-f", "docker-compose-etcd.yaml", "up"]);
+        let etcd = compose.container("etcd_server");
+        wait_until("etcd healthy", || {
+            (inspect(&etcd, "{{.State.Health.Status}}") == "healthy").then_some(())
+        });
+        let started = inspect(&etcd, "{{.State.StartedAt}}");
+
+        let mut up = Up::start(&compose, &["up"]);
+        let (leader, _) = elect(&mut up, &SERVERS, in_demo);
+        up.wait_for_another(leader, REFRESHED);
+        assert_eq!(compose.container("etcd_server"), etcd);
+        assert_eq!(inspect(&etcd, "{{.State.StartedAt}}"), started);
+
+        ctrl_c(up);
+        ctrl_c(etcd_up);
+        assert_eq!(exit_code(&etcd), "0");
+    }
+}
+
+#[test]
+fn etcd_needs_no_shell_and_is_published_on_this_machine_alone() {
+    let binary = binaries().pop().unwrap();
+    let compose = Compose::new(&binary);
+    compose.run(&["up", "--detach", "etcd_server"]);
+    let etcd = compose.container("etcd_server");
+    wait_until("etcd healthy", || {
+        (inspect(&etcd, "{{.State.Health.Status}}") == "healthy").then_some(())
+    });
+    assert_eq!(
+        inspect(&etcd, "{{index .Config.Healthcheck.Test 0}}"),
+        "CMD"
+    );
+    assert_eq!(
+        inspect(
+            &etcd,
+            "{{range .NetworkSettings.Ports}}{{range .}}{{.HostIp}} {{end}}{{end}}"
+        ),
+        "127.0.0.1 "
+    );
+
+    // Upstream's image has no shell. Nor must its stand-in, or a shell could slip in here and fail elsewhere.
+    let image = inspect(&etcd, "{{.Config.Image}}");
+    let mut shell = Process::start(Command::new("docker").args([
+        "run",
+        "--rm",
+        "--entrypoint",
+        "sh",
+        &image,
+        "-c",
+        "true",
+    ]));
+    let (status, lines) = shell.wait_end(PATIENCE);
+    assert_eq!(status.code(), Some(127), "{lines:#?}");
+}
+
+#[test]
+fn the_image_runs_the_daemon_as_nobody_without_a_compose_file() {
+    let compose = Compose::new(&binaries()[0]);
+    let image = compose.project();
+    assert_eq!(inspect(image, "{{.Config.User}}"), "65534:65534");
+    let version = docker(&["run", "--rm", image, "--version"]);
+    assert_eq!(
+        version,
+        [format!("leader-election {}", env!("CARGO_PKG_VERSION"))]
+    );
+}

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Makes stand-ins for the images that the Dockerfile and the compose files name, where an image is neither here nor to
+# be pulled. Then `docker-compose up --build` works on a machine without access to image registries, given Debian's
+# packages and the crates. Everything comes from the machine itself and from Debian:
+#
+#   debian:…  a minimal Debian made by debootstrap
+#   rust:…    the same with a C compiler and the machine's own Rust toolchain
+#   etcd      Debian's newest etcd and the libraries it needs; like upstream's image, it has no shell
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "tests/stand-ins.sh: $*" >&2
+    exit 1
+}
+
+say() {
+    echo "tests/stand-ins.sh: $*"
+}
+
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
+# here IMAGE: whether the engine has it, if need be after pulling it.
+here() {
+    docker image inspect "$1" >/dev/null 2>&1 && return
+    say "pulling $1"
+    timeout 900 docker pull --quiet "$1" && return
+    say "$1 cannot be pulled (the reason is above); making a stand-in"
+    return 1
+}
+
+make_debian() {
+    command -v debootstrap >/dev/null ||
+        fail "making $debian needs debootstrap, which is not installed. Install it: apt-get install debootstrap"
+    local root=$work/debian suite=${debian#debian:}
+    as_root debootstrap --variant=minbase "${suite%-slim}" "$root" >"$work/log" || {
+        tail "$work/log" >&2
+        fail "debootstrap failed to make $debian (its last words are above); it needs root and Debian's mirrors"
+    }
+    as_root rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+    as_root tar -C "$root" -c . | docker import --change 'CMD ["bash"]' - "$debian" >/dev/null
+}
+
+make_rust() {
+    local toolchain certificates=/etc/ssl/certs/ca-certificates.crt
+    toolchain=$(rustc --print sysroot) || fail "making $rust needs Rust on this machine. Install it: https://rustup.rs"
+    [[ $toolchain != /usr ]] ||
+        fail "making $rust needs a Rust toolchain in a folder of its own, as rustup installs it, not Debian's package"
+    mkdir "$work/rust"
+    # This machine may reach the crates through a proxy with a certificate of its own.
+    cp "$certificates" "$work/rust/"
+    cat >"$work/rust/Dockerfile" <<END
+FROM $debian
+RUN apt-get update && apt-get install --no-install-recommends --yes gcc libc6-dev ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
+COPY ca-certificates.crt $certificates
+COPY bin /usr/local/bin
+COPY lib /usr/local/lib
+END
+    tar -c -C "$work/rust" . -C "$toolchain" --exclude=lib/rustlib/src bin lib |
+        DOCKER_BUILDKIT=0 docker build --tag "$rust" - >"$work/log" 2>&1 || {
+        tail "$work/log" >&2
+        fail "docker build failed to make $rust (its last words are above)"
+    }
+}
+
+make_etcd() {
+    tests/fetch.sh
+    local root=$work/etcd etcds=${XDG_CACHE_HOME:-$HOME/.cache}/leader-election-tests/etcd-sid
+    mkdir -p "$root/usr/local/bin"
+    cp "$etcds"/{etcd,etcdctl} "$root/usr/local/bin"
+    ldd "$etcds"/{etcd,etcdctl} | grep -o '/[^ ]*\.so[^ ]*' | sort -u | xargs cp --parents --dereference -t "$root"
+    tar -C "$root" --owner=0 --group=0 -c . |
+        docker import --change 'CMD ["/usr/local/bin/etcd"]' --change 'WORKDIR /var/lib/etcd' \
+            --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - "$etcd" >/dev/null
+}
+
+docker version >/dev/null || fail "there is no Docker engine to talk to (its client's message is above): install and start one"
+
+rust=$(sed -n 's/^FROM \(rust:[^ ]*\).*/\1/p' Dockerfile)
+debian=$(sed -n 's/^FROM \(debian:[^ ]*\).*/\1/p' Dockerfile)
+etcd=$(sed -n 's/^ *image: \(.*\/etcd:.*\)/\1/p' docker-compose-etcd.yaml)
+
+# Not under /tmp: where that is mounted "nodev", debootstrap refuses.
+work=$(mktemp -d /var/tmp/leader-election.XXXXXX)
+cleanup() {
+    # What an interrupted debootstrap left mounted must not be deleted through.
+    if [[ -d $work/debian ]]; then as_root umount -q "$work"/debian/{proc,sys} || true; fi
+    as_root rm -rf --one-file-system "$work"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+here "$debian" || make_debian
+here "$rust" || make_rust
+here "$etcd" || make_etcd
+say "$debian, $rust and $etcd are here"

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Waits until a TCP port answers, then becomes the given command. It needs nothing but bash and coreutils.
+set -u
+
+usage() {
+    cat <<'END'
+Usage: wait-for-it.sh HOST:PORT [-t SECONDS] [-q] [-s] [-- COMMAND ARGS...]
+
+Waits until HOST:PORT accepts a TCP connection, then runs COMMAND in its own place, so that signals reach it.
+When the time is over, it says so and runs COMMAND anyway, unless -s is given.
+
+  -t SECONDS  how long to wait at most: 15 if not given; 0 means for ever
+  -q          say nothing about the waiting
+  -s          strict: when the time is over, don't run COMMAND
+  -h, --help  show this help
+
+HOST is a name or an address; write an IPv6 address in brackets: [::1]:2379.
+Exit code: COMMAND's own; without one, 0 if the port answered. 1 if the time is over and COMMAND is not run;
+2 if the arguments make no sense.
+
+Example: wait-for-it.sh etcd_server:2378 -- leader-election --name server1 --etcd etcd_server:2378
+END
+}
+
+misused() {
+    echo "wait-for-it.sh: $*; see wait-for-it.sh --help" >&2
+    exit 2
+}
+
+say() {
+    if ((!quiet)); then echo "wait-for-it.sh: $*" >&2; fi
+}
+
+# Milliseconds since some moment.
+now() {
+    local microseconds=${EPOCHREALTIME//[!0-9]/}
+    echo $((microseconds / 1000))
+}
+
+address='' seconds=15 quiet=0 strict=0
+while (($#)); do
+    case $1 in
+        -t)
+            [[ ${2-} =~ ^[0-9]{1,9}$ ]] || misused "-t takes a whole number of seconds, not '${2-}'"
+            seconds=$((10#$2))
+            shift
+            ;;
+        -q) quiet=1 ;;
+        -s) strict=1 ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        --)
+            shift
+            break
+            ;;
+        -*) misused "there is no option '$1'" ;;
+        *)
+            [[ -z $address ]] || misused "one HOST:PORT is enough, but '$1' follows '$address' (COMMAND comes after --)"
+            address=$1
+            ;;
+    esac
+    shift
+done
+
+[[ -n $address ]] || misused "it needs to know what to wait for: HOST:PORT"
+if [[ $address =~ ^\[([0-9A-Fa-f:.]+)\]:([0-9]{1,5})$ || $address =~ ^([^][/:[:space:]]+):([0-9]{1,5})$ ]]; then
+    host=${BASH_REMATCH[1]} port=$((10#${BASH_REMATCH[2]}))
+else
+    misused "'$address' is not HOST:PORT"
+fi
+((port >= 1 && port <= 65535)) || misused "'$address' has a port that is not between 1 and 65535"
+
+# As process 1 of a container, bash would ignore these signals; and it hears them only while it waits for a job in
+# the background.
+job=''
+stop() {
+    [[ -z $job ]] || kill "$job" 2>/dev/null
+    exit "$1"
+}
+trap 'stop 129' HUP
+trap 'stop 130' INT
+trap 'stop 143' TERM
+
+if ((seconds)); then say "waiting $seconds seconds for $address"; else say "waiting for $address"; fi
+
+start=$(now)
+available=0
+while true; do
+    # An address that swallows packets, or a name server that does, must not hold up an attempt for minutes.
+    limit=3000
+    if ((seconds)); then
+        left=$((start + seconds * 1000 - $(now)))
+        ((left > 0)) || break
+        ((left < limit)) && limit=$left
+    fi
+    # shellcheck disable=SC2016 # The inner bash expands these.
+    timeout "$((limit / 1000)).$(printf %03d $((limit % 1000)))" \
+        bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null &
+    job=$!
+    if wait "$job"; then
+        available=1
+        break
+    fi
+    sleep 0.2 &
+    job=$!
+    wait "$job"
+done
+
+if ((available)); then
+    say "$address is available after $((($(now) - start) / 1000)) seconds"
+elif ((strict)); then
+    say "$address is still not available after $seconds seconds${1:+; not running $1}"
+    exit 1
+else
+    say "$address is still not available after $seconds seconds${1:+; running $1 anyway}"
+    (($#)) || exit 1
+fi
+
+if (($#)); then exec "$@"; fi
