@@ -113,9 +113,9 @@ fn deletion_of_leader(binary: &std::path::Path, etcd: &Etcd) -> thread::JoinHand
             .map(|line| (line.unwrap(), Instant::now()))
             .find(|(line, _)| line == "DELETE")
             .expect("the key is deleted");
-        drop(commands);
         watch.kill().unwrap();
         watch.wait().unwrap();
+        drop(commands);
         deleted.1
     })
 }

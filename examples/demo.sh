@@ -100,6 +100,7 @@ follow() {
 milliseconds() {
     echo $((${EPOCHREALTIME//[!0-9]/} / 1000))
 }
+
 start() {
     "$binary" --name "$1" --etcd "$address" </dev/null 3>&- > >(exec sed -u "s/^/$1 /" >"$folder/lines") 2>&1 &
     pids[$1]=$!

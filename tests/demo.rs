@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 /// The newest etcd at hand.
 fn etcd() -> PathBuf {
-    match env::var_os("TEST_ETCDS") {
+    match env::var_os("TEST_ETCDS").filter(|list| !list.is_empty()) {
         Some(list) => env::split_paths(&list).last(),
         None => env::split_paths(&env::var_os("PATH").unwrap_or_default())
             .map(|folder| folder.join("etcd"))

@@ -16,13 +16,9 @@ const BUILD_PATIENCE: Duration = Duration::from_mins(30);
 
 /// The docker-composes at hand: those that `TEST_COMPOSES` names, else PATH's.
 pub fn binaries() -> Vec<PathBuf> {
-    let list = env::var_os("TEST_COMPOSES").unwrap_or_else(|| "docker-compose".into());
-    let binaries: Vec<_> = env::split_paths(&list).collect();
-    assert!(
-        !binaries.is_empty(),
-        "TEST_COMPOSES names no docker-compose; run tests/run.sh, which does"
-    );
-    binaries
+    let list = env::var_os("TEST_COMPOSES").filter(|list| !list.is_empty());
+    let list = list.unwrap_or_else(|| "docker-compose".into());
+    env::split_paths(&list).collect()
 }
 
 /// A project of its own name and port. Its containers, network and image go with it.
