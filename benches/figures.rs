@@ -40,6 +40,8 @@ fn main() {
 
         let mut follower = Daemon::spawn("b", daemon::plain("b", &etcd.endpoint()));
         follower.wait_for(FOLLOWER);
+        // What etcd is asked to watch from the past, it looks at every 100 ms only.
+        let_pass(Duration::from_millis(200));
         let asked = Instant::now();
         leader.signal(Signal::TERM);
         hand_over.push(follower.wait_for(LEADER).at - asked);
