@@ -234,10 +234,7 @@ impl Driver {
                 self.begin_call(call);
                 let connection = self.connection();
                 self.spawn_call(async move {
-                    let result = match connection {
-                        Ok(connection) => connection.open_keep_alive(lease, limit).await,
-                        Err(failure) => Err(failure),
-                    };
+                    let result = async { connection?.open_keep_alive(lease, limit).await }.await;
                     Message::Input(Input::Opened { call, result })
                 });
             }
@@ -245,10 +242,7 @@ impl Driver {
                 self.begin_call(call);
                 let connection = self.connection();
                 self.spawn_call(async move {
-                    let result = match connection {
-                        Ok(connection) => connection.grant(ttl, limit).await,
-                        Err(failure) => Err(failure),
-                    };
+                    let result = async { connection?.grant(ttl, limit).await }.await;
                     Message::Input(Input::Granted { call, result })
                 });
             }
@@ -263,27 +257,18 @@ impl Driver {
                 let campaign = campaign.then_some(lease);
                 let (keep_alive, transact) = (connection.clone(), connection);
                 self.spawn_call(async move {
-                    let result = match transact {
-                        Ok(connection) => connection.transact(campaign, limit).await,
-                        Err(failure) => Err(failure),
-                    };
+                    let result = async { transact?.transact(campaign, limit).await }.await;
                     Message::Input(Input::Transacted { call, result })
                 });
                 self.spawn_call(async move {
-                    let result = match keep_alive {
-                        Ok(connection) => connection.keep_alive(lease, limit).await,
-                        Err(failure) => Err(failure),
-                    };
+                    let result = async { keep_alive?.keep_alive(lease, limit).await }.await;
                     Message::Input(Input::KeptAlive { call, result })
                 });
             }
             Action::Revoke { call, lease, limit } => {
                 let connection = self.connection();
                 self.spawn(async move {
-                    let result = match connection {
-                        Ok(connection) => connection.revoke(lease, limit).await,
-                        Err(failure) => Err(failure),
-                    };
+                    let result = async { connection?.revoke(lease, limit).await }.await;
                     Message::Input(Input::Revoked { call, result })
                 });
             }

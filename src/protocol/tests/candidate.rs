@@ -1,0 +1,244 @@
+//! How a candidate comes to lead, or does not.
+
+use super::harness::{Harness, MILLI, OTHER, SECOND, follower, held_by, key, view};
+use crate::protocol::{
+    Action, ElectionKey, Entry, Event, Failure, FailureKind, Input, KeptAlive, Role,
+};
+use std::time::Duration;
+
+#[test]
+fn a_won_campaign_gives_the_right_to_act_from_its_send_not_from_its_answer() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    let sent = harness.now;
+    harness.pass(900 * MILLI);
+    harness.answer(held_by(lease, 10));
+    let Role::Leader { term, deadline } = harness.machine.status().role else {
+        panic!("{:?}", harness.machine);
+    };
+    assert_eq!(deadline, sent + 4500 * MILLI);
+    assert_eq!((term.token.get(), term.lease), (10, lease));
+}
+
+#[test]
+fn answers_from_two_raft_terms_do_not_make_a_leader() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    let (call, _) = harness.take_try();
+    harness.transact(call, held_by(lease, 10));
+    harness.keep_alive(call, 2);
+    assert!(!harness.is_leader());
+    // A read resolves it.
+    harness.pass(SECOND);
+    harness.connect();
+    assert!(!harness.answer(held_by(lease, 11)));
+    assert!(harness.is_leader());
+}
+
+#[test]
+fn both_keys_gone_make_a_follower_campaign_at_once_in_whichever_order_it_hears_of_it() {
+    for order in [
+        [ElectionKey::Leader, ElectionKey::Acting],
+        [ElectionKey::Acting, ElectionKey::Leader],
+    ] {
+        let (mut harness, lease) = follower();
+        harness.changed(order[0], 11, None);
+        assert!(!harness.has(|action| matches!(action, Action::Try { .. })));
+        harness.changed(order[1], 11, None);
+        assert!(harness.answer(held_by(lease, 12)));
+        assert!(harness.is_leader());
+    }
+}
+
+#[test]
+fn nobody_campaigns_while_somebody_may_still_act() {
+    let (mut harness, _) = follower();
+    harness.changed(ElectionKey::Leader, 11, None);
+    assert!(harness.says(&Event::LeaderGone));
+    harness.pass(1700 * MILLI);
+    assert!(
+        !harness.answer(view(11, None, Some(key(OTHER, 10)))),
+        "a read"
+    );
+    assert!(harness.says(&Event::SomebodyStillActs));
+    harness.changed(ElectionKey::Acting, 12, None);
+    let (_, campaign) = harness.take_try();
+    assert!(campaign);
+}
+
+#[test]
+fn an_event_that_an_answer_has_shown_already_changes_nothing() {
+    let (mut harness, _) = follower();
+    harness.changed(ElectionKey::Leader, 10, None);
+    harness.changed(ElectionKey::Acting, 9, None);
+    assert!(!harness.has(|action| matches!(action, Action::Try { .. })));
+}
+
+#[test]
+fn an_event_during_a_try_is_followed_by_another_try_at_once() {
+    let (mut harness, _) = follower();
+    harness.pass(1700 * MILLI);
+    let (call, _) = harness.take_try();
+    harness.changed(ElectionKey::Leader, 11, None);
+    harness.changed(ElectionKey::Acting, 11, None);
+    // Answered before the deletion, delivered after it: dropped.
+    harness.transact(call, held_by(OTHER, 10));
+    harness.keep_alive(call, 1);
+    let (_, campaign) = harness.take_try();
+    assert!(campaign);
+}
+
+#[test]
+fn a_campaign_whose_answer_was_lost_is_resolved_by_a_read() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    let (_, campaign) = harness.take_try();
+    assert!(campaign);
+    harness.pass(SECOND);
+    let call = harness.take(|action| match action {
+        Action::BackOff { call, .. } => Some(*call),
+        _ => None,
+    });
+    harness.handle(Input::BackedOff { call });
+    harness.connect();
+    assert!(!harness.answer(held_by(lease, 10)));
+    assert!(harness.is_leader());
+}
+
+#[test]
+fn half_a_pair_of_its_own_is_given_up() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    harness.answer(view(10, Some(key(OTHER, 10)), Some(key(lease, 9))));
+    assert!(!harness.is_leader());
+    assert!(
+        harness.has(|action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease))
+    );
+    assert!(harness.has(|action| matches!(action, Action::BackOff { .. })));
+}
+
+#[test]
+fn elected_but_never_renewed_is_given_up() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    let seen = harness.now;
+    let given_up =
+        |action: &Action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease);
+    while !harness.has(given_up) {
+        assert!(harness.now <= seen + 4500 * MILLI);
+        if harness.has(|action| matches!(action, Action::Try { .. })) {
+            let (call, _) = harness.take_try();
+            harness.transact(call, held_by(lease, 10));
+        }
+        harness.pass(100 * MILLI);
+        if harness.has(|action| matches!(action, Action::Connect { .. })) {
+            harness.connect();
+        }
+    }
+    assert!(!harness.is_leader());
+}
+
+#[test]
+fn a_follower_whose_lease_is_gone_campaigns_again_without_backing_off_the_first_time() {
+    let (mut harness, _) = follower();
+    for first in [true, false] {
+        harness.pass(1700 * MILLI);
+        let (call, _) = harness.take_try();
+        let result = Ok(KeptAlive {
+            ttl: 0,
+            raft_term: 1,
+        });
+        harness.handle(Input::KeptAlive { call, result });
+        assert_eq!(
+            !harness.has(|action| matches!(action, Action::BackOff { .. })),
+            first
+        );
+        if first {
+            harness.grant();
+        }
+    }
+}
+
+#[test]
+fn a_key_without_a_lease_is_complained_of_once_and_not_fought() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    harness.grant();
+    let stray = Some(Entry {
+        value: b"x"[..].into(),
+        lease: None,
+        mod_revision: 5,
+    });
+    harness.answer(view(10, stray.clone(), None));
+    let complaint = Event::KeyWithoutLease {
+        key: ElectionKey::Leader,
+    };
+    assert!(harness.says(&complaint));
+    harness.pass(1700 * MILLI);
+    assert!(!harness.answer(view(10, stray, None)));
+    assert!(!harness.says(&complaint));
+}
+
+#[test]
+fn a_term_does_not_begin_after_a_watch_has_seen_its_keys_go() {
+    for changed in [ElectionKey::Leader, ElectionKey::Acting] {
+        let mut harness = Harness::new(1);
+        harness.connect();
+        let lease = harness.grant();
+        let (call, _) = harness.take_try();
+        harness.transact(call, held_by(lease, 10));
+        harness.changed(changed, 11, None);
+        harness.keep_alive(call, 1);
+        assert!(!harness.is_leader());
+    }
+}
+
+#[test]
+fn a_campaign_that_is_refused_while_reads_pass_backs_off_further_each_time_and_is_told_once() {
+    let (mut harness, _) = follower();
+    harness.changed(ElectionKey::Leader, 11, None);
+    harness.changed(ElectionKey::Acting, 11, None);
+    harness.events.clear();
+    let mut longest = Duration::ZERO;
+    for _ in 0..10 {
+        let (call, campaign) = harness.take_try();
+        assert!(campaign);
+        let result = Err(Failure::new(FailureKind::Refused, "no space"));
+        harness.handle(Input::Transacted { call, result });
+        let (call, at_most) = harness.take(|action| match action {
+            Action::BackOff { call, at_most } => Some((*call, *at_most)),
+            _ => None,
+        });
+        assert!(at_most >= longest);
+        longest = at_most;
+        harness.handle(Input::BackedOff { call });
+        harness.connect();
+        assert!(!harness.answer(view(11, None, None)));
+    }
+    assert_eq!(longest, SECOND);
+    let told = harness.events.iter().filter(|event| {
+        matches!(
+            event,
+            Event::Unanswered { .. } | Event::AnsweredAgain { .. }
+        )
+    });
+    assert_eq!(told.count(), 1, "{:?}", harness.events);
+}
+
+#[test]
+fn a_watch_that_ends_does_not_cut_a_back_off_short() {
+    let (mut harness, lease) = follower();
+    harness.pass(1700 * MILLI);
+    harness.answer(view(11, Some(key(OTHER, 10)), Some(key(lease, 9))));
+    let watch = harness.take(|action| match action {
+        Action::Watch { watch, .. } => Some(*watch),
+        _ => None,
+    });
+    harness.handle(Input::WatchEnded { watch });
+    assert!(!harness.has(|action| matches!(action, Action::Grant { .. })));
+}
