@@ -136,7 +136,8 @@ trap 'stopped=130' INT
 trap 'stopped=141' PIPE
 trap 'stopped=143' TERM
 
-# Port 0 is any free port; etcd's log tells which.
+# Port 0 is any free port; etcd's log tells which. It is there before etcd is.
+: >"$folder/etcd.log"
 "$etcd" --data-dir "$folder/etcd" \
     --listen-client-urls http://127.0.0.1:0 --advertise-client-urls http://127.0.0.1:0 \
     --listen-peer-urls http://127.0.0.1:0 --initial-advertise-peer-urls http://127.0.0.1:0 \

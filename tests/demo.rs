@@ -161,6 +161,12 @@ fn a_round_kills_the_leader_and_tells_how_long_nobody_led() {
 fn ctrl_c_stops_the_replicas_in_order_and_leaves_nothing_behind() {
     let demo = Demo::start(&[]);
     let leader = demo.wait_for(" I am the leader.");
+    demo.process.wait_for("two followers", |lines| {
+        let followers = lines
+            .iter()
+            .filter(|line| line.ends_with(" I am a follower."));
+        (followers.count() == 2).then_some(())
+    });
     demo.process.signal(Signal::INT);
     let (code, lines) = demo.end();
     let transcript = lines.join("\n");
