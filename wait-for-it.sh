@@ -31,10 +31,9 @@ say() {
     if ((!quiet)); then echo "wait-for-it.sh: $*" >&2; fi
 }
 
-# Milliseconds since some moment.
-now() {
-    local microseconds=${EPOCHREALTIME//[!0-9]/}
-    echo $((microseconds / 1000))
+# Sets $now, in milliseconds. Not printed for a $(...): bash 5.2 sometimes misreads one in which a trap runs.
+tell_time() {
+    now=$((${EPOCHREALTIME//[!0-9]/} / 1000))
 }
 
 address='' seconds=15 quiet=0 strict=0
@@ -85,18 +84,21 @@ trap 'stop 143' TERM
 
 if ((seconds)); then say "waiting $seconds seconds for $address"; else say "waiting for $address"; fi
 
-start=$(now)
+tell_time
+start=$now
 available=0
 while true; do
     # An address that swallows packets, or a name server that does, must not hold up an attempt for minutes.
     limit=3000
     if ((seconds)); then
-        left=$((start + seconds * 1000 - $(now)))
+        tell_time
+        left=$((start + seconds * 1000 - now))
         ((left > 0)) || break
         ((left < limit)) && limit=$left
     fi
+    printf -v limit '%d.%03d' $((limit / 1000)) $((limit % 1000))
     # shellcheck disable=SC2016 # The inner bash expands these.
-    timeout "$((limit / 1000)).$(printf %03d $((limit % 1000)))" \
+    timeout "$limit" \
         bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null &
     job=$!
     if wait "$job"; then
@@ -108,8 +110,9 @@ while true; do
     wait "$job"
 done
 
+tell_time
 if ((available)); then
-    say "$address is available after $((($(now) - start) / 1000)) seconds"
+    say "$address is available after $(((now - start) / 1000)) seconds"
 elif ((strict)); then
     say "$address is still not available after $seconds seconds${1:+; not running $1}"
     exit 1

@@ -84,21 +84,26 @@ show() {
 # follow MILLISECONDS [NAME TEXT]: shows what the replicas say until NAME (a pattern) says TEXT, or else for that long.
 # Tells whether it was said.
 follow() {
-    local end=$(($(milliseconds) + $1)) left name text
-    while left=$((end - $(milliseconds))) && ((left > 0)); do
+    local end left name text
+    tell_time
+    end=$((now + $1))
+    while left=$((end - now)) && ((left > 0)); do
         if ((stopped)); then exit "$stopped"; fi
-        if ((left > 200)); then left=200; fi
-        read -r -t "0.$(printf %03d "$left")" -u 3 name text || continue
-        show "$name" "$text"
-        if [[ $text == 'I am the leader.' ]]; then leader=$name; fi
-        # shellcheck disable=SC2053 # NAME is a pattern.
-        if (($# > 1)) && [[ $name == $2 && $text == "$3" ]]; then return 0; fi
+        printf -v left '0.%03d' $((left < 200 ? left : 200))
+        if read -r -t "$left" -u 3 name text; then
+            show "$name" "$text"
+            if [[ $text == 'I am the leader.' ]]; then leader=$name; fi
+            # shellcheck disable=SC2053 # NAME is a pattern.
+            if (($# > 1)) && [[ $name == $2 && $text == "$3" ]]; then return 0; fi
+        fi
+        tell_time
     done
     return 1
 }
 
-milliseconds() {
-    echo $((${EPOCHREALTIME//[!0-9]/} / 1000))
+# Sets $now, in milliseconds. Not printed for a $(…): bash 5.2 sometimes misreads one in which a trap runs.
+tell_time() {
+    now=$((${EPOCHREALTIME//[!0-9]/} / 1000))
 }
 
 start() {
@@ -143,9 +148,11 @@ trap 'stopped=143' TERM
     --listen-peer-urls http://127.0.0.1:0 --initial-advertise-peer-urls http://127.0.0.1:0 \
     --initial-cluster default=http://127.0.0.1:0 </dev/null 3>&- >"$folder/etcd.log" 2>&1 &
 etcd_pid=$!
+serving=$'serving [a-z ]*insecure[^\n]*[^0-9](127\\.0\\.0\\.1:[0-9]+)'
 address=''
 for ((tries = 0; tries < 300; tries++)); do
-    address=$(sed -nE 's/.*serving .*insecure.*[^0-9](127\.0\.0\.1:[0-9]+).*/\1/p' "$folder/etcd.log")
+    read -r -d '' log <"$folder/etcd.log" || true
+    if [[ $log =~ $serving ]]; then address=${BASH_REMATCH[1]}; fi
     if [[ -n $address ]] || ! kill -0 "$etcd_pid" 2>/dev/null; then break; fi
     follow 100 || true
 done
@@ -163,12 +170,14 @@ for ((round = 1; ; round++)); do
 
     killed=$leader
     echo "Killing $killed."
-    killed_at=$(milliseconds)
+    tell_time
+    killed_at=$now
     # The braces keep bash's own word on the killed job from the terminal.
     { kill -KILL "${pids[$killed]}" && wait "${pids[$killed]}"; } 2>/dev/null || echo "$killed exited with code $?"
     unset "pids[$killed]"
     follow 60000 '*' 'I am the leader.' || fail "nobody took over from $killed within 60 seconds"
-    echo "Nobody led for $(($(milliseconds) - killed_at)) ms, from the kill of $killed to $leader."
+    tell_time
+    echo "Nobody led for $((now - killed_at)) ms, from the kill of $killed to $leader."
     follow 3000 || true
 
     echo "Bringing $killed back."

@@ -73,10 +73,12 @@ fn transcript(up: &Up) -> String {
     up.process.lines().join("\n")
 }
 
-/// Ctrl-C in the terminal of `docker-compose up`.
-fn ctrl_c(mut up: Up) {
-    up.process.signal(Signal::INT);
-    up.process.wait_end(PATIENCE);
+fn wait_until_healthy(container: &str) {
+    // There is no word on its health before its start.
+    let health = "{{with .State.Health}}{{.Status}}{{end}}";
+    wait_until("a healthy etcd", || {
+        (inspect(container, health) == "healthy").then_some(())
+    });
 }
 
 fn exit_code(container: &str) -> String {
@@ -154,7 +156,9 @@ fn the_leader_killed_a_follower_leads_and_the_killed_one_comes_back() {
         });
         drop(log);
 
-        ctrl_c(up);
+        // Not by Ctrl-C: compose 2.26 at times takes one for two, and kills what it should stop.
+        compose.run(&["stop"]);
+        up.process.wait_end(PATIENCE);
         compose.run(&["down"]);
         for list in [&["ps", "--all"][..], &["network", "ls"], &["volume", "ls"]] {
             assert_eq!(compose.things(list), [""; 0], "{list:?}");
@@ -168,9 +172,7 @@ fn in_two_terminals_the_second_finds_the_etcd_of_the_first() {
         let compose = Compose::new(&binary);
         let etcd_up = Up::start(&compose, &["-f", "docker-compose-etcd.yaml", "up"]);
         let etcd = compose.container("etcd_server");
-        wait_until("etcd healthy", || {
-            (inspect(&etcd, "{{.State.Health.Status}}") == "healthy").then_some(())
-        });
+        wait_until_healthy(&etcd);
         let started = inspect(&etcd, "{{.State.StartedAt}}");
 
         let mut up = Up::start(&compose, &["up"]);
@@ -179,8 +181,10 @@ fn in_two_terminals_the_second_finds_the_etcd_of_the_first() {
         assert_eq!(compose.container("etcd_server"), etcd);
         assert_eq!(inspect(&etcd, "{{.State.StartedAt}}"), started);
 
-        ctrl_c(up);
-        ctrl_c(etcd_up);
+        compose.run(&["stop"]);
+        for mut up in [up, etcd_up] {
+            up.process.wait_end(PATIENCE);
+        }
         assert_eq!(exit_code(&etcd), "0");
     }
 }
@@ -191,9 +195,7 @@ fn etcd_needs_no_shell_and_is_published_on_this_machine_alone() {
     let compose = Compose::new(&binary);
     compose.run(&["up", "--detach", "etcd_server"]);
     let etcd = compose.container("etcd_server");
-    wait_until("etcd healthy", || {
-        (inspect(&etcd, "{{.State.Health.Status}}") == "healthy").then_some(())
-    });
+    wait_until_healthy(&etcd);
     assert_eq!(
         inspect(&etcd, "{{index .Config.Healthcheck.Test 0}}"),
         "CMD"

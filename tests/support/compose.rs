@@ -98,7 +98,9 @@ impl Compose {
     pub fn container(&self, service: &str) -> String {
         let service = format!("label=com.docker.compose.service={service}");
         wait_until("a container", || {
-            self.things(&["ps", "--all", "--filter", &service]).pop()
+            // The engine lists a container a moment before it knows its short id.
+            self.things(&["ps", "--all", "--no-trunc", "--filter", &service])
+                .pop()
         })
     }
 }
