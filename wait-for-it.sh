@@ -27,8 +27,9 @@ misused() {
     exit 2
 }
 
+# On standard output like the demo's other lines: on the other one, containers' logs would show them out of order.
 say() {
-    if ((!quiet)); then echo "wait-for-it.sh: $*" >&2; fi
+    if ((!quiet)); then echo "wait-for-it.sh: $*"; fi
 }
 
 # Sets $now, in milliseconds. Not printed for a $(...): bash 5.2 sometimes misreads one in which a trap runs.
@@ -73,9 +74,8 @@ fi
 
 # As process 1 of a container, bash would ignore these signals; and it hears them only while it waits for a job in
 # the background.
-job=''
 stop() {
-    [[ -z $job ]] || kill "$job" 2>/dev/null
+    [[ -z ${!-} ]] || kill "$!" 2>/dev/null
     exit "$1"
 }
 trap 'stop 129' HUP
@@ -100,14 +100,12 @@ while true; do
     # shellcheck disable=SC2016 # The inner bash expands these.
     timeout "$limit" \
         bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null &
-    job=$!
-    if wait "$job"; then
+    if wait "$!"; then
         available=1
         break
     fi
     sleep 0.2 &
-    job=$!
-    wait "$job"
+    wait "$!"
 done
 
 tell_time
