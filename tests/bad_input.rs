@@ -193,6 +193,19 @@ fn bad_values_are_refused_in_one_clear_line_before_anything_is_written() {
 }
 
 #[test]
+fn the_help_does_not_print_what_the_variables_hold() {
+    let mut command = command();
+    command
+        .arg("--help")
+        .env("LEADER_ELECTION_ETCD", "http://user:secret@localhost:2379");
+    let mut help = Daemon::spawn("help", command);
+    assert_eq!(help.wait_exit().code(), Some(0));
+    let printed = help.messages().join("\n");
+    assert!(printed.contains("LEADER_ELECTION_ETCD"), "{printed}");
+    assert!(!printed.contains("secret"), "{printed}");
+}
+
+#[test]
 fn a_password_in_an_endpoint_is_not_printed() {
     let mut command = command();
     command.arg("--etcd=http://user:secret@localhost:2379");

@@ -23,7 +23,12 @@ use tracing_subscriber::filter::Targets;
 #[command(name = "leader-election", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Args {
     /// This replica's name, which the leader key holds while it leads [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "LEADER_ELECTION_NAME")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "LEADER_ELECTION_NAME",
+        hide_env_values = true
+    )]
     name: Option<Name>,
 
     /// The etcd members, as host:port or http:// URLs, separated by commas
@@ -31,6 +36,7 @@ struct Args {
         long,
         value_name = "HOST:PORT,…",
         env = "LEADER_ELECTION_ETCD",
+        hide_env_values = true,
         default_value = "127.0.0.1:2379",
         value_delimiter = ','
     )]
@@ -41,6 +47,7 @@ struct Args {
         long,
         value_name = "KEY",
         env = "LEADER_ELECTION_LEADER_KEY",
+        hide_env_values = true,
         default_value = "leader"
     )]
     leader_key: LeaderKey,
@@ -50,7 +57,7 @@ struct Args {
     #[arg(
         long,
         value_name = "DURATION",
-        env = "LEADER_ELECTION_TTL",
+        env = "LEADER_ELECTION_TTL", hide_env_values = true,
         default_value = "5s",
         value_parser = parse_ttl,
         allow_hyphen_values = true
@@ -62,6 +69,7 @@ struct Args {
         long,
         value_name = "FORMAT",
         env = "LEADER_ELECTION_LOG_FORMAT",
+        hide_env_values = true,
         default_value = "plain"
     )]
     log_format: Format,
@@ -70,7 +78,7 @@ struct Args {
     #[arg(
         long,
         value_name = "FILTER",
-        env = "LEADER_ELECTION_LOG",
+        env = "LEADER_ELECTION_LOG", hide_env_values = true,
         value_parser = parse_filter
     )]
     log: Option<Targets>,
