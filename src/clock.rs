@@ -58,24 +58,21 @@ impl Alarm {
             return std::future::pending().await;
         };
         let since_origin = moment.since_origin();
-        timerfd_settime(
-            &self.timer,
-            TimerfdTimerFlags::ABSTIME,
-            &Itimerspec {
-                it_interval: Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 0,
-                },
-                it_value: Timespec {
-                    tv_sec: since_origin.as_secs().try_into().unwrap_or(i64::MAX),
-                    // Zero altogether would disarm the timer.
-                    tv_nsec: since_origin.subsec_nanos().max(1).into(),
-                },
+        let setting = Itimerspec {
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
             },
-        )?;
+            it_value: Timespec {
+                tv_sec: since_origin.as_secs().try_into().unwrap_or(i64::MAX),
+                // Zero altogether would disarm the timer.
+                tv_nsec: since_origin.subsec_nanos().max(1).into(),
+            },
+        };
+        // Set anew in each turn: a readiness may be an earlier setting's, and one that came a hair
+        // too early must not be the last.
         while now() < moment {
-            // Setting the timer has cleared what the descriptor had to say before, and a
-            // readiness that is older than that is caught by the loop's condition.
+            timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &setting)?;
             self.timer.readable().await?.clear_ready();
         }
         Ok(())
