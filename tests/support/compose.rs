@@ -94,13 +94,16 @@ impl Compose {
         )
     }
 
-    /// The id of a service's container, once there is one.
+    /// The id of a service's container, once the engine knows it: while it makes a container, it
+    /// lists what it cannot inspect yet.
     pub fn container(&self, service: &str) -> String {
         let service = format!("label=com.docker.compose.service={service}");
         wait_until("a container", || {
-            // The engine lists a container a moment before it knows its short id.
-            self.things(&["ps", "--all", "--no-trunc", "--filter", &service])
-                .pop()
+            let listed = self.things(&["ps", "--all", "--filter", &service]).pop()?;
+            let known = Process::start(Command::new("docker").args(["inspect", &listed]))
+                .wait_end(PATIENCE)
+                .0;
+            known.success().then_some(listed)
         })
     }
 }
