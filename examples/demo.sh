@@ -71,6 +71,11 @@ exec 3<>"$folder/lines"
 # Each job gets a process group of its own: Ctrl-C then reaches this script alone, which stops things in order.
 set -m
 
+# An empty line ten times a second bounds each wait for a line. `read -t` would cut lines: what its time-out finds half
+# read is lost.
+{ while sleep 0.1; do echo; done } 3>&- >"$folder/lines" 2>/dev/null &
+ticker=$!
+
 # show NAME TEXT: prints a line as docker-compose would.
 show() {
     local colour=${colours[$1]-}
@@ -84,13 +89,13 @@ show() {
 # follow MILLISECONDS [NAME TEXT]: shows what the replicas say until NAME (a pattern) says TEXT, or else for that long.
 # Tells whether it was said.
 follow() {
-    local end left name text
+    local end name text
     tell_time
     end=$((now + $1))
-    while left=$((end - now)) && ((left > 0)); do
+    while ((now < end)); do
         if ((stopped)); then exit "$stopped"; fi
-        printf -v left '0.%03d' $((left < 200 ? left : 200))
-        if read -r -t "$left" -u 3 name text; then
+        read -r -u 3 name text
+        if [[ -n $name ]]; then
             show "$name" "$text"
             if [[ $text == 'I am the leader.' ]]; then leader=$name; fi
             # shellcheck disable=SC2053 # NAME is a pattern.
@@ -131,10 +136,12 @@ clean_up() {
         follow 200
     fi
     if [[ -n $etcd_pid ]]; then end "$etcd_pid"; fi
+    kill -KILL -- "-$ticker"
+    wait "$ticker" 2>/dev/null
     rm -rf "$folder"
 }
 trap clean_up EXIT
-# bash does not bear an exit in the middle of a read, so signals only leave word; `follow` looks every 0.2 seconds.
+# bash does not bear an exit in the middle of a read, so signals only leave word; `follow` looks ten times a second.
 stopped=0
 trap 'stopped=129' HUP
 trap 'stopped=130' INT
