@@ -163,13 +163,19 @@ impl Connection {
         let transaction = match campaign {
             None => Txn::new().and_then(read),
             Some(lease) => {
-                let absent = |key: &str| Compare::create_revision(key, CompareOp::Equal, 0);
+                let absent = |key| {
+                    let key = match key {
+                        ElectionKey::Leader => keys.leader.as_str(),
+                        ElectionKey::Acting => keys.acting.as_str(),
+                    };
+                    Compare::create_revision(key, CompareOp::Equal, 0)
+                };
                 let put = |key: &str, value: &str| {
                     let options = PutOptions::new().with_lease(lease.get());
                     TxnOp::put(key, value, Some(options))
                 };
                 Txn::new()
-                    .when([absent(&keys.leader), absent(&keys.acting)])
+                    .when(ElectionKey::ABSENT_FOR_A_CAMPAIGN.map(absent))
                     .and_then([
                         put(&keys.leader, &keys.name),
                         put(&keys.acting, &keys.witness),

@@ -29,7 +29,9 @@
 //! # What is not
 //!
 //! Where one of these fails, the [`FencingToken`], checked by the resource that is acted upon, is
-//! the only full protection. When faults stop, somebody leads within about twice the TTL.
+//! the only full protection: two may overlap then, for less than the TTL. When faults stop, somebody
+//! leads within about twice the TTL; until then perhaps nobody does, since safety comes first.
+//! `docs/protocol.md` has the rules, their proof, and the simulation that tests them.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(

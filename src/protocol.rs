@@ -126,7 +126,9 @@ pub struct Machine {
     state: State,
     known: Option<Known>,
     calls: Calls,
-    watch: Option<(CallId, Moment)>,
+    watch: Option<CallId>,
+    /// From when on a watch that ends is replaced at once.
+    next_watch_hurried: Moment,
     releases: Vec<Release>,
     /// Before this moment it does not campaign.
     hold_off: Moment,
@@ -151,6 +153,7 @@ impl Machine {
             known: None,
             calls: Calls::new(settings.endpoints),
             watch: None,
+            next_watch_hurried: Moment::default(),
             releases: Vec::new(),
             hold_off: Moment::default(),
             withdrawing: None,

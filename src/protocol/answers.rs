@@ -4,7 +4,6 @@ use super::{
     Action, CallId, Event, Failure, FailureKind, KeptAlive, Known, Lease, LeaseId, Machine, Moment,
     Question, Said, State, Timing, View,
     calls::{CallKind, Transacted},
-    view::Ownership,
 };
 use std::time::Duration;
 
@@ -17,8 +16,21 @@ impl Machine {
             (Ok(()), CallKind::Connect { lease }) => self.calls.opened(lease),
             (Ok(()), CallKind::OpenKeepAlive { lease }) => self.calls.opened(Some(lease)),
             (Ok(()), CallKind::Grant | CallKind::Try { .. }) => {}
-            (Err(failure), _) if failure.kind == FailureKind::LeaseNotFound => self.lease_gone(now),
-            (Err(failure), _) => self.call_failed(now, Some(failure)),
+            (Err(failure), _) => self.keepalive_failed(now, failure),
+        }
+    }
+
+    /// Whether "the lease is gone" needs no second answer: a former leader of etcd says so of every
+    /// lease that it has never heard of, and a term is too much to lose by that.
+    fn believes_lease_gone(&self) -> bool {
+        !matches!(self.state, State::Leader { .. } | State::Stopping { .. })
+    }
+
+    fn keepalive_failed(&mut self, now: Moment, failure: Failure) {
+        if failure.kind == FailureKind::LeaseNotFound && self.believes_lease_gone() {
+            self.lease_gone(now);
+        } else {
+            self.call_failed(now, Some(failure));
         }
     }
 
@@ -74,17 +86,17 @@ impl Machine {
         id: CallId,
         result: Result<KeptAlive, Failure>,
     ) {
+        let believes_lease_gone = self.believes_lease_gone();
         let Some(call) = self.calls.current(id) else {
             return;
         };
         match result {
-            Ok(kept_alive) if kept_alive.ttl > 0 => {
+            Ok(kept_alive) if kept_alive.ttl <= 0 && believes_lease_gone => self.lease_gone(now),
+            Ok(kept_alive) => {
                 call.kept_alive = Some(kept_alive);
                 self.complete_try(now, id);
             }
-            Ok(_) => self.lease_gone(now),
-            Err(failure) if failure.kind == FailureKind::LeaseNotFound => self.lease_gone(now),
-            Err(failure) => self.call_failed(now, Some(failure)),
+            Err(failure) => self.keepalive_failed(now, failure),
         }
     }
 
@@ -110,7 +122,7 @@ impl Machine {
             outdated,
         });
         if !outdated {
-            self.open_watch(now, view.revision + 1);
+            self.open_watch(view.revision + 1);
             self.known = Some(Known::from_view(view));
             self.judge_answer(now);
         }
@@ -131,6 +143,9 @@ impl Machine {
             return self.call_failed(now, None);
         }
         self.calls.finish(id);
+        if kept_alive.ttl <= 0 {
+            return self.lease_gone(now);
+        }
         if transacted.outdated {
             return self.calls.next_now();
         }
@@ -183,7 +198,7 @@ impl Machine {
                 let both = self
                     .known
                     .as_ref()
-                    .is_some_and(|known| known.ownership(lease.id) == Ownership::Both);
+                    .is_some_and(|known| known.token(lease.id) == Some(token));
                 if both && now < lease.timing.stop_from(deadline) {
                     self.begin_term(lease, token, deadline);
                 }
@@ -234,7 +249,7 @@ impl Machine {
             State::Elected { lease, .. }
             | State::Leader { lease, .. }
             | State::Stopping { lease, .. } => {
-                let next = self.calls.round_started() + lease.timing.renew_every();
+                let next = self.calls.round_started() + lease.timing.limit();
                 self.calls.next_at(next);
             }
             State::Unleased | State::Follower { .. } | State::Withdrawn => {

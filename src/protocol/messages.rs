@@ -135,8 +135,8 @@ pub enum Action {
         call: CallId,
         /// The lease to keep alive, and to campaign with.
         lease: LeaseId,
-        /// Whether the transaction is the campaign (put both keys if both are absent, else get
-        /// both) or the read (get both).
+        /// Whether the transaction is the campaign (put both keys if the keys of
+        /// [`ElectionKey::ABSENT_FOR_A_CAMPAIGN`] are absent, else get both) or the read (get both).
         campaign: bool,
         /// How long it may take.
         limit: Duration,

@@ -13,36 +13,39 @@ impl Machine {
         let (Some(known), Some(lease)) = (&self.known, self.state.lease()) else {
             return;
         };
-        let ownership = known.ownership(lease.id);
-        match (self.state, ownership) {
-            (State::Follower { .. }, Ownership::Neither) => self.follow(now, true),
+        let (ownership, token) = (known.ownership(lease.id), known.token(lease.id));
+        match (self.state, token) {
+            (State::Follower { .. }, None) if ownership == Ownership::Neither => {
+                self.follow(now, true);
+            }
             (
                 State::Follower {
                     lease, answered, ..
                 },
-                Ownership::Both,
+                Some(token),
             ) => {
-                let token = known.leader().map_or(0, |leader| leader.mod_revision);
                 self.state = State::Elected {
                     lease,
                     answered,
                     seen: now,
-                    token: FencingToken::new(token),
+                    token,
                 };
             }
-            (State::Elected { .. }, Ownership::Both) | (State::Unleased | State::Withdrawn, _) => {}
+            (State::Elected { token, .. }, Some(same)) if token == same => {}
             // Half a pair can become no term, and would bar everybody for as long as it is kept.
             (State::Follower { .. } | State::Elected { .. }, _) => self.start_afresh(now, lease),
             (State::Leader { .. } | State::Stopping { .. }, _) => self.judge_term(now),
+            (State::Unleased | State::Withdrawn, _) => {}
         }
     }
 
     /// Judges whether a term goes on, by an answer or by an event.
     fn judge_term(&mut self, now: Moment) {
-        let (Some(known), Some(lease)) = (&self.known, self.state.lease()) else {
+        let (State::Leader { term, .. } | State::Stopping { term, .. }) = self.state else {
             return;
         };
-        match known.ownership(lease.id) {
+        let Some(known) = &self.known else { return };
+        match known.ownership_in(term) {
             Ownership::Both => {}
             // Another may act already: kill, don't ask.
             Ownership::LeaderAlone | Ownership::Neither => {
@@ -114,7 +117,7 @@ impl Machine {
         revision: i64,
         entry: Option<Entry>,
     ) {
-        if !matches!(self.watch, Some((id, _)) if id == watch) {
+        if self.watch != Some(watch) {
             return;
         }
         let Some(known) = &mut self.known else { return };
@@ -143,12 +146,12 @@ impl Machine {
         }
     }
 
-    pub(super) fn open_watch(&mut self, now: Moment, from_revision: i64) {
+    pub(super) fn open_watch(&mut self, from_revision: i64) {
         if self.watch.is_some() {
             return;
         }
         let watch = self.calls.new_id();
-        self.watch = Some((watch, now));
+        self.watch = Some(watch);
         self.actions.push_back(Action::Watch {
             watch,
             from_revision,
@@ -156,13 +159,14 @@ impl Machine {
         });
     }
 
-    /// Read, then watch from there. A watch that ends as soon as it was opened waits for the next
-    /// read that is due anyway.
+    /// Read, then watch from there: at once, but once in a period, since watches may end as often
+    /// as they are opened.
     pub(super) fn watch_ended(&mut self, now: Moment, watch: CallId) {
-        if let Some((_, opened)) = self.watch.take_if(|(id, _)| *id == watch)
-            && now.since(opened) >= self.timing().renew_every()
+        if self.watch.take_if(|id| *id == watch).is_some()
+            && now >= self.next_watch_hurried
             && !self.calls.is_down()
         {
+            self.next_watch_hurried = now + self.timing().renew_every();
             self.calls.hurry();
         }
     }

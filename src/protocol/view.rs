@@ -1,6 +1,6 @@
 //! The two keys: as one answer shows them, and as far as this candidate knows them.
 
-use super::term::LeaseId;
+use super::term::{FencingToken, LeaseId, Term};
 use std::sync::Arc;
 
 /// One of the election's two keys.
@@ -10,6 +10,12 @@ pub enum ElectionKey {
     Leader,
     /// The witness that its holder may still be acting.
     Acting,
+}
+
+impl ElectionKey {
+    /// The keys that a campaign must find absent to put both: while there is `leader`, somebody was
+    /// elected; while there is `leader/acting`, somebody may act.
+    pub const ABSENT_FOR_A_CAMPAIGN: [Self; 2] = [Self::Leader, Self::Acting];
 }
 
 /// A key that exists.
@@ -51,6 +57,17 @@ pub(super) enum Ownership {
     LeaderAlone,
     ActingAlone,
     Neither,
+}
+
+impl Ownership {
+    fn of(leader: bool, acting: bool) -> Self {
+        match (leader, acting) {
+            (true, true) => Self::Both,
+            (true, false) => Self::LeaderAlone,
+            (false, true) => Self::ActingAlone,
+            (false, false) => Self::Neither,
+        }
+    }
 }
 
 /// What is known of both keys, each as of a revision of its own.
@@ -109,14 +126,27 @@ impl Known {
     /// A key is a candidate's own when it is bound to its present lease, never by its value: a
     /// restart under the same name is somebody else.
     pub fn ownership(&self, lease: LeaseId) -> Ownership {
-        let leader = Entry::bound_to(self.leader.as_ref(), lease);
-        let acting = Entry::bound_to(self.acting.as_ref(), lease);
-        match (leader, acting) {
-            (true, true) => Ownership::Both,
-            (true, false) => Ownership::LeaderAlone,
-            (false, true) => Ownership::ActingAlone,
-            (false, false) => Ownership::Neither,
-        }
+        Ownership::of(
+            Entry::bound_to(self.leader.as_ref(), lease),
+            Entry::bound_to(self.acting.as_ref(), lease),
+        )
+    }
+
+    /// Which keys still stand as the term's campaign wrote them: what was written again since, with
+    /// the term's own lease even, was taken from it.
+    pub fn ownership_in(&self, term: Term) -> Ownership {
+        let stands = |entry: Option<&Entry>| {
+            Entry::bound_to(entry, term.lease)
+                && entry.is_some_and(|entry| entry.mod_revision == term.token.get())
+        };
+        Ownership::of(stands(self.leader.as_ref()), stands(self.acting.as_ref()))
+    }
+
+    /// The token of a term by this lease: both keys are bound to it, by one campaign.
+    pub fn token(&self, lease: LeaseId) -> Option<FencingToken> {
+        let token = FencingToken::new(self.leader.as_ref()?.mod_revision);
+        let term = Term { token, lease };
+        (self.ownership_in(term) == Ownership::Both).then_some(token)
     }
 
     /// The key that no lease will ever remove, if there is one.

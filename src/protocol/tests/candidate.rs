@@ -242,3 +242,22 @@ fn a_watch_that_ends_does_not_cut_a_back_off_short() {
     harness.handle(Input::WatchEnded { watch });
     assert!(!harness.has(|action| matches!(action, Action::Grant { .. })));
 }
+
+#[test]
+fn a_watch_that_ends_is_replaced_at_once_but_only_once_in_a_period() {
+    let (mut harness, _) = follower();
+    let end_watch = |harness: &mut Harness| {
+        let watch = harness.take(|action| match action {
+            Action::Watch { watch, .. } => Some(*watch),
+            _ => None,
+        });
+        harness.handle(Input::WatchEnded { watch });
+        harness.has(|action| matches!(action, Action::Try { .. }))
+    };
+    assert!(end_watch(&mut harness));
+    harness.answer(held_by(OTHER, 10));
+    assert!(!end_watch(&mut harness), "it must wait for the next read");
+    harness.pass(1700 * MILLI);
+    harness.answer(held_by(OTHER, 10));
+    assert!(end_watch(&mut harness));
+}

@@ -108,13 +108,17 @@ impl Harness {
     }
 
     pub fn grant(&mut self) -> LeaseId {
+        self.grant_for(5 * SECOND)
+    }
+
+    pub fn grant_for(&mut self, ttl: Duration) -> LeaseId {
         let call = self.take(|action| match action {
             Action::Grant { call, .. } => Some(*call),
             _ => None,
         });
         self.leases += 1;
         let lease = LeaseId::new(self.leases);
-        let result = Ok((lease, 5 * SECOND));
+        let result = Ok((lease, ttl));
         self.handle(Input::Granted { call, result });
         let call = self.take(|action| match action {
             Action::OpenKeepAlive {

@@ -1,6 +1,6 @@
 //! What a leader does, until it has let go.
 
-use super::harness::{MILLI, OTHER, SECOND, held_by, key, leader, unreachable, view};
+use super::harness::{Harness, MILLI, OTHER, SECOND, held_by, key, leader, unreachable, view};
 use crate::protocol::{
     Action, ElectionKey, Event, FencingToken, Input, KeptAlive, LossReason, Role, Term, View,
 };
@@ -136,6 +136,22 @@ fn a_dead_endpoint_is_left_at_once_but_asked_no_more_than_once_a_period() {
 }
 
 #[test]
+fn a_leader_with_a_long_ttl_is_back_within_seconds_when_its_connection_breaks() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant_for(3600 * SECOND);
+    harness.answer(held_by(lease, 10));
+    harness.pass(720 * SECOND);
+    let (call, _) = harness.take_try();
+    let result = Err(unreachable());
+    harness.handle(Input::Transacted { call, result });
+    assert!(!harness.has(|action| matches!(action, Action::Connect { .. })));
+    // Until then it would not hear that somebody asks it to step down.
+    harness.pass(5 * SECOND);
+    harness.connect();
+}
+
+#[test]
 fn a_leader_whose_key_is_deleted_finishes_in_order_renews_meanwhile_and_holds_off() {
     let (mut harness, lease, _) = leader(1, SECOND);
     harness.changed(ElectionKey::Leader, 11, None);
@@ -176,17 +192,44 @@ fn a_leader_whose_witness_is_gone_stops_at_that_moment() {
 }
 
 #[test]
-fn a_lease_that_is_gone_ends_a_term_whatever_the_other_half_says() {
-    let (mut harness, lease, _) = leader(1, Duration::ZERO);
+fn that_the_lease_is_gone_ends_a_term_if_both_answers_come_from_one_raft_term() {
+    // A former leader of etcd knows no lease that was granted after it lost touch.
+    for (raft_term, ends) in [(1, true), (0, false)] {
+        let (mut harness, lease, _) = leader(2, Duration::ZERO);
+        harness.pass(SECOND);
+        let (call, _) = harness.take_try();
+        let result = Ok(KeptAlive { ttl: 0, raft_term });
+        harness.handle(Input::KeptAlive { call, result });
+        assert!(harness.is_leader());
+        harness.transact(call, held_by(lease, 10));
+        assert_eq!(harness.is_leader(), !ends);
+        if !ends {
+            assert_eq!(harness.connect(), 1);
+            harness.answer(held_by(lease, 10));
+            assert!(harness.is_leader());
+        }
+    }
+}
+
+#[test]
+fn a_key_that_was_written_again_is_taken_even_if_it_is_bound_to_the_terms_own_lease() {
+    let (mut harness, lease, _) = leader(1, SECOND);
     harness.pass(SECOND);
-    let (call, _) = harness.take_try();
-    harness.transact(call, held_by(lease, 10));
-    let result = Ok(KeptAlive {
-        ttl: 0,
-        raft_term: 1,
-    });
-    harness.handle(Input::KeptAlive { call, result });
-    assert!(!harness.is_leader());
+    harness.answer(view(12, Some(key(lease, 12)), Some(key(lease, 10))));
+    assert!(matches!(
+        harness.machine.status().role,
+        Role::Stopping {
+            reason: LossReason::LeaderKeyOverwritten,
+            ..
+        }
+    ));
+    // As after everything was deleted, and an old campaign of its own came late.
+    harness.pass(SECOND);
+    harness.answer(view(14, Some(key(lease, 14)), Some(key(lease, 14))));
+    let Role::Stopping { by, .. } = harness.machine.status().role else {
+        panic!("{:?}", harness.machine);
+    };
+    assert_eq!(by, harness.now);
 }
 
 #[test]
