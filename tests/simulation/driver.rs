@@ -1,0 +1,345 @@
+//! What a process does for its machine: it brings it inputs, carries out its actions, and minds
+//! what acts.
+
+use super::{
+    MILLI, SECOND, Time,
+    checks::Violation,
+    network::Asked,
+    node::{Actor, Call, Child, Watch, nanos},
+    plan::Kind,
+    trace::{action_text, input_text},
+    world::{Event, ToNode, World},
+};
+use crate::protocol::{Action, Event as Said, Input, Machine, Moment, Role, Term};
+
+impl World {
+    pub fn deliver(&mut self, node: usize, what: ToNode) -> Result<(), Violation> {
+        let to = &mut self.nodes[node];
+        let input = match what {
+            ToNode::Alarm(alarm) => {
+                if to.alarm == alarm {
+                    to.alarm_at = None;
+                    return self.handle(node, None);
+                }
+                return Ok(());
+            }
+            ToNode::Input(input) => {
+                match &input {
+                    Input::Granted { call, .. } => {
+                        to.call
+                            .take_if(|under_way| *under_way == Call::Grant(*call));
+                    }
+                    Input::Transacted { call, .. } if to.call == Some(Call::Try(*call)) => {
+                        to.awaits_transaction = false;
+                    }
+                    Input::Revoked { call, .. } => to.revocations.retain(|id| id != call),
+                    Input::WatchEnded { watch } => {
+                        to.watch.take_if(|open| open.id == *watch);
+                        self.checks
+                            .watch_ended(node, self.now, self.plan.ttl * SECOND);
+                    }
+                    _ => {}
+                }
+                input
+            }
+            ToNode::Opened {
+                call,
+                lease,
+                result,
+            } => {
+                if to.call == Some(Call::Open(call)) {
+                    to.call = None;
+                    if result.is_ok() && lease.is_some() {
+                        to.open_stream();
+                    }
+                }
+                let result = result.map_err(|kind| self.failure(kind));
+                Input::Opened { call, result }
+            }
+            ToNode::KeptAlive { stream, answer } => {
+                let Some(open) = to.stream.as_mut().filter(|open| open.id == stream) else {
+                    return Ok(());
+                };
+                let Some(call) = to.awaits.take() else {
+                    open.unread.push_back(answer);
+                    return Ok(());
+                };
+                let result = Ok(answer);
+                Input::KeptAlive { call, result }
+            }
+            ToNode::Stopped(term) => {
+                to.child.take_if(|child| child.term == term);
+                Input::Stopped { term }
+            }
+            ToNode::Kill(at) => {
+                self.kill(node, at);
+                return Ok(());
+            }
+        };
+        self.handle(node, Some(input))
+    }
+
+    /// Gives a machine an input, or the time alone, and carries out what follows.
+    pub fn handle(&mut self, node: usize, input: Option<Input>) -> Result<(), Violation> {
+        let now = self.now;
+        let acted = self.nodes[node].acts(now);
+        let had = self.nodes[node].term();
+        let text = self.trace.is_some().then(|| match &input {
+            Some(input) => input_text(input),
+            None => "time passes".to_owned(),
+        });
+        let to = &mut self.nodes[node];
+        let time = to.clock.read(now);
+        let Some(machine) = &mut to.machine else {
+            return Ok(());
+        };
+        match input {
+            Some(input) => {
+                if matches!(input, Input::Withdraw) {
+                    self.checks.withdraws[node] = true;
+                }
+                machine.handle(time, input);
+            }
+            None => machine.handle_timeout(time),
+        }
+        if let Some(text) = text {
+            self.note(|world| format!("node {}  {text}", node + 1) + &world.belief(node));
+        }
+        self.carry_out(node)?;
+        self.check_revival(node, had, acted)
+    }
+
+    pub fn carry_out(&mut self, node: usize) -> Result<(), Violation> {
+        loop {
+            let to = &mut self.nodes[node];
+            let Some(machine) = &mut to.machine else {
+                return Ok(());
+            };
+            to.role = machine.status().role;
+            if let Some(action) = machine.poll_action() {
+                if self.trace.is_some() && !matches!(action, Action::Disconnect) {
+                    self.note(|_| format!("node {}    {}", node + 1, action_text(&action)));
+                }
+                self.act(node, action)?;
+            } else if let Some(said) = machine.poll_event() {
+                self.check_event(node, &said)?;
+                if matches!(said, Said::Withdrawn { .. }) {
+                    self.crash(node);
+                    let back = self.rng.u64(0..3 * SECOND);
+                    self.push(self.capped(back), Event::Start { node });
+                    return Ok(());
+                }
+            } else {
+                break;
+            }
+        }
+        self.set_alarm(node);
+        self.mind_child(node);
+        self.check_acting(node)
+    }
+
+    pub fn set_alarm(&mut self, node: usize) {
+        let late = if self.plan.actor == Actor::Asks && self.rng.u8(..) == 0 {
+            self.rng.u64(0..50 * MILLI)
+        } else {
+            0
+        };
+        let now = self.now;
+        let to = &mut self.nodes[node];
+        let wanted = to.machine.as_ref().and_then(Machine::poll_timeout);
+        if wanted != to.alarm_at {
+            to.alarm_at = wanted;
+            to.alarm += 1;
+            if let Some(wanted) = wanted {
+                let (at, alarm) = (to.clock.when(wanted).max(now) + late, to.alarm);
+                self.tell(at, node, ToNode::Alarm(alarm));
+            }
+        }
+    }
+
+    pub fn act(&mut self, node: usize, action: Action) -> Result<(), Violation> {
+        let now = self.now;
+        let to = &mut self.nodes[node];
+        let asked = match action {
+            Action::Connect {
+                call,
+                endpoint,
+                lease,
+                ..
+            } => {
+                to.disconnect();
+                to.member = endpoint;
+                to.broken = false;
+                to.call = Some(Call::Open(call));
+                Asked::Connect { call, lease }
+            }
+            Action::OpenKeepAlive { call, lease, .. } => {
+                to.stream = None;
+                to.call = Some(Call::Open(call));
+                Asked::OpenKeepAlive { call, lease }
+            }
+            Action::Grant { call, ttl, .. } => {
+                to.call = Some(Call::Grant(call));
+                let ttl = nanos(ttl.as_duration());
+                Asked::Grant { call, ttl }
+            }
+            Action::Try {
+                call,
+                lease,
+                campaign,
+                ..
+            } => {
+                to.call = Some(Call::Try(call));
+                to.awaits_transaction = true;
+                if let Some(stream) = &mut to.stream {
+                    let (stream, unread) = (stream.id, stream.unread.pop_front());
+                    to.awaits = Some(call);
+                    if let Some(answer) = unread {
+                        self.tell(now, node, ToNode::KeptAlive { stream, answer });
+                    }
+                    let keep_alive = Asked::KeepAlive {
+                        call,
+                        stream,
+                        lease,
+                    };
+                    self.ask(node, keep_alive)?;
+                }
+                let campaign = campaign.then_some(lease);
+                Asked::Transaction { call, campaign }
+            }
+            Action::Revoke { call, lease, .. } => {
+                to.revocations.push(call);
+                Asked::Revoke { call, lease }
+            }
+            Action::Watch {
+                watch,
+                from_revision,
+                ..
+            } => {
+                to.watch = Some(Watch {
+                    id: watch,
+                    connection: to.connection,
+                    member: to.member,
+                    sent_up_to: from_revision - 1,
+                    last_arrival: [0; 2],
+                    open: false,
+                });
+                Asked::Watch {
+                    watch,
+                    from: from_revision,
+                }
+            }
+            Action::Disconnect => {
+                to.disconnect();
+                return Ok(());
+            }
+            Action::BackOff { call, at_most } => {
+                let ready = now + nanos(at_most) * 10 / 9 + SECOND / 5;
+                self.checks.is_not_ready(node, ready);
+                let time = self.rng.u64(0..=nanos(at_most));
+                let at = now + self.nodes[node].clock.lasts(time);
+                self.tell(at, node, ToNode::Input(Input::BackedOff { call }));
+                return Ok(());
+            }
+            Action::Lead { term, deadline } => return self.begin_term(node, term, deadline),
+            Action::Stop { term, .. } => {
+                if self.plan.actor == Actor::Asks {
+                    self.stop_in_time(node, term);
+                }
+                return Ok(());
+            }
+        };
+        self.ask(node, asked)
+    }
+
+    /// Whoever asks before it acts stops when it likes, and tells it then.
+    fn stop_in_time(&mut self, node: usize, term: Term) {
+        let habit = if self.plan.kinds.contains(&Kind::Linger) {
+            self.rng.u8(0..10)
+        } else {
+            0
+        };
+        let longest = match habit {
+            0..6 => 20 * MILLI,
+            6..9 => self.plan.ttl * SECOND,
+            _ => 6 * self.plan.ttl * SECOND,
+        };
+        self.count_if(habit >= 6, Kind::Linger);
+        let takes = self.rng.u64(0..longest);
+        let at = self.capped(takes).max(self.now + takes.min(20 * MILLI));
+        self.tell_stopped(at, node, term);
+    }
+
+    pub fn begin_term(
+        &mut self,
+        node: usize,
+        term: Term,
+        deadline: Moment,
+    ) -> Result<(), Violation> {
+        self.check_term(node, term, deadline)?;
+        let to = &mut self.nodes[node];
+        if to.actor == Actor::Child {
+            to.child = Some(Child {
+                term,
+                told_to_end: false,
+                killed_at: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Tells a child to end when its term is being lost, and sets by when it is killed.
+    pub fn mind_child(&mut self, node: usize) {
+        let lingers = self.plan.kinds.contains(&Kind::Linger);
+        let to = &mut self.nodes[node];
+        let (Some(child), Role::Stopping { term, by, .. }) = (&mut to.child, to.role) else {
+            return;
+        };
+        if child.killed_at != Some(by) {
+            child.killed_at = Some(by);
+            let at = to.clock.when(by).max(self.now);
+            let told = std::mem::replace(&mut child.told_to_end, true);
+            let grace = nanos(to.settings.grace);
+            self.tell(at, node, ToNode::Kill(by));
+            if told {
+                return;
+            }
+            // Or else it has to be killed.
+            let obeys = !lingers || self.rng.bool();
+            self.count_if(!obeys, Kind::Linger);
+            if obeys {
+                // Some take all the time they have.
+                let takes = self.rng.u64(0..=grace * 4 / 3).min(grace);
+                let at = self.now + self.nodes[node].clock.lasts(takes);
+                self.tell_stopped(at, node, term);
+            }
+        }
+    }
+
+    /// Word that what acts has stopped; who tells it may tell it again.
+    pub fn tell_stopped(&mut self, at: Time, node: usize, term: Term) {
+        self.tell(at, node, ToNode::Stopped(term));
+        if self.repeats() {
+            let again = self.rng.u64(0..10 * SECOND);
+            self.tell(at + again, node, ToNode::Stopped(term));
+        }
+    }
+
+    /// Sends the signal that nothing survives; the kernel takes up to a tenth of the grace.
+    pub fn kill(&mut self, node: usize, set: Moment) {
+        let to = &self.nodes[node];
+        let Some(Child {
+            term, killed_at, ..
+        }) = to.child
+        else {
+            return;
+        };
+        if killed_at == Some(set) {
+            let longest = nanos(to.settings.grace) / 10;
+            let takes = self.rng.u64(0..=longest * 4 / 3).min(longest);
+            let at = self.now + to.clock.lasts(takes);
+            self.note(|_| format!("node {}  child is killed", node + 1));
+            self.tell_stopped(at, node, term);
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! A model of etcd, with what makes life hard for a leader election: leases that are polled for
+//! and start anew with each etcd leader, members that are cut off, frozen or behind, a former
+//! leader that still answers keepalives, compaction, and histories that go back.
+
+use super::Time;
+use crate::protocol::{ElectionKey, FailureKind};
+
+/// One of the two keys, as the store holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Zero is no lease.
+    pub lease: i64,
+    pub mod_revision: i64,
+    /// Whose name it holds.
+    pub writer: usize,
+}
+
+/// Both keys, leader's first.
+pub type Keys = [Option<Key>; 2];
+
+pub const fn place(key: ElectionKey) -> usize {
+    match key {
+        ElectionKey::Leader => 0,
+        ElectionKey::Acting => 1,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    pub revision: i64,
+    pub key: ElectionKey,
+    pub now: Option<Key>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    pub id: i64,
+    pub ttl: Time,
+    pub expires: Time,
+}
+
+/// What a backup holds.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub revision: i64,
+    pub keys: Keys,
+    /// What changed, for watches.
+    pub history: Vec<Change>,
+    /// Watches from here back are refused.
+    pub compacted: i64,
+    pub leases: Vec<Lease>,
+}
+
+impl Store {
+    /// Writes or deletes keys in one revision.
+    pub fn commit(&mut self, changes: &[(ElectionKey, Option<(i64, usize)>)]) {
+        self.revision += 1;
+        for &(key, to) in changes {
+            let now = to.map(|(lease, writer)| Key {
+                lease,
+                mod_revision: self.revision,
+                writer,
+            });
+            self.keys[place(key)] = now;
+            self.history.push(Change {
+                revision: self.revision,
+                key,
+                now,
+            });
+        }
+    }
+
+    /// Removes a lease and, in one revision, its keys; false if there is no such lease.
+    pub fn revoke(&mut self, id: i64) -> bool {
+        let Some(place) = self.leases.iter().position(|lease| lease.id == id) else {
+            return false;
+        };
+        self.leases.swap_remove(place);
+        let bound = [ElectionKey::Leader, ElectionKey::Acting]
+            .into_iter()
+            .filter(|key| self.key(*key).is_some_and(|key| key.lease == id))
+            .map(|key| (key, None))
+            .collect::<Vec<_>>();
+        if !bound.is_empty() {
+            self.commit(&bound);
+        }
+        true
+    }
+
+    pub fn key(&self, key: ElectionKey) -> Option<Key> {
+        self.keys[place(key)]
+    }
+
+    pub fn lease(&mut self, id: i64) -> Option<&mut Lease> {
+        self.leases.iter_mut().find(|lease| lease.id == id)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Member {
+    /// Cut off from the other members; clients still reach it.
+    pub cut: bool,
+    /// Stopped: what it is asked waits.
+    pub frozen: bool,
+    pub down: bool,
+    /// Until when one of these lasts.
+    pub mends: Time,
+    /// When it hears of the present raft term; before that it answers from an earlier one.
+    aware: Time,
+    raft_term: u64,
+    /// Until when it believes that it leads, though it does not.
+    leads_until: Time,
+}
+
+impl Member {
+    fn is_healthy(&self) -> bool {
+        !(self.cut || self.frozen || self.down)
+    }
+}
+
+/// What kinds of question a member may refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The database is full: whatever might write.
+    NoSpace,
+    /// Half of all questions.
+    TooManyRequests,
+    /// The role may read only.
+    PermissionToWrite,
+    /// The role may not even read.
+    PermissionToRead,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Question {
+    Grant {
+        ttl: Time,
+    },
+    KeepAlive {
+        lease: i64,
+    },
+    /// `Some` is the campaign.
+    Transaction {
+        campaign: Option<i64>,
+    },
+    Revoke {
+        lease: i64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Reply {
+    Granted {
+        lease: i64,
+        ttl: Time,
+    },
+    /// Seconds, and the raft term.
+    KeptAlive {
+        ttl: i64,
+        raft_term: u64,
+    },
+    Shown(Shown),
+    Revoked,
+    Failed(FailureKind),
+    /// Asked again then: the member cannot tell yet.
+    Waits(Time),
+    /// Nothing is ever heard of it.
+    Silence,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    pub cluster_id: u64,
+    pub raft_term: u64,
+    pub revision: i64,
+    pub keys: Keys,
+}
+
+#[derive(Debug)]
+pub struct Etcd {
+    pub store: Store,
+    pub cluster_id: u64,
+    /// Histories before this one; each ended with a backup restored.
+    pub histories_before: u32,
+    pub members: Vec<Member>,
+    /// The member that leads, if one does.
+    primary: Option<usize>,
+    raft_term: u64,
+    min_ttl: Time,
+    leases_granted: i64,
+    /// The leases when the primary changed last: those that its predecessor knows.
+    known_before: Vec<Lease>,
+    pub refusal: Option<(Refusal, Time)>,
+    backup: Option<Store>,
+}
+
+impl Etcd {
+    pub fn new(members: usize, min_ttl: Time) -> Self {
+        let member = Member {
+            raft_term: 2,
+            ..Member::default()
+        };
+        Self {
+            store: Store {
+                revision: 1,
+                keys: [None; 2],
+                history: Vec::new(),
+                compacted: 0,
+                leases: Vec::new(),
+            },
+            cluster_id: 1,
+            histories_before: 0,
+            members: vec![member; members],
+            primary: Some(0),
+            raft_term: 2,
+            min_ttl,
+            leases_granted: 0,
+            known_before: Vec::new(),
+            refusal: None,
+            backup: None,
+        }
+    }
+
+    /// Whether a quorum stands behind a leader.
+    pub fn serves(&self) -> bool {
+        self.primary
+            .is_some_and(|primary| self.members[primary].is_healthy())
+            && self.has_quorum()
+    }
+
+    pub fn has_quorum(&self) -> bool {
+        let healthy = self.members.iter().filter(|member| member.is_healthy());
+        2 * healthy.count() > self.members.len()
+    }
+
+    pub fn leases_granted(&self) -> i64 {
+        self.leases_granted
+    }
+
+    pub fn primary(&self) -> Option<usize> {
+        self.primary
+    }
+
+    fn is_aware(&self, member: usize, now: Time) -> bool {
+        let member = &self.members[member];
+        member.is_healthy() && now >= member.aware
+    }
+
+    /// Whether watches at this member hear of what happens.
+    pub fn is_current(&self, member: usize, now: Time) -> bool {
+        self.is_aware(member, now) && self.serves()
+    }
+
+    fn term_at(&self, member: usize, now: Time) -> u64 {
+        if self.is_aware(member, now) {
+            self.raft_term
+        } else {
+            self.members[member].raft_term
+        }
+    }
+
+    /// A member loses touch with the others, in one of the three ways.
+    pub fn strike(&mut self, member: usize, now: Time, how: impl FnOnce(&mut Member)) {
+        let (raft_term, aware) = (self.term_at(member, now), self.is_aware(member, now));
+        let struck = &mut self.members[member];
+        struck.raft_term = raft_term;
+        if aware {
+            // That it once led in an earlier term is over.
+            struck.leads_until = 0;
+        }
+        how(struck);
+    }
+
+    /// It is back, and hears of the present raft term at `aware`.
+    pub fn mend(&mut self, member: usize, aware: Time) {
+        let mended = &mut self.members[member];
+        mended.leads_until = if mended.frozen && mended.leads_until > 0 {
+            // It never had the time to notice.
+            aware
+        } else {
+            mended.leads_until.min(aware)
+        };
+        (mended.cut, mended.frozen, mended.down) = (false, false, false);
+        mended.aware = aware;
+        if self.primary == Some(member) {
+            mended.aware = 0;
+        }
+    }
+
+    /// Makes a member the leader: every lease starts anew, and lasts `extend` longer. The member
+    /// that led goes on answering keepalives until `former_until` unless it hears of it before;
+    /// the healthy ones hear of it at `aware`.
+    pub fn elect(
+        &mut self,
+        member: usize,
+        now: Time,
+        extend: Time,
+        former_until: Time,
+        mut aware: impl FnMut() -> Time,
+    ) {
+        for place in 0..self.members.len() {
+            let raft_term = self.term_at(place, now);
+            let aware = aware();
+            let other = &mut self.members[place];
+            if other.is_healthy() {
+                other.raft_term = raft_term;
+                other.aware = aware;
+            }
+            if self.primary == Some(place) && place != member {
+                other.leads_until = if other.is_healthy() {
+                    other.aware
+                } else {
+                    former_until
+                };
+                self.known_before.clone_from(&self.store.leases);
+            }
+        }
+        self.members[member].aware = 0;
+        self.members[member].leads_until = 0;
+        self.primary = Some(member);
+        self.raft_term += 1;
+        for lease in &mut self.store.leases {
+            lease.expires = now + lease.ttl + extend;
+        }
+    }
+
+    pub fn resign(&mut self) {
+        self.primary = None;
+    }
+
+    /// Expired leases, which a leader looks for twice a second.
+    pub fn expired(&self, now: Time) -> Vec<i64> {
+        let expired = self
+            .store
+            .leases
+            .iter()
+            .filter(|lease| now >= lease.expires);
+        let ids = expired.map(|lease| lease.id);
+        if self.serves() {
+            ids.collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    pub fn back_up(&mut self) {
+        self.backup = Some(self.store.clone());
+    }
+
+    pub fn take_backup(&mut self) -> Option<Store> {
+        self.backup.take()
+    }
+
+    /// Puts a backup in place of the store.
+    pub fn restore(&mut self, backup: Store, now: Time, new_cluster: bool) {
+        self.store = backup;
+        for lease in &mut self.store.leases {
+            lease.expires = now + lease.ttl;
+        }
+        // Watches from before the backup are not to be had any more.
+        self.store.compacted = self.store.revision;
+        self.histories_before += 1;
+        self.known_before.clear();
+        if new_cluster {
+            self.cluster_id += 1;
+        }
+        for member in &mut self.members {
+            member.leads_until = 0;
+        }
+    }
+
+    /// Puts a question to a member. `chance` is whatever the member's mood decides.
+    pub fn ask(
+        &mut self,
+        member: usize,
+        now: Time,
+        asker: usize,
+        question: Question,
+        chance: u8,
+    ) -> Reply {
+        let Member {
+            down,
+            frozen,
+            mends,
+            ..
+        } = self.members[member];
+        if down {
+            return Reply::Failed(FailureKind::Unreachable);
+        }
+        if frozen {
+            return Reply::Waits(mends);
+        }
+        if let Some(reply) = self.refuse(now, question, chance) {
+            return reply;
+        }
+        // Until another is elected, a leader's word on leases counts, in touch with a quorum or not.
+        let about_leases = matches!(question, Question::KeepAlive { .. });
+        let leads = self.primary == Some(member) && about_leases;
+        let in_touch = self.is_aware(member, now) && self.serves();
+        if !leads && !in_touch {
+            return self.ask_astray(member, now, question, chance);
+        }
+        match question {
+            Question::Grant { ttl } => {
+                self.leases_granted += 1;
+                // The id tells whose lease it is, for traces and checks.
+                let id = (i64::try_from(asker).unwrap_or(0) + 1) << 32 | self.leases_granted;
+                let ttl = ttl.max(self.min_ttl);
+                let expires = now + ttl;
+                self.store.leases.push(Lease { id, ttl, expires });
+                Reply::Granted { lease: id, ttl }
+            }
+            Question::KeepAlive { lease } => {
+                let raft_term = self.raft_term;
+                let ttl = match self.store.lease(lease) {
+                    // Once expired it waits for its end, and is not there any more.
+                    Some(lease) if now < lease.expires => {
+                        lease.expires = now + lease.ttl;
+                        seconds(lease.ttl)
+                    }
+                    _ => 0,
+                };
+                Reply::KeptAlive { ttl, raft_term }
+            }
+            Question::Transaction { campaign } => self.transact(asker, campaign),
+            Question::Revoke { lease } => {
+                if self.store.revoke(lease) {
+                    Reply::Revoked
+                } else {
+                    Reply::Failed(FailureKind::LeaseNotFound)
+                }
+            }
+        }
+    }
+
+    fn transact(&mut self, writer: usize, campaign: Option<i64>) -> Reply {
+        if let Some(lease) = campaign {
+            let absent = |key: &ElectionKey| self.store.key(*key).is_none();
+            if ElectionKey::ABSENT_FOR_A_CAMPAIGN.iter().all(absent) {
+                if self.store.lease(lease).is_none() {
+                    return Reply::Failed(FailureKind::LeaseNotFound);
+                }
+                let own = Some((lease, writer));
+                self.store
+                    .commit(&[(ElectionKey::Leader, own), (ElectionKey::Acting, own)]);
+            }
+        }
+        Reply::Shown(Shown {
+            cluster_id: self.cluster_id,
+            raft_term: self.raft_term,
+            revision: self.store.revision,
+            keys: self.store.keys,
+        })
+    }
+
+    /// A member that is not in touch with a leader is asked.
+    fn ask_astray(&self, member: usize, now: Time, question: Question, chance: u8) -> Reply {
+        let asked = &self.members[member];
+        if let Question::KeepAlive { lease } = question
+            && self.answers_as_former_leader(member, now)
+        {
+            let known = self.known_before.iter().find(|known| known.id == lease);
+            return Reply::KeptAlive {
+                // It has never heard of the leases that were granted since.
+                ttl: known.map_or(0, |lease| seconds(lease.ttl)),
+                raft_term: asked.raft_term,
+            };
+        }
+        let soon = now + super::SECOND / 10;
+        match chance % 4 {
+            0 => Reply::Failed(FailureKind::Unreachable),
+            1 => Reply::Silence,
+            _ => Reply::Waits(asked.mends.max(asked.aware).max(soon)),
+        }
+    }
+
+    /// A former leader that has not heard of its successor; or a member that has not either, and
+    /// asks that one.
+    fn answers_as_former_leader(&self, member: usize, now: Time) -> bool {
+        let asked = &self.members[member];
+        if asked.cut {
+            return now < asked.leads_until;
+        }
+        let former = |former: &Member| {
+            let reachable = !(former.cut || former.frozen || former.down);
+            now < former.leads_until && reachable && former.raft_term == asked.raft_term
+        };
+        now < asked.aware && self.members.iter().any(former)
+    }
+
+    fn refuse(&self, now: Time, question: Question, chance: u8) -> Option<Reply> {
+        let (refusal, _) = self.refusal.filter(|(_, until)| now < *until)?;
+        let writes = match question {
+            Question::Grant { .. } => refusal == Refusal::NoSpace,
+            Question::Transaction { campaign } => campaign.is_some(),
+            Question::Revoke { .. } => refusal != Refusal::NoSpace,
+            Question::KeepAlive { .. } => false,
+        };
+        let refused = match refusal {
+            Refusal::NoSpace | Refusal::PermissionToWrite => writes,
+            Refusal::TooManyRequests => chance >= 128,
+            Refusal::PermissionToRead => writes || matches!(question, Question::Transaction { .. }),
+        };
+        refused.then_some(Reply::Failed(FailureKind::Refused))
+    }
+}
+
+fn seconds(ttl: Time) -> i64 {
+    i64::try_from(ttl / super::SECOND).unwrap_or(i64::MAX)
+}

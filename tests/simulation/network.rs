@@ -1,0 +1,485 @@
+//! Between processes and members: what is asked and answered, and what befalls it on its way.
+
+use super::{
+    MILLI, SECOND, Time,
+    checks::Violation,
+    etcd::{self, Question, Reply, Shown},
+    node::Call,
+    plan::{Kind, Mix},
+    world::{Event, ToNode, World},
+};
+use crate::protocol::{CallId, Entry, Failure, FailureKind, Input, KeptAlive, LeaseId, View};
+use std::{sync::Arc, time::Duration};
+
+/// What a process asks of a member, on its way there.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked {
+    Connect {
+        call: CallId,
+        lease: Option<LeaseId>,
+    },
+    OpenKeepAlive {
+        call: CallId,
+        lease: LeaseId,
+    },
+    Grant {
+        call: CallId,
+        ttl: Time,
+    },
+    KeepAlive {
+        call: CallId,
+        stream: u32,
+        lease: LeaseId,
+    },
+    Transaction {
+        call: CallId,
+        campaign: Option<LeaseId>,
+    },
+    Revoke {
+        call: CallId,
+        lease: LeaseId,
+    },
+    Watch {
+        watch: CallId,
+        from: i64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    pub node: usize,
+    pub life: u32,
+    pub connection: u32,
+    pub member: usize,
+    pub asked: Asked,
+    pub sent: Time,
+}
+
+/// What is wrong between a process and a member, until when.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Path {
+    pub dead: Time,
+    pub silent: Time,
+    pub slow: Time,
+    pub sluggish: Time,
+}
+
+impl Path {
+    pub fn is_dead(&self, now: Time) -> bool {
+        now < self.dead
+    }
+}
+
+impl World {
+    /// How long after its sending a member gives up waiting to answer a request.
+    const MEMBERS_PATIENCE: Time = 7 * SECOND;
+
+    /// Sends a question on its way.
+    pub fn ask(&mut self, node: usize, asked: Asked) -> Result<(), Violation> {
+        self.check_pace(node)?;
+        let to = &self.nodes[node];
+        let request = Request {
+            node,
+            life: to.life,
+            connection: to.connection,
+            member: to.member,
+            asked,
+            sent: self.now,
+        };
+        if to.broken {
+            self.deliver_answer(&request, Err(FailureKind::Unreachable), self.now);
+        } else if self.paths[node][request.member].is_dead(self.now) {
+            let refused = self.usual();
+            self.deliver_answer(&request, Err(FailureKind::Unreachable), refused);
+        } else if let Some(at) = self.connected_at(&request) {
+            self.deliver_answer(&request, Ok(Reply::Revoked), at);
+        } else if let Some(mut at) = self.travel(node, request.member) {
+            let slow = matches!(asked, Asked::Watch { .. })
+                && self.plan.kinds.contains(&Kind::SlowWatch)
+                && !self.quiet
+                && self.rng.bool();
+            if slow {
+                self.count_if(true, Kind::SlowWatch);
+                at += self.rng.u64(0..300 * MILLI);
+            }
+            self.push(at, Event::Request(request));
+        } else if let Asked::Watch { watch, .. } = asked {
+            // Its opening has a limit.
+            let at = self.now + self.granted() / 5;
+            self.tell(at, node, ToNode::Input(Input::WatchEnded { watch }));
+        }
+        Ok(())
+    }
+
+    /// When a connection to a sluggish endpoint is there: just within its limit.
+    fn connected_at(&mut self, request: &Request) -> Option<Time> {
+        let sluggish = self.now < self.paths[request.node][request.member].sluggish;
+        let connects = matches!(request.asked, Asked::Connect { .. });
+        let limit = self.plan.ttl * SECOND / 5;
+        (sluggish && connects).then(|| self.now + self.rng.u64(limit / 2..limit * 85 / 100))
+    }
+
+    /// A question reaches a member.
+    pub fn arrive(&mut self, request: Request) -> Result<(), Violation> {
+        let now = self.now;
+        let Request {
+            node,
+            member,
+            asked,
+            sent,
+            ..
+        } = request;
+        let slowest = &mut self.checks.slowest_request;
+        *slowest = (now - sent).max(*slowest);
+        let question = match asked {
+            Asked::Connect { lease: None, .. } => {
+                let struck = self.etcd.members[member];
+                if struck.frozen {
+                    self.wait(request, struck.mends);
+                } else {
+                    let down = struck.down.then_some(FailureKind::Unreachable);
+                    self.answer(&request, down.map_or(Ok(Reply::Revoked), Err));
+                }
+                return Ok(());
+            }
+            Asked::Watch { watch, from } => {
+                self.open_watch(node, watch, from);
+                return Ok(());
+            }
+            Asked::Connect {
+                lease: Some(lease), ..
+            }
+            | Asked::OpenKeepAlive { lease, .. }
+            | Asked::KeepAlive { lease, .. } => Question::KeepAlive { lease: lease.get() },
+            Asked::Grant { ttl, .. } => Question::Grant { ttl },
+            Asked::Transaction { campaign, .. } => Question::Transaction {
+                campaign: campaign.map(LeaseId::get),
+            },
+            Asked::Revoke { lease, .. } => Question::Revoke { lease: lease.get() },
+        };
+        // Where all is well, a member out of touch for a moment waits for it to pass.
+        let chance = match self.plan.mix {
+            Mix::Calm => 3,
+            _ => self.rng.u8(..),
+        };
+        let mut reply = Reply::Silence;
+        self.change(|etcd| reply = etcd.ask(member, now, node, question, chance))?;
+        match reply {
+            Reply::Silence => {}
+            Reply::Waits(until) => self.wait(request, until),
+            Reply::Failed(kind) => self.answer(&request, Err(kind)),
+            reply => self.answer(&request, Ok(reply)),
+        }
+        Ok(())
+    }
+
+    pub fn wait(&mut self, request: Request, until: Time) {
+        let at = until.max(self.now) + self.rng.u64(0..MILLI);
+        if at < request.sent + Self::MEMBERS_PATIENCE {
+            self.push(at, Event::Request(request));
+        } else {
+            self.answer(&request, Err(FailureKind::Unreachable));
+        }
+    }
+
+    /// Sends an answer on its way, unless nobody can hear it any more.
+    pub fn answer(&mut self, request: &Request, reply: Result<Reply, FailureKind>) {
+        let Request {
+            node,
+            life,
+            connection,
+            member,
+            asked,
+            ..
+        } = *request;
+        let asker = &self.nodes[node];
+        if asker.life != life {
+            return;
+        }
+        let gone = asker.broken || asker.connection != connection;
+        // What was read before the connection went may still come after.
+        if gone && self.rng.u8(0..8) > 0 {
+            return;
+        }
+        let Some(at) = self.travel(node, member) else {
+            return;
+        };
+        let asker = &self.nodes[node];
+        let deaf_until = match asked {
+            Asked::KeepAlive { .. } => asker.deaf_to_keepalives_until,
+            Asked::Transaction { .. } => asker.deaf_to_transactions_until,
+            _ => 0,
+        };
+        if at >= deaf_until {
+            self.deliver_answer(request, reply, at);
+        }
+    }
+
+    pub fn deliver_answer(
+        &mut self,
+        request: &Request,
+        reply: Result<Reply, FailureKind>,
+        at: Time,
+    ) {
+        let Request { node, asked, .. } = *request;
+        let failed = |world: &Self, kind| world.failure(kind);
+        let input = match (asked, reply) {
+            (Asked::Connect { call, lease }, reply) => {
+                let result = opened(reply);
+                self.tell(
+                    at,
+                    node,
+                    ToNode::Opened {
+                        call,
+                        lease,
+                        result,
+                    },
+                );
+                return;
+            }
+            (Asked::OpenKeepAlive { call, lease }, reply) => {
+                let (lease, result) = (Some(lease), opened(reply));
+                self.tell(
+                    at,
+                    node,
+                    ToNode::Opened {
+                        call,
+                        lease,
+                        result,
+                    },
+                );
+                return;
+            }
+            (Asked::Grant { call, .. }, Ok(Reply::Granted { lease, ttl })) => Input::Granted {
+                call,
+                result: Ok((LeaseId::new(lease), Duration::from_nanos(ttl))),
+            },
+            (Asked::Grant { call, .. }, Err(kind)) => Input::Granted {
+                call,
+                result: Err(failed(self, kind)),
+            },
+            (Asked::KeepAlive { call, stream, .. }, Ok(Reply::KeptAlive { ttl, raft_term })) => {
+                let answer = KeptAlive { ttl, raft_term };
+                self.tell(at, node, ToNode::KeptAlive { stream, answer });
+                if self.repeats() {
+                    let result = Ok(answer);
+                    Input::KeptAlive { call, result }
+                } else {
+                    return;
+                }
+            }
+            (Asked::KeepAlive { call, .. }, Err(kind)) => Input::KeptAlive {
+                call,
+                result: Err(failed(self, kind)),
+            },
+            (Asked::Transaction { call, .. }, Ok(Reply::Shown(shown))) => Input::Transacted {
+                call,
+                result: Ok(self.view(&shown)),
+            },
+            (Asked::Transaction { call, .. }, Err(kind)) => Input::Transacted {
+                call,
+                result: Err(failed(self, kind)),
+            },
+            (Asked::Revoke { call, .. }, reply) => Input::Revoked {
+                call,
+                result: reply.map(|_| ()).map_err(|kind| failed(self, kind)),
+            },
+            (Asked::Watch { watch, .. }, _) => Input::WatchEnded { watch },
+            (Asked::Grant { .. } | Asked::KeepAlive { .. } | Asked::Transaction { .. }, Ok(_)) => {
+                unreachable!("etcd answers what it was asked")
+            }
+        };
+        if self.repeats() {
+            let again = at + self.rng.u64(0..SECOND);
+            self.tell(again, node, ToNode::Input(input.clone()));
+        }
+        self.tell(at, node, ToNode::Input(input));
+    }
+
+    pub fn open_watch(&mut self, node: usize, id: CallId, from: i64) {
+        let compacted = self.etcd.store.compacted;
+        let ended = from != 0 && from < compacted;
+        let Some(watch) = self.nodes[node].watch.as_mut().filter(|open| open.id == id) else {
+            return;
+        };
+        if ended {
+            self.tell(
+                self.now,
+                node,
+                ToNode::Input(Input::WatchEnded { watch: id }),
+            );
+        } else {
+            watch.open = true;
+            // Zero is from now on.
+            if from == 0 {
+                watch.sent_up_to = self.etcd.store.revision;
+            }
+            self.pump(node);
+        }
+    }
+
+    /// Sends a watch the changes that it has not been sent, each key's in order.
+    pub fn pump(&mut self, node: usize) {
+        let Some(mut watch) = self.nodes[node].watch.filter(|watch| watch.open) else {
+            return;
+        };
+        if watch.connection != self.nodes[node].connection
+            || !self.etcd.is_current(watch.member, self.now)
+        {
+            return;
+        }
+        let first = self
+            .etcd
+            .store
+            .history
+            .partition_point(|change| change.revision <= watch.sent_up_to);
+        for place in first..self.etcd.store.history.len() {
+            let change = self.etcd.store.history[place];
+            watch.sent_up_to = change.revision;
+            let Some(at) = self.travel_watch(node, watch.member) else {
+                continue;
+            };
+            let last = &mut watch.last_arrival[etcd::place(change.key)];
+            *last = at.max(*last + 1);
+            let at = *last;
+            let input = Input::Changed {
+                watch: watch.id,
+                key: change.key,
+                revision: change.revision,
+                entry: change.now.map(|key| self.entry(key)),
+            };
+            self.tell(at, node, ToNode::Input(input));
+        }
+        self.nodes[node].watch = Some(watch);
+    }
+
+    pub fn failure(&self, kind: FailureKind) -> Failure {
+        Failure::new(kind, Arc::clone(&self.unreachable))
+    }
+
+    pub fn entry(&self, key: etcd::Key) -> Entry {
+        Entry {
+            value: Arc::clone(&self.names[key.writer]),
+            lease: (key.lease != 0).then(|| LeaseId::new(key.lease)),
+            mod_revision: key.mod_revision,
+        }
+    }
+
+    pub fn view(&self, shown: &Shown) -> View {
+        let [leader, acting] = shown.keys.map(|key| key.map(|key| self.entry(key)));
+        View {
+            cluster_id: shown.cluster_id,
+            revision: shown.revision,
+            raft_term: shown.raft_term,
+            leader,
+            acting,
+        }
+    }
+
+    /// When a message sent now arrives; `None` if never.
+    pub fn travel(&mut self, node: usize, member: usize) -> Option<Time> {
+        let usual = self.usual();
+        if self.quiet {
+            return Some(usual);
+        }
+        let path = self.paths[node][member];
+        if self.now < path.dead {
+            return None;
+        }
+        if self.now < path.sluggish {
+            // Only what `connected_at` lets through gets there.
+            return None;
+        }
+        if self.now < path.silent {
+            // Sent again by the network, it may arrive when that is mended.
+            return self.rng.bool().then_some(path.silent + usual - self.now);
+        }
+        if self.plan.lost > 0 && self.rng.u32(0..1000) < self.plan.lost {
+            self.count_if(true, Kind::Lose);
+            return None;
+        }
+        let mut late = 0;
+        if self.plan.late > 0 && self.rng.u32(0..1000) < self.plan.late {
+            self.count_if(true, Kind::Late);
+            late = self.rng.u64(0..self.plan.latest);
+        }
+        if self.now < path.slow {
+            late += self.rng.u64(0..self.granted() / 4);
+        }
+        Some(self.capped(usual - self.now + late).max(usual))
+    }
+
+    pub fn usual(&mut self) -> Time {
+        self.now + 1 + self.rng.u64(self.plan.latency / 2..self.plan.latency)
+    }
+
+    pub fn travel_watch(&mut self, node: usize, member: usize) -> Option<Time> {
+        let at = self.travel(node, member)?;
+        let lags = !self.quiet && self.plan.kinds.contains(&Kind::LateWatch);
+        if lags && self.rng.u8(0..8) == 0 {
+            self.count_if(true, Kind::LateWatch);
+            let late = self.rng.u64(0..3 * SECOND);
+            return Some(self.capped(at - self.now + late).max(at));
+        }
+        Some(at)
+    }
+
+    pub fn repeats(&mut self) -> bool {
+        let repeats = !self.quiet && self.rng.u32(0..1000) < self.plan.repeated;
+        self.count_if(repeats, Kind::Repeat);
+        repeats
+    }
+
+    /// Cuts a process's connection; what is under way on it fails.
+    pub fn break_connection(&mut self, node: usize) {
+        let unreachable = self.failure(FailureKind::Unreachable);
+        let to = &mut self.nodes[node];
+        if std::mem::replace(&mut to.broken, true) {
+            return;
+        }
+        let mut failures = Vec::new();
+        match to.call.take() {
+            Some(Call::Open(call)) => failures.push(ToNode::Opened {
+                call,
+                lease: None,
+                result: Err(FailureKind::Unreachable),
+            }),
+            Some(Call::Grant(call)) => failures.push(ToNode::Input(Input::Granted {
+                call,
+                result: Err(unreachable.clone()),
+            })),
+            Some(Call::Try(call)) => {
+                if to.awaits_transaction {
+                    let result: Result<View, _> = Err(unreachable.clone());
+                    failures.push(ToNode::Input(Input::Transacted { call, result }));
+                }
+                if to.awaits == Some(call) {
+                    let result: Result<KeptAlive, _> = Err(unreachable.clone());
+                    failures.push(ToNode::Input(Input::KeptAlive { call, result }));
+                }
+            }
+            None => {}
+        }
+        for call in to.revocations.drain(..) {
+            let result = Err(unreachable.clone());
+            failures.push(ToNode::Input(Input::Revoked { call, result }));
+        }
+        if let Some(watch) = to.watch.take() {
+            failures.push(ToNode::Input(Input::WatchEnded { watch: watch.id }));
+        }
+        to.stream = None;
+        to.awaits = None;
+        for failure in failures {
+            let at = self.now + self.rng.u64(0..MILLI);
+            self.tell(at, node, failure);
+        }
+    }
+}
+
+/// An opened stream has sent a keepalive of its own and read the answer.
+fn opened(reply: Result<Reply, FailureKind>) -> Result<(), FailureKind> {
+    match reply {
+        Ok(Reply::KeptAlive { ttl, .. }) if ttl <= 0 => Err(FailureKind::LeaseNotFound),
+        reply => reply.map(|_| ()),
+    }
+}

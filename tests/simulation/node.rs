@@ -1,0 +1,205 @@
+//! One process of the election: a machine, its clock, what acts on its behalf, and what its I/O
+//! keeps: a connection, a keepalive stream, a watch.
+
+use super::Time;
+use crate::protocol::{CallId, KeptAlive, Machine, Moment, Role, Settings, Term};
+use std::{collections::VecDeque, time::Duration};
+
+/// A clock that may run faster or slower than etcd's.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    true_base: Time,
+    local_base: Time,
+    /// In thousandths of etcd's.
+    rate: u64,
+}
+
+impl Clock {
+    pub fn new(origin: Time, rate: u64) -> Self {
+        Self {
+            true_base: 0,
+            local_base: origin,
+            rate,
+        }
+    }
+
+    pub fn set_rate(&mut self, now: Time, rate: u64) {
+        *self = Self {
+            true_base: now,
+            local_base: self.local(now),
+            rate,
+        };
+    }
+
+    fn local(&self, now: Time) -> Time {
+        self.local_base + (now - self.true_base) * self.rate / 1000
+    }
+
+    pub fn read(&self, now: Time) -> Moment {
+        Moment::from_origin(Duration::from_nanos(self.local(now)))
+    }
+
+    /// The first instant at which the clock reads `moment`.
+    pub fn when(&self, moment: Moment) -> Time {
+        let local = nanos(moment.since_origin()).saturating_sub(self.local_base);
+        self.true_base + self.lasts(local)
+    }
+
+    /// How long a time by this clock lasts.
+    pub fn lasts(&self, local: Time) -> Time {
+        (local * 1000).div_ceil(self.rate)
+    }
+}
+
+pub fn nanos(duration: Duration) -> Time {
+    Time::try_from(duration.as_nanos()).unwrap_or(Time::MAX)
+}
+
+/// How the right to act is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// Compares clocks whenever it acts; may be paused.
+    Asks,
+    /// A child that never asks, and is told to end, then killed.
+    Child,
+}
+
+/// A child that lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Child {
+    pub term: Term,
+    pub told_to_end: bool,
+    /// By when it will be killed, as last set.
+    pub killed_at: Option<Moment>,
+}
+
+#[derive(Debug)]
+pub struct Stream {
+    pub id: u32,
+    /// Answers that nobody has waited for.
+    pub unread: VecDeque<KeptAlive>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    pub id: CallId,
+    pub connection: u32,
+    pub member: usize,
+    /// Up to where its changes are on their way.
+    pub sent_up_to: i64,
+    /// When the last change of each key arrives; they stay in order.
+    pub last_arrival: [Time; 2],
+    pub open: bool,
+}
+
+/// What a call under way is, as far as its failure has to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Open(CallId),
+    Grant(CallId),
+    Try(CallId),
+}
+
+#[derive(Debug)]
+pub struct Node {
+    pub clock: Clock,
+    pub actor: Actor,
+    pub settings: Settings,
+    /// Crashed or withdrawn without one.
+    pub machine: Option<Machine>,
+    /// Counts starts, so that what was meant for a process before this one is dropped.
+    pub life: u32,
+    pub paused_until: Time,
+    pub role: Role,
+    pub child: Option<Child>,
+    /// The alarm that counts, and what it was set to.
+    pub alarm: u32,
+    pub alarm_at: Option<Moment>,
+    /// Counts connections.
+    pub connection: u32,
+    pub member: usize,
+    pub broken: bool,
+    pub call: Option<Call>,
+    pub revocations: Vec<CallId>,
+    pub streams: u32,
+    pub stream: Option<Stream>,
+    /// The try whose keepalive waits for an answer.
+    pub awaits: Option<CallId>,
+    pub awaits_transaction: bool,
+    pub watch: Option<Watch>,
+    /// Its keepalives' answers never arrive before then.
+    pub deaf_to_keepalives_until: Time,
+    pub deaf_to_transactions_until: Time,
+}
+
+impl Node {
+    pub fn new(clock: Clock, actor: Actor, settings: Settings) -> Self {
+        Self {
+            clock,
+            actor,
+            settings,
+            machine: None,
+            life: 0,
+            paused_until: 0,
+            role: Role::Withdrawn,
+            child: None,
+            alarm: 0,
+            alarm_at: None,
+            connection: 0,
+            member: 0,
+            broken: true,
+            call: None,
+            revocations: Vec::new(),
+            streams: 0,
+            stream: None,
+            awaits: None,
+            awaits_transaction: false,
+            watch: None,
+            deaf_to_keepalives_until: 0,
+            deaf_to_transactions_until: 0,
+        }
+    }
+
+    /// The term in which this process acts at this instant, if it does.
+    pub fn acts(&self, now: Time) -> Option<Term> {
+        match self.actor {
+            Actor::Child => self.child.map(|child| child.term),
+            Actor::Asks => {
+                let (term, until) = match self.role {
+                    Role::Leader { term, deadline } => (term, deadline),
+                    Role::Stopping { term, by, .. } => (term, by),
+                    _ => return None,
+                };
+                (self.clock.read(now) < until).then_some(term)
+            }
+        }
+    }
+
+    /// The term that its machine knows of.
+    pub fn term(&self) -> Option<Term> {
+        match self.role {
+            Role::Leader { term, .. } | Role::Stopping { term, .. } => Some(term),
+            _ => None,
+        }
+    }
+
+    /// Drops what runs on the connection.
+    pub fn disconnect(&mut self) {
+        self.connection += 1;
+        self.broken = true;
+        self.call = None;
+        self.revocations.clear();
+        self.stream = None;
+        self.awaits = None;
+        self.watch = None;
+    }
+
+    pub fn open_stream(&mut self) {
+        self.streams += 1;
+        self.stream = Some(Stream {
+            id: self.streams,
+            unread: VecDeque::new(),
+        });
+        self.awaits = None;
+    }
+}

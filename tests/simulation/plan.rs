@@ -1,0 +1,266 @@
+//! What a seed decides before anything happens: who takes part, and what may go wrong.
+
+use super::{MILLI, SECOND, Time, node::Actor};
+use fastrand::Rng;
+
+macro_rules! kinds {
+    ($($kind:ident $text:literal,)*) => {
+        /// A kind of fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind { $($kind,)* }
+
+        impl Kind {
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$kind => $text,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    // Of single messages.
+    Lose "message lost",
+    Late "message late, by up to 8 s",
+    Repeat "answer delivered twice",
+    LateWatch "watch event late, by up to 3 s",
+    SlowWatch "watch slow to open, by up to 0.3 s",
+    // Of the network.
+    CutConnection "connection cut",
+    DeadEndpoint "endpoint dead for one candidate",
+    SilentEndpoint "endpoint silent for one candidate",
+    SlowEndpoint "endpoint slow for one candidate",
+    SluggishEndpoint "endpoint slow to connect to, then silent",
+    LoseKeepAlives "keepalive answers alone lost",
+    LoseTransactions "transaction answers alone lost",
+    EndWatch "watch ended",
+    // Of etcd.
+    CutMember "member cut off from its peers",
+    FreezeMember "member frozen",
+    StopMember "member stopped and started",
+    MoveLeader "etcd's leader changed",
+    Refuse "questions refused",
+    Compact "compaction",
+    BackUp "backup taken",
+    Restore "backup restored",
+    // Of processes and their machines.
+    Pause "process paused or machine asleep",
+    ClockRate "clock's rate changed",
+    Crash "crash and restart",
+    Linger "leader slow to stop acting",
+    // Of people.
+    Resign "leader stopped acting by itself",
+    Withdraw "candidate withdrawn and restarted",
+    DeleteLeader "leader deleted",
+    OverwriteLeader "leader overwritten",
+    DeleteActing "leader/acting deleted",
+    OverwriteActing "leader/acting overwritten",
+    RevokeLease "leader's lease revoked",
+}
+
+/// Which faults go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mix {
+    /// A few kinds out of all, others in each schedule.
+    Swarm,
+    /// Nothing fails: hand-overs are as quick as messages are.
+    Calm,
+    /// Members of etcd that lose touch, a former leader that still answers.
+    Former,
+    /// Messages that are late or lost, and pauses.
+    Late,
+    /// A candidate that never hears its keepalives' answers, or its transactions'.
+    Deaf,
+    /// Children, killed when their time is over, while leadership is lost again and again.
+    Children,
+    /// People who delete, overwrite and revoke.
+    People,
+    /// Backups restored.
+    Histories,
+    /// One endpoint of each candidate, always the same, is dead or silent.
+    Endpoint,
+}
+
+impl Mix {
+    pub const ALL: &[Self] = &[
+        Self::Swarm,
+        Self::Calm,
+        Self::Former,
+        Self::Late,
+        Self::Deaf,
+        Self::Children,
+        Self::People,
+        Self::Histories,
+        Self::Endpoint,
+    ];
+
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    fn kinds(self, rng: &mut Rng) -> Vec<Kind> {
+        use Kind as K;
+        match self {
+            Self::Swarm => {
+                let keep = rng.u8(1..=8);
+                let kept = |_: &&Kind| rng.u8(0..10) < keep;
+                Kind::ALL.iter().filter(kept).copied().collect()
+            }
+            Self::Calm => vec![
+                K::SlowWatch,
+                K::EndWatch,
+                K::CutConnection,
+                K::MoveLeader,
+                K::Resign,
+                K::Withdraw,
+                K::DeleteLeader,
+                K::Crash,
+                K::Compact,
+            ],
+            Self::Former => vec![
+                K::CutMember,
+                K::CutMember,
+                K::FreezeMember,
+                K::MoveLeader,
+                K::Pause,
+                K::SilentEndpoint,
+            ],
+            Self::Late => vec![
+                K::Lose,
+                K::Late,
+                K::Repeat,
+                K::LateWatch,
+                K::Pause,
+                K::SlowEndpoint,
+                K::Resign,
+                K::Crash,
+            ],
+            Self::Deaf => vec![
+                K::LoseKeepAlives,
+                K::LoseTransactions,
+                K::Crash,
+                K::Resign,
+                K::CutConnection,
+            ],
+            Self::Children => vec![
+                K::Late,
+                K::Lose,
+                K::SilentEndpoint,
+                K::SlowEndpoint,
+                K::FreezeMember,
+                K::Linger,
+                K::Resign,
+                K::DeleteLeader,
+                K::Withdraw,
+                K::ClockRate,
+            ],
+            Self::People => vec![
+                K::DeleteLeader,
+                K::OverwriteLeader,
+                K::DeleteActing,
+                K::OverwriteActing,
+                K::RevokeLease,
+                K::Late,
+                K::LateWatch,
+                K::EndWatch,
+                K::Linger,
+                K::Compact,
+            ],
+            Self::Histories => vec![
+                K::BackUp,
+                K::Restore,
+                K::LateWatch,
+                K::Resign,
+                K::Crash,
+                K::DeleteLeader,
+                K::Compact,
+                K::EndWatch,
+            ],
+            Self::Endpoint => vec![
+                K::DeadEndpoint,
+                K::SilentEndpoint,
+                K::SluggishEndpoint,
+                K::SluggishEndpoint,
+                K::CutConnection,
+                K::Resign,
+            ],
+        }
+    }
+}
+
+/// What a schedule is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub mix: Mix,
+    pub nodes: usize,
+    pub members: usize,
+    pub actor: Actor,
+    /// What is asked for, in seconds.
+    pub ttl: u64,
+    /// The least that etcd grants.
+    pub min_ttl: Time,
+    pub stop_timeout: Time,
+    /// How long a message takes at most when nothing is wrong.
+    pub latency: Time,
+    pub kinds: Vec<Kind>,
+    /// The mean time between two faults.
+    pub gap: Time,
+    /// Of a thousand messages each.
+    pub lost: u32,
+    pub late: u32,
+    pub repeated: u32,
+    pub latest: Time,
+    /// When the faults stop.
+    pub quiet: Time,
+}
+
+impl Plan {
+    pub fn new(rng: &mut Rng, mix: Option<Mix>) -> Self {
+        let mix = mix.unwrap_or_else(|| match rng.usize(0..16) {
+            place if place < Mix::ALL.len() => Mix::ALL[place],
+            _ => Mix::Swarm,
+        });
+        let kinds = mix.kinds(rng);
+        let calm = mix == Mix::Calm;
+        let ttl = if calm {
+            [10, 30][rng.usize(0..2)]
+        } else {
+            [2, 2, 2, 3, 3, 5, 5, 5, 5, 5, 10, 10, 10, 30, 30, 120][rng.usize(0..16)]
+        };
+        let raised = !calm && rng.u8(0..16) == 0;
+        let granted = if raised { ttl.max(8) } else { ttl } * SECOND;
+        let has = |kind| kinds.contains(&kind);
+        let mut some = |kind| if has(kind) { rng.u32(1..80) } else { 0 };
+        let (lost, late, repeated) = (some(Kind::Lose), some(Kind::Late), some(Kind::Repeat));
+        let healthy = matches!(mix, Mix::Calm | Mix::Endpoint);
+        let longest = if healthy { 3 } else { 4 };
+        let latency = [MILLI / 5, MILLI, 5 * MILLI, granted / 60][rng.usize(0..longest)];
+        let child = match mix {
+            Mix::Children => true,
+            Mix::Swarm | Mix::Endpoint => rng.u8(0..3) == 0,
+            _ => false,
+        };
+        Self {
+            mix,
+            nodes: rng.usize(if calm { 3..=4 } else { 2..=4 }),
+            members: if matches!(mix, Mix::Former | Mix::Endpoint) || rng.bool() {
+                3
+            } else {
+                1
+            },
+            actor: if child { Actor::Child } else { Actor::Asks },
+            ttl,
+            min_ttl: if raised { 8 * SECOND } else { 2 * SECOND },
+            stop_timeout: granted * [1, 2, 4][rng.usize(0..3)] / 2,
+            latency,
+            gap: granted * [1, 2, 4, 12][rng.usize(0..4)] / 4,
+            lost,
+            late,
+            repeated,
+            latest: rng.u64(MILLI..8 * SECOND),
+            quiet: granted * rng.u64(4..10),
+            kinds,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A schedule told to a person: time, who, what happened, and what each believes then.
+
+use super::{MILLI, SECOND, world::World};
+use crate::protocol::{Action, Input, LeaseId, Moment, Role};
+use std::fmt::Write as _;
+
+impl World {
+    /// A line of the trace, made only if there is one.
+    pub fn note(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.trace.is_none() {
+            return;
+        }
+        let line = line(self);
+        let seconds = self.now / SECOND;
+        let micros = self.now % SECOND / 1000;
+        if let Some(trace) = &mut self.trace {
+            // Writing to a String cannot fail.
+            let _ = writeln!(trace, "{seconds:>4}.{micros:06}  {line}");
+        }
+    }
+
+    pub fn belief(&self, node: usize) -> String {
+        let Some(machine) = &self.nodes[node].machine else {
+            return String::new();
+        };
+        let status = machine.status();
+        let clock = &self.nodes[node].clock;
+        let left = |until: Moment| {
+            let when = clock.when(until);
+            format!("until {}.{:03}", when / SECOND, when % SECOND / MILLI)
+        };
+        let role = match status.role {
+            Role::Leader { term, deadline } => format!(
+                "LEADER with lease {}, token {}, {}",
+                lease_name(term.lease.get()),
+                term.token,
+                left(deadline)
+            ),
+            Role::Stopping { term, by, reason } => format!(
+                "stopping lease {}, token {}, {}: {reason}",
+                lease_name(term.lease.get()),
+                term.token,
+                left(by)
+            ),
+            Role::Follower => match &status.leader {
+                Some(leader) => format!(
+                    "follower of {} at {}",
+                    lease_name(leader.lease.map_or(0, LeaseId::get)),
+                    leader.mod_revision
+                ),
+                None => "follower of nobody".to_owned(),
+            },
+            _ => "withdrawn".to_owned(),
+        };
+        format!("  => {role}")
+    }
+}
+
+/// `2.7` is the seventh lease, granted to node 2.
+pub fn lease_name(id: i64) -> String {
+    match id {
+        0 => "none".to_owned(),
+        id => format!("{}.{}", id >> 32, id & 0xffff_ffff),
+    }
+}
+
+fn id(lease: Option<LeaseId>) -> String {
+    lease_name(lease.map_or(0, LeaseId::get))
+}
+
+/// An input as a person reads it in a trace.
+pub fn input_text(input: &Input) -> String {
+    let failed = |failed: &crate::protocol::Failure| format!("failed, {:?}", failed.kind);
+    match input {
+        Input::Opened { result, .. } => match result {
+            Ok(()) => "connected, or the stream is open".to_owned(),
+            Err(failure) => format!("connecting, or opening the stream, {}", failed(failure)),
+        },
+        Input::Granted { result, .. } => match result {
+            Ok((lease, ttl)) => format!("lease {} granted for {ttl:?}", id(Some(*lease))),
+            Err(failure) => format!("grant {}", failed(failure)),
+        },
+        Input::KeptAlive { call, result } => match result {
+            Ok(answer) => format!(
+                "{call:?} kept alive, ttl {}, raft term {}",
+                answer.ttl, answer.raft_term
+            ),
+            Err(failure) => format!("{call:?} keepalive {}", failed(failure)),
+        },
+        Input::Transacted { call, result } => match result {
+            Ok(view) => {
+                let keys = [&view.leader, &view.acting].map(|key| match key {
+                    Some(key) => format!("{} at {}", id(key.lease), key.mod_revision),
+                    None => "absent".to_owned(),
+                });
+                format!(
+                    "{call:?} shows leader {}, acting {}, revision {}, raft term {}",
+                    keys[0], keys[1], view.revision, view.raft_term
+                )
+            }
+            Err(failure) => format!("{call:?} transaction {}", failed(failure)),
+        },
+        Input::Revoked { result, .. } => match result {
+            Ok(()) => "revoked".to_owned(),
+            Err(failure) => format!("revocation {}", failed(failure)),
+        },
+        Input::Changed {
+            key,
+            revision,
+            entry,
+            ..
+        } => {
+            let now = match entry {
+                Some(entry) => format!("bound to {}", id(entry.lease)),
+                None => "deleted".to_owned(),
+            };
+            format!("watch sees {key:?} {now} at {revision}")
+        }
+        Input::WatchEnded { .. } => "watch ended".to_owned(),
+        Input::BackedOff { .. } => "backed off".to_owned(),
+        Input::Stopped { term } => format!("what acted with token {} has stopped", term.token),
+        Input::Withdraw => "is asked to withdraw".to_owned(),
+    }
+}
+
+/// An action as a person reads it in a trace.
+pub fn action_text(action: &Action) -> String {
+    match action {
+        Action::Connect { endpoint, .. } => format!("connects to member {}", endpoint + 1),
+        Action::OpenKeepAlive { lease, .. } => {
+            format!("opens a stream for lease {}", id(Some(*lease)))
+        }
+        Action::Grant { .. } => "asks for a lease".to_owned(),
+        Action::Try {
+            call,
+            lease,
+            campaign,
+            ..
+        } => {
+            let asks = if *campaign { "campaigns" } else { "reads" };
+            format!("{asks} with lease {}: {call:?}", id(Some(*lease)))
+        }
+        Action::Revoke { lease, .. } => format!("revokes lease {}", id(Some(*lease))),
+        Action::Watch { from_revision, .. } => format!("watches from revision {from_revision}"),
+        Action::Disconnect => "disconnects".to_owned(),
+        Action::BackOff { at_most, .. } => format!("backs off for up to {at_most:?}"),
+        Action::Lead { term, .. } => format!("acts, token {}", term.token),
+        Action::Stop { term, reason } => format!(
+            "tells what acts with token {} to stop: {reason}",
+            term.token
+        ),
+    }
+}
