@@ -2,13 +2,13 @@
 
 use super::{
     MILLI, SECOND, Time,
-    etcd::{Change, Etcd},
+    etcd::{self, Change, Etcd},
     node::{Actor, Node, nanos},
     plan::{Mix, Plan},
     trace::lease_name,
     world::{Event, World},
 };
-use crate::protocol::{ElectionKey, Event as Said, FencingToken, LossReason, Moment, Role, Term};
+use crate::protocol::{ElectionKey, Event as Said, LossReason, Moment, Role, Term};
 
 /// A promise that was not kept.
 #[derive(Clone, Debug)]
@@ -254,7 +254,7 @@ impl World {
             return Err(self.violation(format!(
                 "node {} begins a term with token {token}, after one with {}",
                 node + 1,
-                FencingToken::new(self.checks.highest)
+                self.checks.highest
             )));
         }
         self.checks.highest = self.checks.highest.max(token);
@@ -303,7 +303,8 @@ impl World {
             return Err(self.violation(format!("node {} may go on though {reason}", node + 1)));
         }
         // What a lease of an earlier history finds may be the restored backup's doing.
-        let this_history = lease & 0xffff_ffff > self.checks.leases_before;
+        let (_, number) = etcd::owner_and_number(lease);
+        let this_history = number > self.checks.leases_before;
         let taken = |key| {
             let taken = |change: &&Change| {
                 let bound = change
@@ -324,8 +325,7 @@ impl World {
             }
             LossReason::ActingKeyTaken => this_history && !taken(ElectionKey::Acting),
             LossReason::LeaseGone => {
-                let is_there =
-                    |held: &super::etcd::Lease| held.id == lease && self.now < held.expires;
+                let is_there = |held: &etcd::Lease| held.id == lease && self.now < held.expires;
                 this_history && self.etcd.store.leases.iter().any(is_there)
             }
             // Neither does one bad endpoint cost a term.
@@ -396,7 +396,7 @@ impl World {
                     continue;
                 }
             };
-            let stands = |key: super::etcd::Key| {
+            let stands = |key: etcd::Key| {
                 key.lease == leads.lease.get() && key.mod_revision == leads.token.get()
             };
             if self.etcd.store.key(ElectionKey::Leader).is_some_and(stands) {

@@ -5,6 +5,17 @@
 use super::Time;
 use crate::protocol::{ElectionKey, FailureKind};
 
+/// The id of a lease tells to whom it was granted, counted from one, and which one it is: for traces
+/// and checks.
+pub const fn lease_id(owner: i64, number: i64) -> i64 {
+    (owner << 32) | number
+}
+
+/// The reverse.
+pub const fn owner_and_number(lease: i64) -> (i64, i64) {
+    (lease >> 32, lease & 0xffff_ffff)
+}
+
 /// One of the two keys, as the store holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -403,8 +414,8 @@ impl Etcd {
         match question {
             Question::Grant { ttl } => {
                 self.leases_granted += 1;
-                // The id tells whose lease it is, for traces and checks.
-                let id = (i64::try_from(asker).unwrap_or(0) + 1) << 32 | self.leases_granted;
+                let owner = i64::try_from(asker).unwrap_or(0) + 1;
+                let id = lease_id(owner, self.leases_granted);
                 let ttl = ttl.max(self.min_ttl);
                 let expires = now + ttl;
                 self.store.leases.push(Lease { id, ttl, expires });

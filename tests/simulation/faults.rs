@@ -3,7 +3,7 @@
 use super::{
     MILLI, SECOND, Time,
     checks::Violation,
-    etcd::{Lease, Refusal},
+    etcd::{Lease, Refusal, lease_id},
     node::Actor,
     plan::{Kind, Mix},
     trace::lease_name,
@@ -399,7 +399,8 @@ impl World {
     fn lend(&mut self) -> i64 {
         let ttl = self.granted();
         let number = i64::try_from(self.etcd.store.history.len()).unwrap_or(0) + 1;
-        let id = (i64::try_from(self.plan.nodes).unwrap_or(0) + 1) << 32 | number;
+        let owner = i64::try_from(self.plan.nodes).unwrap_or(0) + 1;
+        let id = lease_id(owner, number);
         let expires = self.now + ttl;
         self.etcd.store.leases.push(Lease { id, ttl, expires });
         id

@@ -1,6 +1,6 @@
 //! A schedule told to a person: time, who, what happened, and what each believes then.
 
-use super::{MILLI, SECOND, world::World};
+use super::{MILLI, SECOND, etcd::owner_and_number, world::World};
 use crate::protocol::{Action, Input, LeaseId, Moment, Role};
 use std::fmt::Write as _;
 
@@ -60,7 +60,10 @@ impl World {
 pub fn lease_name(id: i64) -> String {
     match id {
         0 => "none".to_owned(),
-        id => format!("{}.{}", id >> 32, id & 0xffff_ffff),
+        id => {
+            let (owner, number) = owner_and_number(id);
+            format!("{owner}.{number}")
+        }
     }
 }
 
