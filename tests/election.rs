@@ -420,7 +420,7 @@ fn a_key_without_a_lease_is_warned_about_loudly_and_never_deleted() {
 #[test]
 fn a_term_that_is_ended_by_force_is_followed_by_exactly_one_other() {
     on_each_etcd(|etcd| {
-        let acts: [fn(&Etcd); 3] = [
+        let acts: [fn(&Etcd); 4] = [
             |etcd| {
                 let lease = etcd.key("leader").unwrap().lease.unwrap();
                 etcd.etcdctl(&["lease", "revoke", &lease]);
@@ -430,6 +430,10 @@ fn a_term_that_is_ended_by_force_is_followed_by_exactly_one_other() {
             },
             |etcd| {
                 etcd.etcdctl(&["del", "--prefix", "leader"]);
+            },
+            |etcd| {
+                // Still bound to the leader's own lease.
+                etcd.etcdctl(&["put", "--ignore-lease", "leader", "x"]);
             },
         ];
         let mut replicas = Daemon::candidates(&etcd, 3);
