@@ -34,7 +34,7 @@ pub struct Checks {
     ready_from: Vec<Time>,
     watch_ended: Vec<Time>,
     /// Since when a leader goes on though its `leader` key was taken.
-    unheard: Vec<Option<Time>>,
+    unheard: Vec<Option<(Term, Time)>>,
     /// Until when each process holds off, having been asked to step down.
     holds_off_until: Vec<Time>,
     /// Processes that may find that etcd's history went back.
@@ -403,7 +403,11 @@ impl World {
                 self.checks.unheard[node] = None;
                 continue;
             }
-            let since = *self.checks.unheard[node].get_or_insert(self.now);
+            let since = match self.checks.unheard[node] {
+                Some((term, since)) if term == leads => since,
+                _ => self.now,
+            };
+            self.checks.unheard[node] = Some((leads, since));
             // By a watch; or by a read, without which it does not lead on.
             let bound = match self.plan.mix {
                 Mix::Calm if self.now > self.checks.ready_from[node] => SECOND,
