@@ -1,7 +1,7 @@
 //! Validated values: a [`Config`] that exists is a configuration that works.
 
 use crate::protocol::{Timing, Ttl};
-use std::{fmt, net::Ipv6Addr, str::FromStr, time::Duration};
+use std::{fmt, fs, io, net::Ipv6Addr, path::PathBuf, str::FromStr, time::Duration};
 
 /// The longest name and the longest key, in bytes.
 const LONGEST: usize = 255;
@@ -100,13 +100,16 @@ impl FromStr for LeaderKey {
 pub struct Endpoint {
     given: String,
     authority: String,
+    /// Whether it was given as an https URL, an http URL, or without a scheme.
+    tls: Option<bool>,
 }
 
 impl Endpoint {
-    /// Returns the URL to connect to.
+    /// Returns the URL to connect to, with TLS or without.
     #[must_use]
-    pub fn url(&self) -> String {
-        format!("http://{}", self.authority)
+    pub fn url(&self, uses_tls: bool) -> String {
+        let scheme = if uses_tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
     }
 }
 
@@ -121,10 +124,10 @@ impl FromStr for Endpoint {
     type Err = InvalidEndpoint;
 
     fn from_str(given: &str) -> Result<Self, InvalidEndpoint> {
-        let authority = match given.split_once("://") {
-            None => given,
-            Some(("http", rest)) => rest.strip_suffix('/').unwrap_or(rest),
-            Some(("https", _)) => return Err(InvalidEndpoint::Tls),
+        let (authority, tls) = match given.split_once("://") {
+            None => (given, None),
+            Some(("http", rest)) => (rest.strip_suffix('/').unwrap_or(rest), Some(false)),
+            Some(("https", rest)) => (rest.strip_suffix('/').unwrap_or(rest), Some(true)),
             Some(_) => return Err(InvalidEndpoint::Scheme),
         };
         if authority.is_empty() {
@@ -153,6 +156,7 @@ impl FromStr for Endpoint {
         Ok(Self {
             given: given.to_owned(),
             authority: authority.to_owned(),
+            tls,
         })
     }
 }
@@ -173,12 +177,73 @@ pub enum InvalidEndpoint {
     /// It contains a user.
     #[error("user and password do not belong into an endpoint")]
     UserInfo,
-    /// It is an https URL.
-    #[error("TLS is not supported yet: give host:port or an http:// URL")]
-    Tls,
     /// It is a URL of another kind.
-    #[error("only host:port and http:// URLs are endpoints")]
+    #[error("only host:port, http:// and https:// URLs are endpoints")]
     Scheme,
+}
+
+/// How etcd proves who it is, and how this candidate does.
+///
+/// The files are read anew for each connection, so that they can be replaced while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificates of the authorities to trust, as PEM; the system's where there are none.
+    pub authorities: Option<PathBuf>,
+    /// This candidate's own certificate and its key, as PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// What etcd is told when it asks who this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: String,
+    /// The user's password.
+    pub password: Password,
+}
+
+/// Where a password comes from. It is never shown, by `Debug` neither.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Password {
+    /// This is it.
+    Text(String),
+    /// It stands in a file, which is read anew for each connection; one new line at its end does
+    /// not count.
+    File(PathBuf),
+}
+
+impl Password {
+    /// Returns the password.
+    ///
+    /// # Errors
+    /// If its file is no regular file, cannot be read as text, or holds nothing.
+    pub fn read(&self) -> io::Result<String> {
+        let file = match self {
+            Self::Text(text) => return Ok(text.clone()),
+            Self::File(file) => file,
+        };
+        // What can be read only once would be gone with the second connection.
+        if !fs::metadata(file)?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let mut text = fs::read_to_string(file)?;
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        if text.is_empty() {
+            return Err(io::Error::other("it is empty"));
+        }
+        Ok(text)
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Text(…)"),
+            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+        }
+    }
 }
 
 /// What a candidate must know to take part in an election.
@@ -190,6 +255,8 @@ pub struct Config {
     ttl: Ttl,
     grace: Duration,
     stop_timeout: Duration,
+    tls: Option<Tls>,
+    credentials: Option<Credentials>,
 }
 
 impl Config {
@@ -197,10 +264,14 @@ impl Config {
     /// of 10 s.
     ///
     /// # Errors
-    /// If there is no endpoint.
+    /// If there is no endpoint, or http and https are mixed.
     pub fn new(name: Name, endpoints: Vec<Endpoint>) -> Result<Self, InvalidConfig> {
         if endpoints.is_empty() {
             return Err(InvalidConfig::NoEndpoint);
+        }
+        let given_with = |tls| endpoints.iter().any(|endpoint| endpoint.tls == Some(tls));
+        if given_with(true) && given_with(false) {
+            return Err(InvalidConfig::PlainEndpoint);
         }
         Ok(Self {
             name,
@@ -209,6 +280,8 @@ impl Config {
             ttl: Ttl::default(),
             grace: Duration::ZERO,
             stop_timeout: Duration::from_secs(10),
+            tls: None,
+            credentials: None,
         })
     }
 
@@ -240,6 +313,52 @@ impl Config {
     pub fn with_stop_timeout(mut self, stop_timeout: Duration) -> Self {
         self.stop_timeout = stop_timeout;
         self
+    }
+
+    /// Sets how to prove who is who. Endpoints without a scheme are then spoken to by TLS.
+    ///
+    /// # Errors
+    /// If an endpoint was given as an http URL: what is meant to be secret would not be.
+    pub fn with_tls(mut self, tls: Tls) -> Result<Self, InvalidConfig> {
+        if self
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.tls == Some(false))
+        {
+            return Err(InvalidConfig::PlainEndpoint);
+        }
+        self.tls = Some(tls);
+        Ok(self)
+    }
+
+    /// Sets what etcd is told when it asks who this is.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// Returns true iff all endpoints are spoken to by TLS: if one is an https URL, or if there is
+    /// a [`Tls`].
+    #[must_use]
+    pub fn uses_tls(&self) -> bool {
+        self.tls.is_some()
+            || self
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.tls == Some(true))
+    }
+
+    /// Returns how to prove who is who.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Returns what etcd is told when it asks who this is.
+    #[must_use]
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
     }
 
     /// Returns the candidate's name.
@@ -286,6 +405,9 @@ pub enum InvalidConfig {
     /// There is no endpoint.
     #[error("at least one endpoint is needed")]
     NoEndpoint,
+    /// TLS is wanted, and an endpoint is given as an http URL.
+    #[error("an http:// endpoint cannot be spoken to by TLS; give https:// or host:port")]
+    PlainEndpoint,
     /// One bad endpoint could cost a healthy leader its term.
     #[error(
         "a grace of {grace:?} does not fit a TTL of {ttl}: one bad endpoint could cost a healthy \
@@ -305,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_are_hosts_and_ports_or_http_urls() {
+    fn endpoints_are_hosts_and_ports_or_urls() {
         for (given, url) in [
             ("127.0.0.1:2379", "http://127.0.0.1:2379"),
             ("etcd_server:2378", "http://etcd_server:2378"),
@@ -315,11 +437,44 @@ mod tests {
                 "http://etcd-1.example.com:2379",
             ),
             ("http://etcd:2379/", "http://etcd:2379"),
+            ("https://etcd:2379/", "https://etcd:2379"),
         ] {
             let endpoint: Endpoint = given.parse().unwrap();
-            assert_eq!(endpoint.url(), url);
+            let config = Config::new("a".parse().unwrap(), vec![endpoint.clone()]).unwrap();
+            assert_eq!(endpoint.url(config.uses_tls()), url);
             assert_eq!(endpoint.to_string(), given);
         }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_scheme_is_spoken_to_by_tls_if_there_is_any() {
+        let config = |endpoint: &str| {
+            let endpoints = vec![endpoint.parse().unwrap()];
+            let config = Config::new("a".parse().unwrap(), endpoints).unwrap();
+            config.with_tls(Tls::default())
+        };
+        assert!(config("etcd:2379").unwrap().uses_tls());
+        let endpoints = |list: [&str; 2]| list.map(|endpoint| endpoint.parse().unwrap()).to_vec();
+        let name: Name = "a".parse().unwrap();
+        let beside = Config::new(name.clone(), endpoints(["https://a:1", "b:1"])).unwrap();
+        assert!(
+            beside.uses_tls(),
+            "nothing goes out in plain text beside TLS"
+        );
+        assert_eq!(
+            Config::new(name, endpoints(["https://a:1", "http://b:1"])).unwrap_err(),
+            InvalidConfig::PlainEndpoint
+        );
+        assert_eq!(
+            config("http://etcd:2379").unwrap_err(),
+            InvalidConfig::PlainEndpoint
+        );
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let password = Password::Text("secret".to_owned());
+        assert_eq!(format!("{password:?}"), "Text(…)");
     }
 
     #[test]
@@ -338,7 +493,7 @@ mod tests {
             ("[::g]:2379", InvalidEndpoint::Host),
             ("a b:2379", InvalidEndpoint::Host),
             ("user:secret@localhost:2379", InvalidEndpoint::UserInfo),
-            ("https://localhost:2379", InvalidEndpoint::Tls),
+            ("https://", InvalidEndpoint::Empty),
             ("unix:///run/etcd:1", InvalidEndpoint::Scheme),
         ] {
             assert_eq!(given.parse::<Endpoint>().unwrap_err(), error, "{given}");

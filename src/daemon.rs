@@ -8,10 +8,11 @@ mod signals;
 use crate::{
     config::Config,
     election::{Election, Leadership},
+    etcd,
     printable::Printable,
     protocol::LossReason,
 };
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use report::Reporter;
 use signals::Signals;
 use std::{process::ExitCode, time::Duration};
@@ -26,7 +27,9 @@ pub fn run() -> ExitCode {
         let error = Printable(error.as_bytes());
         warn!("RUST_LOG is ignored: {error}");
     }
-    match run_election(options.config) {
+    // What cannot be read now is a mistake; later it is taken for one that somebody mends.
+    let files = etcd::check_files(&options.config).map_err(|failure| anyhow!("{failure}"));
+    match files.and_then(|()| run_election(options.config)) {
         Ok(End::Withdrawn) => {
             log.finish(LAST_WORDS);
             ExitCode::SUCCESS
@@ -58,7 +61,7 @@ enum End {
 fn run_election(config: Config) -> anyhow::Result<End> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Only names are resolved there; a resolver that hangs must not fill the machine.
+        // Names are resolved and files read there; what hangs must not fill the machine.
         .max_blocking_threads(8)
         .build()
         .context("could not start the runtime")?;

@@ -3,7 +3,7 @@
 //! One endpoint at a time, every await bounded, every error classified once.
 
 use crate::{
-    config::{Config, Endpoint, LeaderKey},
+    config::{Config, Endpoint, LeaderKey, Tls},
     protocol::{ElectionKey, Entry, Failure, FailureKind, KeptAlive, LeaseId, Ttl, View},
 };
 use etcd_client::{
@@ -14,10 +14,15 @@ use etcd_client::{
 use std::{
     error::Error as _,
     fmt::Write as _,
+    io,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tonic::{Code, Status, transport};
+use tonic::{
+    Code, Status,
+    transport::{self, Certificate, ClientTlsConfig, Identity},
+};
 
 /// The two keys of an election and what this candidate writes there.
 #[derive(Debug)]
@@ -46,32 +51,150 @@ impl Keys {
 pub(crate) struct Connection {
     keys: Arc<Keys>,
     client: Client,
+    hint: Hint,
     /// Empty while an answer is owed, and for ever if that is never taken from it: a late answer
     /// names no request and would be credited to a later one.
     stream: Arc<Mutex<Option<(LeaseKeeper, LeaseKeepAliveStream)>>>,
 }
 
+/// How a member is reached, made of what is read from files anew for each connection.
+struct Access {
+    member: transport::Endpoint,
+    user: Option<(String, String)>,
+}
+
+impl Access {
+    /// Blocks while files are read.
+    fn read(config: &Config, endpoint: &Endpoint) -> Result<Self, Failure> {
+        let uses_tls = config.uses_tls();
+        let mut member = transport::Endpoint::from_shared(endpoint.url(uses_tls))
+            .map_err(|error| transport_failure(&error))?;
+        if uses_tls {
+            // Files that hold nothing useful are found out here, as is a system without authorities.
+            member = member
+                .tls_config(client_tls(config.tls())?)
+                .map_err(|error| unauthenticated(transport_failure(&error)))?;
+        }
+        let user = config.credentials().map(|credentials| {
+            let password = credentials.password.read();
+            let password = password.map_err(|error| unreadable("the etcd user's password", &error));
+            Ok((credentials.user.clone(), password?))
+        });
+        Ok(Self {
+            member,
+            user: user.transpose()?,
+        })
+    }
+}
+
+fn client_tls(tls: Option<&Tls>) -> Result<ClientTlsConfig, Failure> {
+    let read = |file: &Path, what: &str| {
+        let name = format!("'{}'", file.display());
+        let pem = std::fs::read(file).map_err(|error| unreadable(&name, &error))?;
+        let begins = format!("{what}-----");
+        if !String::from_utf8_lossy(&pem).contains(&begins) {
+            let message = format!("{name} holds no {}", what.to_lowercase());
+            return Err(Failure::new(FailureKind::Unauthenticated, message));
+        }
+        Ok(pem)
+    };
+    let mut client = ClientTlsConfig::new();
+    client = match tls.and_then(|tls| tls.authorities.as_deref()) {
+        Some(file) => client.ca_certificate(Certificate::from_pem(read(file, "CERTIFICATE")?)),
+        None => client.with_native_roots(),
+    };
+    if let Some((certificate, key)) = tls.and_then(|tls| tls.identity.as_ref()) {
+        let identity =
+            Identity::from_pem(read(certificate, "CERTIFICATE")?, read(key, "PRIVATE KEY")?);
+        client = client.identity(identity);
+    }
+    Ok(client)
+}
+
+fn unreadable(what: &str, error: &io::Error) -> Failure {
+    let message = format!("reading {what}: {error}");
+    Failure::new(FailureKind::Unauthenticated, message)
+}
+
+fn unauthenticated(failure: Failure) -> Failure {
+    Failure {
+        kind: FailureKind::Unauthenticated,
+        ..failure
+    }
+}
+
+/// Reads the files that the configuration names, as each connection will.
+///
+/// # Errors
+/// If one cannot be read, or holds nothing of what it is for.
+pub(crate) fn check_files(config: &Config) -> Result<(), Failure> {
+    config
+        .endpoints()
+        .iter()
+        .try_for_each(|endpoint| Access::read(config, endpoint).map(drop))
+}
+
+/// Whether this version of etcd may answer a linearizable read stale after a pause (etcd #20418);
+/// what is no version is given the benefit of the doubt.
+pub(crate) fn is_outdated(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) =
+        (numbers.next(), numbers.next(), numbers.next())
+    else {
+        return false;
+    };
+    let mended_in = match (major, minor) {
+        (3, 4) => 42,
+        (3, 5) => 28,
+        (3, 6) => 9,
+        _ => return (major, minor) < (3, 4),
+    };
+    patch < mended_in
+}
+
 /// Connects to one endpoint, whose name is resolved anew, and opens the keepalive stream.
 pub(crate) async fn connect(
-    endpoint: &Endpoint,
+    config: Arc<Config>,
+    endpoint: usize,
     keys: Arc<Keys>,
     lease: Option<LeaseId>,
     limit: Duration,
 ) -> Result<Connection, Failure> {
     let connecting = async {
-        let channel = transport::Endpoint::from_shared(endpoint.url())
-            .map_err(|error| transport_failure(&error))?
-            .connect_timeout(limit)
+        let hint = Hint::new(&config);
+        let reads_files = config.uses_tls() || config.credentials().is_some();
+        let reading = move || Access::read(&config, &config.endpoints()[endpoint]);
+        let access = if reads_files {
+            // A file system may hang, and this task must not.
+            tokio::task::spawn_blocking(reading)
+                .await
+                .map_err(|error| Failure::new(FailureKind::Unreachable, error.to_string()))?
+        } else {
+            reading()
+        }?;
+        let channel = access
+            .member
             .connect()
             .await
-            .map_err(|error| transport_failure(&error))?;
-        let options = ConnectOptions::new().with_require_leader(true);
+            .map_err(|error| connection_failure(&error))?;
+        let mut options = ConnectOptions::new().with_require_leader(true);
+        let is_user = access.user.is_some();
+        if let Some((user, password)) = access.user {
+            options = options.with_user(user, password);
+        }
         let client = Client::from_channel(Channel::Tonic(channel), Some(options))
             .await
-            .map_err(classify)?;
+            .map_err(|error| match hint.classify(error) {
+                // All that was asked is whether the password is right.
+                failure if is_user && failure.kind == FailureKind::Refused => {
+                    unauthenticated(failure)
+                }
+                failure => failure,
+            })?;
         let connection = Connection {
             keys,
             client,
+            hint,
             stream: Arc::default(),
         };
         if let Some(lease) = lease {
@@ -87,7 +210,11 @@ impl Connection {
     pub async fn grant(&self, ttl: Ttl, limit: Duration) -> Result<(LeaseId, Duration), Failure> {
         let asked = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let mut leases = self.client.lease_client();
-        let granting = async { leases.grant(asked, None).await.map_err(classify) };
+        // The first question of all: only now does it show whether the other side understands.
+        let granting = async {
+            let granted = leases.grant(asked, None).await;
+            granted.map_err(|error| self.hint.classify(error))
+        };
         let granted = within(limit, "asking for a lease", granting).await?;
         match u64::try_from(granted.ttl()) {
             Ok(ttl) if ttl > 0 => Ok((LeaseId::new(granted.id()), Duration::from_secs(ttl))),
@@ -221,6 +348,14 @@ impl Connection {
         Ok(view)
     }
 
+    /// Asks for the version of this member.
+    pub async fn version(&self, limit: Duration) -> Result<String, Failure> {
+        let mut maintenance = self.client.maintenance_client();
+        let asking = async { maintenance.status().await.map_err(classify) };
+        let status = within(limit, "asking for the version", asking).await?;
+        Ok(status.version().to_owned())
+    }
+
     /// Revokes a lease, and with it deletes its keys.
     pub async fn revoke(&self, lease: LeaseId, limit: Duration) -> Result<(), Failure> {
         let mut leases = self.client.lease_client();
@@ -339,6 +474,7 @@ fn status_failure(status: &Status) -> Failure {
     let kind = match status.code() {
         // All that the protocol names is leases.
         Code::NotFound => FailureKind::LeaseNotFound,
+        Code::Unauthenticated => FailureKind::Unauthenticated,
         Code::Unavailable
         | Code::Unknown
         | Code::Cancelled
@@ -360,6 +496,58 @@ fn transport_failure(error: &transport::Error) -> Failure {
     Failure::new(FailureKind::Unreachable, message)
 }
 
+/// What to tell whoever is hung up on without a word, as plain text on a TLS port is.
+#[derive(Clone, Copy)]
+enum Hint {
+    Plain,
+    TlsWithoutCertificate,
+    None,
+}
+
+impl Hint {
+    fn new(config: &Config) -> Self {
+        match config.tls() {
+            _ if !config.uses_tls() => Self::Plain,
+            Some(tls) if tls.identity.is_some() => Self::None,
+            _ => Self::TlsWithoutCertificate,
+        }
+    }
+
+    fn classify(self, error: Error) -> Failure {
+        let broken = match &error {
+            // What the other side says itself has no source.
+            Error::GRpcStatus(status) => status.source().is_some(),
+            Error::TransportError(_) => true,
+            _ => false,
+        };
+        let mut failure = classify(error);
+        let hint = match self {
+            Self::Plain => "if it speaks TLS, give it as https://",
+            Self::TlsWithoutCertificate => "if it asks for a certificate, give one",
+            Self::None => return failure,
+        };
+        if broken && failure.kind == FailureKind::Unreachable {
+            failure.message = format!("{}; {hint}", failure.message).into();
+        }
+        failure
+    }
+}
+
+/// A connection could not be made; that a certificate is not trusted is `InvalidData` to the
+/// system's I/O.
+fn connection_failure(error: &transport::Error) -> Failure {
+    let failure = transport_failure(error);
+    let mut causes = std::iter::successors(error.source(), |error| (*error).source());
+    match causes.find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind())) {
+        Some(io::ErrorKind::InvalidData) => unauthenticated(failure),
+        Some(io::ErrorKind::UnexpectedEof) => Failure {
+            message: format!("{}; does it speak TLS?", failure.message).into(),
+            ..failure
+        },
+        _ => failure,
+    }
+}
+
 /// Appends an error and its causes, each once: many repeat their cause's text.
 fn append_causes(message: &mut String, error: &dyn std::error::Error) {
     let mut next = Some(error);
@@ -371,5 +559,30 @@ fn append_causes(message: &mut String, error: &dyn std::error::Error) {
             let _ = write!(message, "{separator}{text}");
         }
         next = error.source();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_outdated;
+
+    #[test]
+    fn versions_that_may_answer_stale_are_known() {
+        for (version, outdated) in [
+            ("3.3.27", true),
+            ("3.4.41", true),
+            ("3.4.42", false),
+            ("3.5.27", true),
+            ("3.5.28", false),
+            ("3.5.28-rc.0", false),
+            ("3.6.8", true),
+            ("3.6.9", false),
+            ("3.7.0", false),
+            ("4.0.0", false),
+            ("2.3.8", true),
+            ("not decided", false),
+        ] {
+            assert_eq!(is_outdated(version), outdated, "{version}");
+        }
     }
 }

@@ -111,7 +111,7 @@ const ENDPOINTS: &[&str] = &[
     "http://",
     "http://localhost",
     "ftp://localhost:2379",
-    "https://localhost:2379",
+    "unix:///run/etcd:2379",
     "user@localhost:2379",
     "http://user:secret@localhost:2379",
     "http://localhost:2379/path",

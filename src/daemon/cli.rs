@@ -2,7 +2,7 @@
 
 use super::log::Format;
 use crate::{
-    config::{Config, Endpoint, LeaderKey, Name},
+    config::{Config, Credentials, Endpoint, LeaderKey, Name, Password, Tls},
     printable::Printable,
     protocol::Ttl,
 };
@@ -10,7 +10,7 @@ use clap::{
     CommandFactory, Parser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use std::{str::FromStr, time::Duration};
+use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
@@ -31,7 +31,7 @@ struct Args {
     )]
     name: Option<Name>,
 
-    /// The etcd members, as host:port or http:// URLs, separated by commas
+    /// The etcd members, as host:port, http:// or https:// URLs, separated by commas
     #[arg(
         long,
         value_name = "HOST:PORT,…",
@@ -41,6 +41,56 @@ struct Args {
         value_delimiter = ','
     )]
     etcd: Vec<Endpoint>,
+
+    /// The certificates of the authorities that etcd's may be signed by, as PEM [default: the
+    /// system's]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEADER_ELECTION_ETCD_CACERT",
+        hide_env_values = true
+    )]
+    etcd_cacert: Option<PathBuf>,
+
+    /// This replica's certificate, where etcd asks for one, as PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEADER_ELECTION_ETCD_CERT",
+        hide_env_values = true,
+        requires = "etcd_key"
+    )]
+    etcd_cert: Option<PathBuf>,
+
+    /// The key of that certificate, as PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEADER_ELECTION_ETCD_KEY",
+        hide_env_values = true,
+        requires = "etcd_cert"
+    )]
+    etcd_key: Option<PathBuf>,
+
+    /// The etcd user; its password comes from --etcd-password-file or the variable
+    /// `LEADER_ELECTION_ETCD_PASSWORD`
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "LEADER_ELECTION_ETCD_USER",
+        hide_env_values = true
+    )]
+    etcd_user: Option<String>,
+
+    /// The file with the etcd user's password
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEADER_ELECTION_ETCD_PASSWORD_FILE",
+        hide_env_values = true,
+        requires = "etcd_user"
+    )]
+    etcd_password_file: Option<PathBuf>,
 
     /// The etcd key that the election is about; its name plus /acting is used too
     #[arg(
@@ -97,6 +147,10 @@ Examples:
   A cluster of three etcd members, and an election of its own:
     leader-election --etcd etcd1:2379,etcd2:2379,etcd3:2379 --leader-key backup/leader
 
+  An etcd that asks who is there:
+    leader-election --etcd https://etcd1:2379 --etcd-cacert ca.pem --etcd-user replica \\
+      --etcd-password-file /run/secrets/etcd
+
   Without the lines that say that the lease was refreshed:
     leader-election --log info,leader_election::refresh=warn
 
@@ -133,7 +187,19 @@ pub(super) fn parse() -> Options {
     let config = Config::new(name, args.etcd)
         .map(|config| config.with_leader_key(args.leader_key))
         .and_then(|config| config.with_times(args.ttl, Duration::ZERO))
+        .and_then(
+            |config| match tls(args.etcd_cacert, args.etcd_cert, args.etcd_key) {
+                Some(tls) => config.with_tls(tls),
+                None => Ok(config),
+            },
+        )
         .unwrap_or_else(|error| fail(error.to_string()));
+    let credentials = credentials(args.etcd_user, args.etcd_password_file)
+        .unwrap_or_else(|error| fail(error.to_owned()));
+    let config = match credentials {
+        Some(credentials) => config.with_credentials(credentials),
+        None => config,
+    };
     let mut unfit_rust_log = None;
     let log = args.log.unwrap_or_else(|| {
         let filter = std::env::var("RUST_LOG").unwrap_or_default();
@@ -148,6 +214,59 @@ pub(super) fn parse() -> Options {
         log,
         unfit_rust_log,
     }
+}
+
+fn tls(
+    authorities: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Option<Tls> {
+    let identity = certificate.zip(key);
+    (authorities.is_some() || identity.is_some()).then_some(Tls {
+        authorities,
+        identity,
+    })
+}
+
+/// The error texts repeat no value: it may be a password.
+fn credentials(
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+) -> Result<Option<Credentials>, &'static str> {
+    let text = std::env::var_os("LEADER_ELECTION_ETCD_PASSWORD")
+        .filter(|text| !text.is_empty())
+        .map(OsString::into_string)
+        .transpose()
+        .map_err(|_| "LEADER_ELECTION_ETCD_PASSWORD is no UTF-8 text")?;
+    let Some(user) = user else {
+        return match text {
+            Some(_) => Err("LEADER_ELECTION_ETCD_PASSWORD is set, but no --etcd-user"),
+            None => Ok(None),
+        };
+    };
+    if user.is_empty() {
+        return Err("--etcd-user is empty");
+    }
+    if user.contains(':') {
+        return Err(
+            "--etcd-user takes the name alone; give the password in a file, with --etcd-password-file",
+        );
+    }
+    let password = match (password_file, text) {
+        (Some(file), None) => Password::File(file),
+        (None, Some(text)) => Password::Text(text),
+        (Some(_), Some(_)) => {
+            return Err(
+                "give the password once: with --etcd-password-file or in LEADER_ELECTION_ETCD_PASSWORD",
+            );
+        }
+        (None, None) => {
+            return Err(
+                "--etcd-user needs a password: give --etcd-password-file, or set LEADER_ELECTION_ETCD_PASSWORD",
+            );
+        }
+    };
+    Ok(Some(Credentials { user, password }))
 }
 
 /// Makes the values that an error repeats fit to be printed.

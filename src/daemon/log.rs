@@ -48,7 +48,7 @@ impl Format {
 }
 
 /// How many lines wait for a slow reader before lines are lost.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 2048;
 
 /// The running log.
 pub(super) struct Log {

@@ -139,6 +139,7 @@ impl Reporter {
                 let reason = Printable(failure.message.as_bytes()).to_string();
                 let what = match failure.kind {
                     FailureKind::Refused => "refuses",
+                    FailureKind::Unauthenticated => "cannot be talked to",
                     _ => "does not answer",
                 };
                 warn!(
@@ -146,6 +147,15 @@ impl Reporter {
                     endpoint,
                     reason,
                     "etcd at '{endpoint}' {what} ({reason}); trying again until that changes."
+                );
+            }
+            Event::OutdatedEtcd { version } => {
+                let version = Printable(version.as_bytes()).to_string();
+                warn!(
+                    name,
+                    version,
+                    "etcd {version} may answer stale after a pause, so that two leaders could \
+                     overlap; 3.4.42, 3.5.28, 3.6.9 and later do not."
                 );
             }
             Event::Withdrawn {

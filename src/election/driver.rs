@@ -32,15 +32,18 @@ enum Message {
         call: CallId,
         result: Result<Box<Connection>, Failure>,
     },
+    /// The version of the etcd that was asked first.
+    Version(String),
 }
 
 pub(super) struct Driver {
-    config: Config,
+    config: Arc<Config>,
     keys: Arc<Keys>,
     machine: Machine,
     alarm: Alarm,
     jitter: Jitter,
     back_off: Option<(CallId, Moment)>,
+    knows_version: bool,
     connection: Option<Box<Connection>>,
     /// Of connecting, opening, granting and trying one at most is under way.
     call: Option<CallId>,
@@ -76,11 +79,12 @@ impl Driver {
         let (tell, told) = mpsc::unbounded_channel();
         let driver = Self {
             keys: Arc::new(Keys::new(&config)),
-            config,
+            config: Arc::new(config),
             machine,
             alarm: Alarm::new()?,
             jitter: Jitter::new(),
             back_off: None,
+            knows_version: false,
             connection: None,
             call: None,
             call_tasks: Vec::new(),
@@ -144,8 +148,20 @@ impl Driver {
                 if self.call != Some(call) {
                     return;
                 }
-                let result = result.map(|connection| self.connection = Some(connection));
+                let result = result.map(|connection| {
+                    if !self.knows_version {
+                        self.ask_for_version(&connection);
+                    }
+                    self.connection = Some(connection);
+                });
                 Input::Opened { call, result }
+            }
+            Message::Version(version) => {
+                if !std::mem::replace(&mut self.knows_version, true) && etcd::is_outdated(&version)
+                {
+                    self.tell(Event::OutdatedEtcd { version });
+                }
+                return;
             }
         };
         self.machine.handle(clock::now(), input);
@@ -183,11 +199,26 @@ impl Driver {
             }
         }
         while let Some(event) = self.machine.poll_event() {
-            if let Some(events) = &self.events {
-                // Nobody has to go on listening.
-                let _ = events.send(event);
-            }
+            self.tell(event);
         }
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(events) = &self.events {
+            // Nobody has to go on listening.
+            let _ = events.send(event);
+        }
+    }
+
+    /// Beside everything else; not every etcd tells.
+    fn ask_for_version(&mut self, connection: &Connection) {
+        let (connection, tell) = (connection.clone(), self.tell.clone());
+        let limit = self.config.ttl().as_duration();
+        self.tasks.spawn(async move {
+            if let Ok(version) = connection.version(limit).await {
+                let _ = tell.send(Message::Version(version));
+            }
+        });
     }
 
     fn publish(&self) {
@@ -221,11 +252,11 @@ impl Driver {
                 lease,
                 limit,
             } => {
-                let endpoint = self.config.endpoints()[endpoint].clone();
+                let config = Arc::clone(&self.config);
                 let keys = Arc::clone(&self.keys);
                 self.begin_call(call);
                 self.spawn_call(async move {
-                    let result = etcd::connect(&endpoint, keys, lease, limit).await;
+                    let result = etcd::connect(config, endpoint, keys, lease, limit).await;
                     let result = result.map(Box::new);
                     Message::Connected { call, result }
                 });

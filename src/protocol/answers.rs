@@ -235,6 +235,14 @@ impl Machine {
 
     /// A question failed, or was answered from two raft terms (then without a failure to tell).
     pub(super) fn call_failed(&mut self, now: Moment, failure: Option<Failure>) {
+        let unauthenticated = failure
+            .as_ref()
+            .is_some_and(|failure| failure.kind == FailureKind::Unauthenticated);
+        if unauthenticated && self.calls.has_answered() {
+            // The token has expired: a new connection brings a new one.
+            self.disconnect(now);
+            return self.calls.next_now();
+        }
         self.disconnect(now);
         if !self.calls.turn(failure) {
             return;
@@ -253,7 +261,12 @@ impl Machine {
                 self.calls.next_at(next);
             }
             State::Unleased | State::Follower { .. } | State::Withdrawn => {
-                let longest = self.timing().longest_back_off();
+                let longest = if unauthenticated {
+                    // Checking a password costs etcd a lot.
+                    Timing::LONGEST_LIMIT
+                } else {
+                    self.timing().longest_back_off()
+                };
                 self.back_off(self.calls.back_off_limit(longest));
             }
         }

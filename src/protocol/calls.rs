@@ -52,6 +52,24 @@ enum Link {
     },
 }
 
+/// What people were told of failures, the less hopeful the greater: an outage passes, whereas
+/// whoever cannot show who it is needs somebody's help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    Nothing,
+    Unanswered,
+    Unauthenticated,
+}
+
+impl Said {
+    fn of(failure: &Failure) -> Self {
+        match failure.kind {
+            FailureKind::Unauthenticated => Self::Unauthenticated,
+            _ => Self::Unanswered,
+        }
+    }
+}
+
 /// When the next call may start.
 #[derive(Clone, Copy, Debug)]
 enum Next {
@@ -77,8 +95,10 @@ pub(super) struct Calls {
     failed_rounds: u32,
     /// The first failure since a try was answered: of the endpoint that was asked until then.
     first_failure: Option<(usize, Failure)>,
-    /// Whether it was said that etcd does not answer.
-    said_unanswered: bool,
+    /// What was said of failures since a try was answered.
+    said: Said,
+    /// Whether a try was answered on this connection.
+    has_answered: bool,
 }
 
 impl Calls {
@@ -98,7 +118,8 @@ impl Calls {
             failed_in_round: 0,
             failed_rounds: 0,
             first_failure: None,
-            said_unanswered: false,
+            said: Said::Nothing,
+            has_answered: false,
         }
     }
 
@@ -215,12 +236,24 @@ impl Calls {
     pub fn disconnected(&mut self) {
         self.link = Link::Down;
         self.current = None;
+        self.has_answered = false;
+    }
+
+    /// Whether a try was answered on this connection.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered
     }
 
     /// Turns to the next endpoint; true if each has failed once since the round began.
     pub fn turn(&mut self, failure: Option<Failure>) -> bool {
         if let Some(failure) = failure {
-            self.first_failure.get_or_insert((self.endpoint, failure));
+            let said_first = self
+                .first_failure
+                .as_ref()
+                .map(|(_, first)| Said::of(first));
+            if said_first.is_none_or(|first| first < Said::of(&failure)) {
+                self.first_failure = Some((self.endpoint, failure));
+            }
         }
         self.endpoint = (self.endpoint + 1) % self.endpoints;
         self.failed_in_round += 1;
@@ -239,8 +272,13 @@ impl Calls {
 
     /// The failure to tell of, once, when every endpoint has failed.
     pub fn unanswered(&mut self) -> Option<(usize, Failure)> {
-        let failure = self.first_failure.clone()?;
-        (!std::mem::replace(&mut self.said_unanswered, true)).then_some(failure)
+        let (endpoint, failure) = self.first_failure.clone()?;
+        let said = Said::of(&failure);
+        if self.said >= said {
+            return None;
+        }
+        self.said = said;
+        Some((endpoint, failure))
     }
 
     /// All is well with this endpoint; true if it was said that none answers.
@@ -248,7 +286,8 @@ impl Calls {
         self.failed_in_round = 0;
         self.failed_rounds = 0;
         self.first_failure = None;
-        std::mem::take(&mut self.said_unanswered)
+        self.has_answered = true;
+        std::mem::replace(&mut self.said, Said::Nothing) > Said::Nothing
     }
 
     /// How long the back-off after a failed round may be.

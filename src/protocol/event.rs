@@ -84,6 +84,12 @@ pub enum Event {
         /// The endpoint that answered, by its place in the list.
         endpoint: usize,
     },
+    /// etcd is of a version that does not keep the promises on which this election relies: after a
+    /// pause it may answer stale. Said once.
+    OutdatedEtcd {
+        /// Its version.
+        version: String,
+    },
     /// This candidate takes no part any more.
     Withdrawn {
         /// A lease that could not be revoked in time; it ends by itself.
@@ -156,6 +162,8 @@ pub enum FailureKind {
     TimedOut,
     /// etcd answered, and refused.
     Refused,
+    /// One side could not show who it is: a certificate, a password, or a token that has expired.
+    Unauthenticated,
     /// etcd could not be reached, or the connection broke.
     Unreachable,
 }

@@ -111,7 +111,7 @@ pub struct Timing {
 
 impl Timing {
     /// The longest that one question to etcd may take, and one back-off may last.
-    const LONGEST_LIMIT: Duration = Duration::from_secs(5);
+    pub(super) const LONGEST_LIMIT: Duration = Duration::from_secs(5);
 
     /// Returns the durations for a lease granted for `ttl`.
     ///

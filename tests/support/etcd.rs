@@ -83,6 +83,12 @@ pub struct Etcd {
     port: u16,
     folder: TempDir,
     process: Option<Child>,
+    /// Options beyond what every one gets.
+    options: Vec<String>,
+    /// What etcdctl needs to be let in.
+    etcdctl_options: Vec<String>,
+    /// Where its health page is, if not at the client port.
+    health_port: Option<u16>,
 }
 
 impl Etcd {
@@ -94,7 +100,31 @@ impl Etcd {
             port: free_port(),
             folder,
             process: None,
+            options: Vec::new(),
+            etcdctl_options: Vec::new(),
+            health_port: None,
         }
+    }
+
+    /// One with options of its own; `etcdctl` gets `etcdctl_options`. With TLS among them, it is
+    /// spoken to by https.
+    pub fn start_with(binary: &Path, options: &[String], etcdctl_options: &[String]) -> Self {
+        loop {
+            let mut etcd = Self::absent(binary);
+            etcd.options = options.to_vec();
+            etcd.etcdctl_options = etcdctl_options.to_vec();
+            if options.iter().any(|option| option == "--cert-file") {
+                etcd.health_port = Some(free_port());
+            }
+            if etcd.try_up() {
+                return etcd;
+            }
+        }
+    }
+
+    /// Changes what etcdctl needs to be let in.
+    pub fn let_etcdctl_in(&mut self, options: &[&str]) {
+        self.etcdctl_options = options.iter().map(ToString::to_string).collect();
     }
 
     /// One that answers.
@@ -129,7 +159,15 @@ impl Etcd {
             .append(true)
             .open(self.log())
             .expect("a log file");
-        let client = format!("http://{}", self.endpoint());
+        let scheme = if self.health_port.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let client = format!("{scheme}://{}", self.endpoint());
+        let health = self
+            .health_port
+            .map(|port| format!("http://127.0.0.1:{port}"));
         let peer = "http://127.0.0.1:0";
         let mut command = Command::new(&self.binary);
         for (variable, _) in env::vars_os() {
@@ -153,6 +191,8 @@ impl Etcd {
                 peer,
             ])
             .args(["--initial-cluster", &format!("default={peer}")])
+            .args(health.iter().flat_map(|url| ["--listen-metrics-urls", url]))
+            .args(&self.options)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
@@ -189,7 +229,8 @@ impl Etcd {
     /// once it can.
     fn is_healthy(&self) -> bool {
         let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            let port = self.health_port.unwrap_or(self.port);
+            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
             let mut answer = String::new();
@@ -245,6 +286,7 @@ impl Etcd {
         let mut etcdctl = command
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.endpoint()])
+            .args(&self.etcdctl_options)
             .args(["--dial-timeout", "20s", "--command-timeout", "20s"])
             .args(args)
             .stdin(Stdio::piped())

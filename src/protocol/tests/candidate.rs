@@ -261,3 +261,62 @@ fn a_watch_that_ends_is_replaced_at_once_but_only_once_in_a_period() {
     harness.answer(held_by(OTHER, 10));
     assert!(end_watch(&mut harness));
 }
+
+fn unauthenticated() -> Failure {
+    Failure::new(FailureKind::Unauthenticated, "who are you?")
+}
+
+#[test]
+fn an_expired_token_is_replaced_at_once_at_the_same_endpoint_and_without_a_word() {
+    let mut harness = Harness::new(2);
+    harness.connect();
+    harness.grant();
+    harness.answer(held_by(OTHER, 10));
+    harness.pass(1700 * MILLI);
+    let (call, _) = harness.take_try();
+    let result = Err(unauthenticated());
+    harness.handle(Input::Transacted { call, result });
+    assert_eq!(harness.connect(), 0);
+    harness.answer(held_by(OTHER, 10));
+    let told = |event: &Event| matches!(event, Event::Unanswered { .. });
+    assert!(!harness.events.iter().any(told), "{:?}", harness.events);
+}
+
+#[test]
+fn who_cannot_show_who_it_is_is_told_once_even_in_the_middle_of_an_outage() {
+    let mut harness = Harness::new(1);
+    let told = |harness: &mut Harness, failure: Failure| {
+        let call = harness.take(|action| match action {
+            Action::Connect { call, .. } => Some(*call),
+            _ => None,
+        });
+        harness.events.clear();
+        let result = Err(failure);
+        harness.handle(Input::Opened { call, result });
+        let call = harness.take(|action| match action {
+            Action::BackOff { call, .. } => Some(*call),
+            _ => None,
+        });
+        harness.handle(Input::BackedOff { call });
+        harness.events.iter().find_map(|event| match event {
+            Event::Unanswered { failure, .. } => Some(failure.kind),
+            _ => None,
+        })
+    };
+    let unreachable = || Failure::new(FailureKind::Unreachable, "refused");
+    let kinds = [
+        told(&mut harness, unreachable()),
+        told(&mut harness, unreachable()),
+        told(&mut harness, unauthenticated()),
+        told(&mut harness, unauthenticated()),
+        told(&mut harness, unreachable()),
+    ];
+    let expected = [
+        Some(FailureKind::Unreachable),
+        None,
+        Some(FailureKind::Unauthenticated),
+        None,
+        None,
+    ];
+    assert_eq!(kinds, expected);
+}
