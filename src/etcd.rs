@@ -127,6 +127,7 @@ fn unauthenticated(failure: Failure) -> Failure {
 ///
 /// # Errors
 /// If one cannot be read, or holds nothing of what it is for.
+#[cfg(feature = "daemon")]
 pub(crate) fn check_files(config: &Config) -> Result<(), Failure> {
     config
         .endpoints()
