@@ -1,27 +1,27 @@
-//! etcd, as the protocol needs it: the only file that names `etcd_client`.
+//! etcd, as the protocol needs it: all that names `etcd_client`.
 //!
 //! One endpoint at a time, every await bounded, every error classified once.
 
+mod access;
+mod failure;
+
+#[cfg(feature = "daemon")]
+pub(crate) use access::check_files;
+
 use crate::{
-    config::{Config, Endpoint, LeaderKey, Tls},
+    config::{Config, LeaderKey},
     protocol::{ElectionKey, Entry, Failure, FailureKind, KeptAlive, LeaseId, Ttl, View},
 };
+use access::Access;
 use etcd_client::{
     Channel, Client, Compare, CompareOp, ConnectOptions, Error, EventType, KeyValue,
     LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp, TxnOpResponse, WatchOptions,
     WatchStream,
 };
+use failure::{Hint, classify, connection_failure, unauthenticated};
 use std::{
-    error::Error as _,
-    fmt::Write as _,
-    io,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
-};
-use tonic::{
-    Code, Status,
-    transport::{self, Certificate, ClientTlsConfig, Identity},
 };
 
 /// The two keys of an election and what this candidate writes there.
@@ -55,84 +55,6 @@ pub(crate) struct Connection {
     /// Empty while an answer is owed, and for ever if that is never taken from it: a late answer
     /// names no request and would be credited to a later one.
     stream: Arc<Mutex<Option<(LeaseKeeper, LeaseKeepAliveStream)>>>,
-}
-
-/// How a member is reached, made of what is read from files anew for each connection.
-struct Access {
-    member: transport::Endpoint,
-    user: Option<(String, String)>,
-}
-
-impl Access {
-    /// Blocks while files are read.
-    fn read(config: &Config, endpoint: &Endpoint) -> Result<Self, Failure> {
-        let uses_tls = config.uses_tls();
-        let mut member = transport::Endpoint::from_shared(endpoint.url(uses_tls))
-            .map_err(|error| transport_failure(&error))?;
-        if uses_tls {
-            // Files that hold nothing useful are found out here, as is a system without authorities.
-            member = member
-                .tls_config(client_tls(config.tls())?)
-                .map_err(|error| unauthenticated(transport_failure(&error)))?;
-        }
-        let user = config.credentials().map(|credentials| {
-            let password = credentials.password.read();
-            let password = password.map_err(|error| unreadable("the etcd user's password", &error));
-            Ok((credentials.user.clone(), password?))
-        });
-        Ok(Self {
-            member,
-            user: user.transpose()?,
-        })
-    }
-}
-
-fn client_tls(tls: Option<&Tls>) -> Result<ClientTlsConfig, Failure> {
-    let read = |file: &Path, what: &str| {
-        let name = format!("'{}'", file.display());
-        let pem = std::fs::read(file).map_err(|error| unreadable(&name, &error))?;
-        let begins = format!("{what}-----");
-        if !String::from_utf8_lossy(&pem).contains(&begins) {
-            let message = format!("{name} holds no {}", what.to_lowercase());
-            return Err(Failure::new(FailureKind::Unauthenticated, message));
-        }
-        Ok(pem)
-    };
-    let mut client = ClientTlsConfig::new();
-    client = match tls.and_then(|tls| tls.authorities.as_deref()) {
-        Some(file) => client.ca_certificate(Certificate::from_pem(read(file, "CERTIFICATE")?)),
-        None => client.with_native_roots(),
-    };
-    if let Some((certificate, key)) = tls.and_then(|tls| tls.identity.as_ref()) {
-        let identity =
-            Identity::from_pem(read(certificate, "CERTIFICATE")?, read(key, "PRIVATE KEY")?);
-        client = client.identity(identity);
-    }
-    Ok(client)
-}
-
-fn unreadable(what: &str, error: &io::Error) -> Failure {
-    let message = format!("reading {what}: {error}");
-    Failure::new(FailureKind::Unauthenticated, message)
-}
-
-fn unauthenticated(failure: Failure) -> Failure {
-    Failure {
-        kind: FailureKind::Unauthenticated,
-        ..failure
-    }
-}
-
-/// Reads the files that the configuration names, as each connection will.
-///
-/// # Errors
-/// If one cannot be read, or holds nothing of what it is for.
-#[cfg(feature = "daemon")]
-pub(crate) fn check_files(config: &Config) -> Result<(), Failure> {
-    config
-        .endpoints()
-        .iter()
-        .try_for_each(|endpoint| Access::read(config, endpoint).map(drop))
 }
 
 /// Whether this version of etcd may answer a linearizable read stale after a pause (etcd #20418);
@@ -460,107 +382,6 @@ async fn within<T>(
 
 fn no_header() -> Failure {
     Failure::new(FailureKind::Refused, "the answer has no header")
-}
-
-/// Tells errors apart by their gRPC code: etcd's texts are for people.
-fn classify(error: Error) -> Failure {
-    match error {
-        Error::GRpcStatus(status) => status_failure(&status),
-        Error::TransportError(error) => transport_failure(&error),
-        error => Failure::new(FailureKind::Unreachable, error.to_string()),
-    }
-}
-
-fn status_failure(status: &Status) -> Failure {
-    let kind = match status.code() {
-        // All that the protocol names is leases.
-        Code::NotFound => FailureKind::LeaseNotFound,
-        Code::Unauthenticated => FailureKind::Unauthenticated,
-        Code::Unavailable
-        | Code::Unknown
-        | Code::Cancelled
-        | Code::DeadlineExceeded
-        | Code::Internal
-        | Code::Aborted => FailureKind::Unreachable,
-        _ => FailureKind::Refused,
-    };
-    let mut message = status.message().to_owned();
-    if let Some(source) = status.source() {
-        append_causes(&mut message, source);
-    }
-    Failure::new(kind, message)
-}
-
-fn transport_failure(error: &transport::Error) -> Failure {
-    let mut message = String::new();
-    append_causes(&mut message, error);
-    Failure::new(FailureKind::Unreachable, message)
-}
-
-/// What to tell whoever is hung up on without a word, as plain text on a TLS port is.
-#[derive(Clone, Copy)]
-enum Hint {
-    Plain,
-    TlsWithoutCertificate,
-    None,
-}
-
-impl Hint {
-    fn new(config: &Config) -> Self {
-        match config.tls() {
-            _ if !config.uses_tls() => Self::Plain,
-            Some(tls) if tls.identity.is_some() => Self::None,
-            _ => Self::TlsWithoutCertificate,
-        }
-    }
-
-    fn classify(self, error: Error) -> Failure {
-        let broken = match &error {
-            // What the other side says itself has no source.
-            Error::GRpcStatus(status) => status.source().is_some(),
-            Error::TransportError(_) => true,
-            _ => false,
-        };
-        let mut failure = classify(error);
-        let hint = match self {
-            Self::Plain => "if it speaks TLS, give it as https://",
-            Self::TlsWithoutCertificate => "if it asks for a certificate, give one",
-            Self::None => return failure,
-        };
-        if broken && failure.kind == FailureKind::Unreachable {
-            failure.message = format!("{}; {hint}", failure.message).into();
-        }
-        failure
-    }
-}
-
-/// A connection could not be made; that a certificate is not trusted is `InvalidData` to the
-/// system's I/O.
-fn connection_failure(error: &transport::Error) -> Failure {
-    let failure = transport_failure(error);
-    let mut causes = std::iter::successors(error.source(), |error| (*error).source());
-    match causes.find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind())) {
-        Some(io::ErrorKind::InvalidData) => unauthenticated(failure),
-        Some(io::ErrorKind::UnexpectedEof) => Failure {
-            message: format!("{}; does it speak TLS?", failure.message).into(),
-            ..failure
-        },
-        _ => failure,
-    }
-}
-
-/// Appends an error and its causes, each once: many repeat their cause's text.
-fn append_causes(message: &mut String, error: &dyn std::error::Error) {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let text = error.to_string();
-        if !message.contains(&text) {
-            let separator = if message.is_empty() { "" } else { ": " };
-            // Writing to a String cannot fail.
-            let _ = write!(message, "{separator}{text}");
-        }
-        next = error.source();
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,81 @@
+//! How a member is reached, and what it is told of this candidate: read from files anew for each
+//! connection.
+
+use super::failure::{transport_failure, unauthenticated};
+use crate::{
+    config::{Config, Endpoint, Tls},
+    protocol::{Failure, FailureKind},
+};
+use std::{io, path::Path};
+use tonic::transport::{self, Certificate, ClientTlsConfig, Identity};
+
+/// How a member is reached, made of what is read from files anew for each connection.
+pub(super) struct Access {
+    pub member: transport::Endpoint,
+    pub user: Option<(String, String)>,
+}
+
+impl Access {
+    /// Blocks while files are read.
+    pub fn read(config: &Config, endpoint: &Endpoint) -> Result<Self, Failure> {
+        let uses_tls = config.uses_tls();
+        let mut member = transport::Endpoint::from_shared(endpoint.url(uses_tls))
+            .map_err(|error| transport_failure(&error))?;
+        if uses_tls {
+            // Files that hold nothing useful are found out here, as is a system without authorities.
+            member = member
+                .tls_config(client_tls(config.tls())?)
+                .map_err(|error| unauthenticated(transport_failure(&error)))?;
+        }
+        let user = config.credentials().map(|credentials| {
+            let password = credentials.password.read();
+            let password = password.map_err(|error| unreadable("the etcd user's password", &error));
+            Ok((credentials.user.clone(), password?))
+        });
+        Ok(Self {
+            member,
+            user: user.transpose()?,
+        })
+    }
+}
+
+fn client_tls(tls: Option<&Tls>) -> Result<ClientTlsConfig, Failure> {
+    let read = |file: &Path, what: &str| {
+        let name = format!("'{}'", file.display());
+        let pem = std::fs::read(file).map_err(|error| unreadable(&name, &error))?;
+        let begins = format!("{what}-----");
+        if !String::from_utf8_lossy(&pem).contains(&begins) {
+            let message = format!("{name} holds no {}", what.to_lowercase());
+            return Err(Failure::new(FailureKind::Unauthenticated, message));
+        }
+        Ok(pem)
+    };
+    let mut client = ClientTlsConfig::new();
+    client = match tls.and_then(|tls| tls.authorities.as_deref()) {
+        Some(file) => client.ca_certificate(Certificate::from_pem(read(file, "CERTIFICATE")?)),
+        None => client.with_native_roots(),
+    };
+    if let Some((certificate, key)) = tls.and_then(|tls| tls.identity.as_ref()) {
+        let identity =
+            Identity::from_pem(read(certificate, "CERTIFICATE")?, read(key, "PRIVATE KEY")?);
+        client = client.identity(identity);
+    }
+    Ok(client)
+}
+
+fn unreadable(what: &str, error: &io::Error) -> Failure {
+    let message = format!("reading {what}: {error}");
+    Failure::new(FailureKind::Unauthenticated, message)
+}
+
+/// Reads the files that the configuration names, as each connection will.
+///
+/// # Errors
+/// If one cannot be read, or holds nothing of what it is for.
+#[cfg(feature = "daemon")]
+pub(crate) fn check_files(config: &Config) -> Result<(), Failure> {
+    config
+        .endpoints()
+        .iter()
+        .try_for_each(|endpoint| Access::read(config, endpoint).map(drop))
+}

@@ -1,0 +1,117 @@
+//! What went wrong, classified once.
+
+use crate::{
+    config::Config,
+    protocol::{Failure, FailureKind},
+};
+use etcd_client::Error;
+use std::{error::Error as _, fmt::Write as _, io};
+use tonic::{Code, Status, transport};
+
+pub(super) fn unauthenticated(failure: Failure) -> Failure {
+    Failure {
+        kind: FailureKind::Unauthenticated,
+        ..failure
+    }
+}
+
+/// Tells errors apart by their gRPC code: etcd's texts are for people.
+pub(super) fn classify(error: Error) -> Failure {
+    match error {
+        Error::GRpcStatus(status) => status_failure(&status),
+        Error::TransportError(error) => transport_failure(&error),
+        error => Failure::new(FailureKind::Unreachable, error.to_string()),
+    }
+}
+
+fn status_failure(status: &Status) -> Failure {
+    let kind = match status.code() {
+        // All that the protocol names is leases.
+        Code::NotFound => FailureKind::LeaseNotFound,
+        Code::Unauthenticated => FailureKind::Unauthenticated,
+        Code::Unavailable
+        | Code::Unknown
+        | Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Internal
+        | Code::Aborted => FailureKind::Unreachable,
+        _ => FailureKind::Refused,
+    };
+    let mut message = status.message().to_owned();
+    if let Some(source) = status.source() {
+        append_causes(&mut message, source);
+    }
+    Failure::new(kind, message)
+}
+
+pub(super) fn transport_failure(error: &transport::Error) -> Failure {
+    let mut message = String::new();
+    append_causes(&mut message, error);
+    Failure::new(FailureKind::Unreachable, message)
+}
+
+/// What to tell whoever is hung up on without a word, as plain text on a TLS port is.
+#[derive(Clone, Copy)]
+pub(super) enum Hint {
+    Plain,
+    TlsWithoutCertificate,
+    None,
+}
+
+impl Hint {
+    pub fn new(config: &Config) -> Self {
+        match config.tls() {
+            _ if !config.uses_tls() => Self::Plain,
+            Some(tls) if tls.identity.is_some() => Self::None,
+            _ => Self::TlsWithoutCertificate,
+        }
+    }
+
+    pub fn classify(self, error: Error) -> Failure {
+        let broken = match &error {
+            // What the other side says itself has no source.
+            Error::GRpcStatus(status) => status.source().is_some(),
+            Error::TransportError(_) => true,
+            _ => false,
+        };
+        let mut failure = classify(error);
+        let hint = match self {
+            Self::Plain => "if it speaks TLS, give it as https://",
+            Self::TlsWithoutCertificate => "if it asks for a certificate, give one",
+            Self::None => return failure,
+        };
+        if broken && failure.kind == FailureKind::Unreachable {
+            failure.message = format!("{}; {hint}", failure.message).into();
+        }
+        failure
+    }
+}
+
+/// A connection could not be made; that a certificate is not trusted is `InvalidData` to the
+/// system's I/O.
+pub(super) fn connection_failure(error: &transport::Error) -> Failure {
+    let failure = transport_failure(error);
+    let mut causes = std::iter::successors(error.source(), |error| (*error).source());
+    match causes.find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind())) {
+        Some(io::ErrorKind::InvalidData) => unauthenticated(failure),
+        Some(io::ErrorKind::UnexpectedEof) => Failure {
+            message: format!("{}; does it speak TLS?", failure.message).into(),
+            ..failure
+        },
+        _ => failure,
+    }
+}
+
+/// Appends an error and its causes, each once: many repeat their cause's text.
+fn append_causes(message: &mut String, error: &dyn std::error::Error) {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !message.contains(&text) {
+            let separator = if message.is_empty() { "" } else { ": " };
+            // Writing to a String cannot fail.
+            let _ = write!(message, "{separator}{text}");
+        }
+        next = error.source();
+    }
+}
