@@ -28,7 +28,8 @@ pub fn run() -> ExitCode {
         warn!("RUST_LOG is ignored: {error}");
     }
     // What cannot be read now is a mistake; later it is taken for one that somebody mends.
-    let files = etcd::check_files(&options.config).map_err(|failure| anyhow!("{failure}"));
+    let files = etcd::check_files(&options.config)
+        .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())));
     match files.and_then(|()| run_election(options.config)) {
         Ok(End::Withdrawn) => {
             log.finish(LAST_WORDS);

@@ -474,18 +474,38 @@ fn options_that_do_not_fit_together_are_refused_and_passwords_are_not_repeated()
         assert!(said.contains(expected), "{arguments:?}: {said}");
         assert!(!said.contains("sesame"), "{arguments:?}: {said}");
     }
-    for arguments in [
-        &["--etcd-cacert", "/nowhere/ca.pem"][..],
-        &[
-            "--etcd-user",
-            "replica",
-            "--etcd-password-file",
-            "/nowhere/password",
-        ],
+    for (arguments, expected) in [
+        (
+            &["--etcd-cacert", "/nowhere/\u{1b}[31m"][..],
+            "No such file",
+        ),
+        (
+            &["--etcd-cacert", "/dev/null"],
+            "/dev/null holds no certificate",
+        ),
+        (
+            &[
+                "--etcd-user",
+                "replica",
+                "--etcd-password-file",
+                "/nowhere/password",
+            ],
+            "No such file",
+        ),
+        (
+            &[
+                "--etcd-user",
+                "replica",
+                "--etcd-password-file",
+                "/dev/null",
+            ],
+            "no regular file",
+        ),
     ] {
         let (code, said) = refused(arguments, None);
         assert_eq!(code, 1, "{arguments:?}: {said}");
-        assert!(said.contains("No such file"), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+        assert!(!said.contains('\u{1b}'), "{arguments:?}: {said:?}");
     }
     let (code, help) = refused(&["--help"], Some("sesame"));
     assert!(code == 0 && help.contains("--etcd-password-file") && !help.contains("sesame"));

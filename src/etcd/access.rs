@@ -29,7 +29,8 @@ impl Access {
         }
         let user = config.credentials().map(|credentials| {
             let password = credentials.password.read();
-            let password = password.map_err(|error| unreadable("the etcd user's password", &error));
+            let password =
+                password.map_err(|error| unreadable("the password of the etcd user", &error));
             Ok((credentials.user.clone(), password?))
         });
         Ok(Self {
@@ -41,7 +42,8 @@ impl Access {
 
 fn client_tls(tls: Option<&Tls>) -> Result<ClientTlsConfig, Failure> {
     let read = |file: &Path, what: &str| {
-        let name = format!("'{}'", file.display());
+        // Unquoted, since whoever prints it escapes quotes.
+        let name = file.display().to_string();
         let pem = std::fs::read(file).map_err(|error| unreadable(&name, &error))?;
         let begins = format!("{what}-----");
         if !String::from_utf8_lossy(&pem).contains(&begins) {

@@ -55,13 +55,13 @@ enum Link {
 /// What people were told of failures, the less hopeful the greater: an outage passes, whereas
 /// whoever cannot show who it is needs somebody's help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Said {
+enum Told {
     Nothing,
     Unanswered,
     Unauthenticated,
 }
 
-impl Said {
+impl Told {
     fn of(failure: &Failure) -> Self {
         match failure.kind {
             FailureKind::Unauthenticated => Self::Unauthenticated,
@@ -95,8 +95,8 @@ pub(super) struct Calls {
     failed_rounds: u32,
     /// The first failure since a try was answered: of the endpoint that was asked until then.
     first_failure: Option<(usize, Failure)>,
-    /// What was said of failures since a try was answered.
-    said: Said,
+    /// What people were told of failures since a try was answered.
+    told: Told,
     /// Whether a try was answered on this connection.
     has_answered: bool,
 }
@@ -118,7 +118,7 @@ impl Calls {
             failed_in_round: 0,
             failed_rounds: 0,
             first_failure: None,
-            said: Said::Nothing,
+            told: Told::Nothing,
             has_answered: false,
         }
     }
@@ -247,11 +247,11 @@ impl Calls {
     /// Turns to the next endpoint; true if each has failed once since the round began.
     pub fn turn(&mut self, failure: Option<Failure>) -> bool {
         if let Some(failure) = failure {
-            let said_first = self
+            let first = self
                 .first_failure
                 .as_ref()
-                .map(|(_, first)| Said::of(first));
-            if said_first.is_none_or(|first| first < Said::of(&failure)) {
+                .map(|(_, first)| Told::of(first));
+            if first.is_none_or(|first| first < Told::of(&failure)) {
                 self.first_failure = Some((self.endpoint, failure));
             }
         }
@@ -273,11 +273,11 @@ impl Calls {
     /// The failure to tell of, once, when every endpoint has failed.
     pub fn unanswered(&mut self) -> Option<(usize, Failure)> {
         let (endpoint, failure) = self.first_failure.clone()?;
-        let said = Said::of(&failure);
-        if self.said >= said {
+        let told = Told::of(&failure);
+        if self.told >= told {
             return None;
         }
-        self.said = said;
+        self.told = told;
         Some((endpoint, failure))
     }
 
@@ -287,7 +287,7 @@ impl Calls {
         self.failed_rounds = 0;
         self.first_failure = None;
         self.has_answered = true;
-        std::mem::replace(&mut self.said, Said::Nothing) > Said::Nothing
+        std::mem::replace(&mut self.told, Told::Nothing) > Told::Nothing
     }
 
     /// How long the back-off after a failed round may be.
