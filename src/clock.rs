@@ -2,7 +2,7 @@
 
 use crate::protocol::Moment;
 use rustix::{
-    fd::OwnedFd,
+    fd::{AsFd, OwnedFd},
     time::{
         ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
         clock_gettime, timerfd_create, timerfd_settime,
@@ -24,6 +24,39 @@ pub fn now() -> Moment {
     ))
 }
 
+/// Creates a timer on this clock, which becomes readable when it fires.
+///
+/// # Errors
+/// If no file descriptor is left.
+pub(crate) fn create_timer() -> io::Result<OwnedFd> {
+    let timer = timerfd_create(
+        TimerfdClockId::Boottime,
+        TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+    )?;
+    Ok(timer)
+}
+
+/// Lets a timer fire at `moment` instead of whatever it was set to.
+///
+/// # Errors
+/// If the kernel refuses, which it has no reason to.
+pub(crate) fn set_timer(timer: impl AsFd, moment: Moment) -> io::Result<()> {
+    let since_origin = moment.since_origin();
+    let setting = Itimerspec {
+        it_interval: Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        it_value: Timespec {
+            tv_sec: since_origin.as_secs().try_into().unwrap_or(i64::MAX),
+            // Zero altogether would disarm the timer.
+            tv_nsec: since_origin.subsec_nanos().max(1).into(),
+        },
+    };
+    timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &setting)?;
+    Ok(())
+}
+
 /// A timer on this clock: after a sleep of the machine it fires at once.
 #[derive(Debug)]
 pub(crate) struct Alarm {
@@ -36,14 +69,10 @@ impl Alarm {
     /// # Errors
     /// If no file descriptor is left.
     pub fn new() -> io::Result<Self> {
-        let timer = timerfd_create(
-            TimerfdClockId::Boottime,
-            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-        )?;
         // Deprecated for types that can hand out one descriptor and close another, which an
         // `OwnedFd` cannot; its successor is `unsafe`.
         #[allow(deprecated)]
-        let timer = AsyncFd::new(timer)?;
+        let timer = AsyncFd::new(create_timer()?)?;
         Ok(Self { timer })
     }
 
@@ -57,22 +86,10 @@ impl Alarm {
         let Some(moment) = moment else {
             return std::future::pending().await;
         };
-        let since_origin = moment.since_origin();
-        let setting = Itimerspec {
-            it_interval: Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-            it_value: Timespec {
-                tv_sec: since_origin.as_secs().try_into().unwrap_or(i64::MAX),
-                // Zero altogether would disarm the timer.
-                tv_nsec: since_origin.subsec_nanos().max(1).into(),
-            },
-        };
         // Set anew in each turn: a readiness may be an earlier setting's, and one that came a hair
         // too early must not be the last.
         while now() < moment {
-            timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &setting)?;
+            set_timer(&self.timer, moment)?;
             self.timer.readable().await?.clear_ready();
         }
         Ok(())

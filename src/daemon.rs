@@ -1,28 +1,42 @@
-//! The program: wires command line, log, signals and election; the first to end decides the exit.
+//! The program: wires command line, log, signals, election and COMMAND; the first to end decides
+//! the exit.
 
 mod cli;
+mod guard;
+mod killing;
 mod log;
+mod orders;
 mod report;
 mod signals;
+mod wrapper;
 
 use crate::{
     config::Config,
-    election::{Election, Leadership},
+    election::{self, Election, Leadership},
     etcd,
     printable::Printable,
-    protocol::LossReason,
+    protocol::LeaseId,
 };
 use anyhow::{Context, anyhow};
+use cli::Task;
 use report::Reporter;
-use signals::Signals;
-use std::{process::ExitCode, time::Duration};
+use rustix::io::Errno;
+use signals::{Received, Signals};
+use std::{env, ffi::OsString, io, process::ExitCode, time::Duration};
+use tokio::{signal::unix::SignalKind, time::timeout};
 use tracing::{error, info, warn};
+use wrapper::{Ended, Wrapper};
 
 /// Runs the program from its command line to its exit code.
 #[must_use]
 pub fn run() -> ExitCode {
+    if let Some(exit) = guard::run_if_asked(env::args_os()) {
+        return exit;
+    }
     let options = cli::parse();
-    let log = log::start(options.log_format, options.log);
+    let has_command = matches!(options.task, Task::TakePart { command: Some(_) });
+    // COMMAND has standard output.
+    let log = log::start(options.log_format, options.log, !has_command);
     if let Some(error) = options.unfit_rust_log {
         let error = Printable(error.as_bytes());
         warn!("RUST_LOG is ignored: {error}");
@@ -30,90 +44,206 @@ pub fn run() -> ExitCode {
     // What cannot be read now is a mistake; later it is taken for one that somebody mends.
     let files = etcd::check_files(&options.config)
         .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())));
-    match files.and_then(|()| run_election(options.config)) {
-        Ok(End::Withdrawn) => {
-            log.finish(LAST_WORDS);
-            ExitCode::SUCCESS
-        }
-        Ok(End::Signalled(signal)) => {
-            log.finish(LAST_WORD);
-            signal.exit_code()
-        }
+    let end = files.and_then(|()| match options.task {
+        Task::TakePart { command } => run_election(options.config, command),
+        Task::Release(lease) => release(options.config, lease),
+    });
+    let (exit, patience) = match end {
+        Ok(End::Withdrawn) => (ExitCode::SUCCESS, LAST_WORDS),
+        Ok(End::CommandEnded(code)) => (code.into(), LAST_WORDS),
+        Ok(End::Signalled(signal)) => (signals::exit_code(signal), LAST_WORD),
         Err(error) => {
             error!("{error:#}");
-            log.finish(LAST_WORDS);
-            ExitCode::FAILURE
+            let code = if has_command { OUR_FAILURE } else { 1 };
+            (code.into(), LAST_WORDS)
         }
-    }
+    };
+    log.finish(patience);
+    exit
 }
 
 /// How long a slow reader of the log is waited for at the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The same, after a second signal.
 const LAST_WORD: Duration = Duration::from_millis(50);
+/// How long it may take to kill all, after a second signal.
+const LAST_BLOW: Duration = Duration::from_secs(1);
+/// The exit code that tells our failures from COMMAND's, as `env` and `timeout` have it.
+const OUR_FAILURE: u8 = 125;
 
 /// How taking part ended.
 enum End {
     Withdrawn,
+    /// COMMAND ended by itself, or could not be run.
+    CommandEnded(u8),
     /// A second signal came before that.
-    Signalled(signals::Received),
+    Signalled(SignalKind),
 }
 
-fn run_election(config: Config) -> anyhow::Result<End> {
+fn run_election(config: Config, command: Option<Vec<OsString>>) -> anyhow::Result<End> {
+    if let Some(Err((code, reason))) = command.as_ref().map(|command| wrapper::check(&command[0])) {
+        error!("{reason}");
+        return Ok(End::CommandEnded(code));
+    }
+    in_runtime(take_part(config, command))
+}
+
+/// Revokes the lease of a daemon that is gone; all that acted by it is dead.
+fn release(config: Config, lease: LeaseId) -> anyhow::Result<End> {
+    in_runtime(async {
+        // Whoever stops a daemon may stop this too, too early.
+        let _signals = Signals::new(false)?;
+        let name = Printable(config.name().as_str().as_bytes()).to_string();
+        warn!(name, %lease, "The daemon is gone, and its COMMAND was killed; revoking its lease.");
+        let revoked = election::revoke(config, lease).await;
+        revoked.map_err(|failure| {
+            let reason = Printable(failure.message.as_bytes()).to_string();
+            anyhow!("the lease {lease} could not be revoked ({reason}); it ends by itself")
+        })?;
+        Ok(End::Withdrawn)
+    })
+}
+
+fn in_runtime(work: impl Future<Output = anyhow::Result<End>>) -> anyhow::Result<End> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Names are resolved and files read there; what hangs must not fill the machine.
         .max_blocking_threads(8)
         .build()
         .context("could not start the runtime")?;
-    let end = runtime.block_on(take_part(config));
+    let end = runtime.block_on(work);
     // A resolver that hangs would be waited for.
     runtime.shutdown_background();
     end
 }
 
-async fn take_part(config: Config) -> anyhow::Result<End> {
-    let mut signals = Signals::new().context("could not listen to signals")?;
+async fn take_part(config: Config, command: Option<Vec<OsString>>) -> anyhow::Result<End> {
+    let mut signals = Signals::new(command.is_some()).context("could not listen to signals")?;
     let name = Printable(config.name().as_str().as_bytes()).to_string();
     let endpoints: Vec<_> = config.endpoints().iter().map(ToString::to_string).collect();
     info!(name, "Starting the server '{name}'");
     info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
 
     let mut reporter = Reporter::new(name, endpoints, &config);
-    let mut election = Election::new(config);
+    let mut election = Election::new(config.clone());
     let mut events = election.events();
     let mut candidate = election
         .join()
         .context("could not take part in the election")?;
-    let mut held: Option<Leadership> = None;
-    let mut stopping = false;
-    loop {
+    let mut actor = match command {
+        None => Actor::Words(None),
+        Some(command) => {
+            let wrapper = Wrapper::new(&command, &config, candidate.status());
+            Actor::Command(Box::new(
+                wrapper.context("could not get ready to run COMMAND")?,
+            ))
+        }
+    };
+    let mut asked_to_stop = false;
+    let mut end = End::Withdrawn;
+    let mut goes_on = true;
+    while goes_on || actor.acts() {
         tokio::select! {
-            event = events.next() => match event {
+            event = events.next(), if goes_on => match event {
                 Some(event) => reporter.report(event),
-                None => break,
+                None => goes_on = false,
             },
-            Some(leadership) = candidate.campaign() => held = Some(leadership),
-            // Nothing of ours acts beyond saying so: it has stopped once it is told.
-            _ = lost(&mut held) => held = None,
-            signal = signals.next() => {
-                if stopping {
+            Some(leadership) = candidate.campaign(), if goes_on => {
+                actor.begin(leadership).context("could not start a guard for COMMAND")?;
+            }
+            ended = actor.ended() => {
+                let (ended, leadership) = ended.context("could not watch over COMMAND")?;
+                if let Some(code) = exit_code(ended) && !asked_to_stop {
+                    end = End::CommandEnded(code);
+                    candidate.withdraw();
+                }
+                drop(leadership);
+            }
+            signal = signals.next() => match signal {
+                Received::PassOn(signal) => actor.pass_on(signal),
+                Received::Stop(signal) if asked_to_stop => {
+                    actor.kill().await;
                     return Ok(End::Signalled(signal));
                 }
-                stopping = true;
-                candidate.withdraw();
+                Received::Stop(_) => {
+                    asked_to_stop = true;
+                    candidate.withdraw();
+                }
             }
         }
     }
-    drop(held);
     candidate.finished().await.context("the election ended")?;
-    Ok(End::Withdrawn)
+    Ok(end)
 }
 
-/// Waits until the leadership held is lost; for ever while there is none.
-async fn lost(held: &mut Option<Leadership>) -> LossReason {
-    match held {
-        Some(leadership) => leadership.lost().await,
-        None => std::future::pending().await,
+/// The exit code of the whole program, where the end of COMMAND is its end too.
+fn exit_code(ended: Ended) -> Option<u8> {
+    match ended {
+        Ended::AsTold | Ended::GuardDied => None,
+        Ended::ByItself(code) => Some(code),
+        Ended::NeverRan(error) => Some(match Errno::from_raw_os_error(error) {
+            Errno::NOENT => 127,
+            Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => OUR_FAILURE,
+            _ => 126,
+        }),
+        Ended::GuardNeverRan => Some(OUR_FAILURE),
+    }
+}
+
+/// What acts while this replica leads.
+enum Actor {
+    /// Nothing but saying so.
+    Words(Option<Leadership>),
+    Command(Box<Wrapper>),
+}
+
+impl Actor {
+    fn acts(&self) -> bool {
+        match self {
+            // It has stopped once it is told.
+            Self::Words(_) => false,
+            Self::Command(wrapper) => wrapper.is_running(),
+        }
+    }
+
+    fn begin(&mut self, leadership: Leadership) -> io::Result<()> {
+        match self {
+            Self::Words(held) => *held = Some(leadership),
+            Self::Command(wrapper) => wrapper.start(leadership)?,
+        }
+        Ok(())
+    }
+
+    /// Waits until what acted has stopped. Cancel safe.
+    async fn ended(&mut self) -> io::Result<(Ended, Leadership)> {
+        match self {
+            Self::Words(held) => {
+                if let Some(leadership) = held {
+                    leadership.lost().await;
+                }
+                match held.take() {
+                    Some(leadership) => Ok((Ended::AsTold, leadership)),
+                    None => std::future::pending().await,
+                }
+            }
+            Self::Command(wrapper) => wrapper.ended().await,
+        }
+    }
+
+    fn pass_on(&mut self, signal: SignalKind) {
+        if let Self::Command(wrapper) = self {
+            wrapper.pass_on(signal);
+        }
+    }
+
+    /// Kills what acts, and waits for its end unless that cannot be had.
+    async fn kill(&mut self) {
+        if let Self::Command(wrapper) = self
+            && wrapper.is_running()
+        {
+            wrapper.kill();
+            // The lease runs out by itself, so that nobody is harmed if this fails.
+            let _ = timeout(LAST_BLOW, wrapper.ended()).await;
+        }
     }
 }

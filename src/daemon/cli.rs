@@ -4,13 +4,14 @@ use super::log::Format;
 use crate::{
     config::{Config, Credentials, Endpoint, LeaderKey, Name, Password, Tls},
     printable::Printable,
-    protocol::Ttl,
+    protocol::{LeaseId, Ttl},
 };
 use clap::{
-    CommandFactory, Parser,
+    CommandFactory, FromArgMatches, Parser,
     error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
 };
-use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
+use std::{ffi::OsString, num::ParseIntError, path::PathBuf, str::FromStr, time::Duration};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
@@ -18,10 +19,16 @@ use tracing_subscriber::filter::Targets;
 ///
 /// Start it once per replica with the same --etcd and --leader-key. One of them becomes the leader
 /// and refreshes its lease; the others follow. When the leader stops, another takes over at once;
-/// when it is killed or cut off, another takes over after its TTL.
+/// when it is killed or cut off, another takes over after its TTL. With a COMMAND, only the leader
+/// runs it.
 #[derive(Debug, Parser)]
 #[command(name = "leader-election", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Args {
+    /// What to run while this replica leads, and its arguments; it and all that it started has
+    /// ended before another replica runs it
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+
     /// This replica's name, which the leader key holds while it leads [default: the host's name]
     #[arg(
         long,
@@ -114,6 +121,32 @@ struct Args {
     )]
     ttl: Ttl,
 
+    /// How long COMMAND gets to stop when leadership is being lost; 100ms at least [default: a fifth
+    /// of the TTL]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_GRACE", hide_env_values = true,
+        value_parser = parse_grace,
+        allow_hyphen_values = true
+    )]
+    grace: Option<Duration>,
+
+    /// How long COMMAND gets to stop when it is asked to, while this replica keeps its lease
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_STOP_TIMEOUT", hide_env_values = true,
+        default_value = "10s",
+        value_parser = parse_duration,
+        allow_hyphen_values = true
+    )]
+    stop_timeout: Duration,
+
+    /// Revoke this lease, and do nothing else: for a guard whose daemon is gone
+    #[arg(long, value_name = "LEASE", hide = true, value_parser = parse_lease)]
+    release: Option<LeaseId>,
+
     /// How log lines look
     #[arg(
         long,
@@ -151,6 +184,9 @@ Examples:
     leader-election --etcd https://etcd1:2379 --etcd-cacert ca.pem --etcd-user replica \\
       --etcd-password-file /run/secrets/etcd
 
+  A program of which one runs at a time, on the leader:
+    leader-election --etcd etcd1:2379 -- /usr/bin/worker --queue mail
+
   Without the lines that say that the lease was refreshed:
     leader-election --log info,leader_election::refresh=warn
 
@@ -160,15 +196,42 @@ Who leads:
 /// What the command line says, validated.
 pub(super) struct Options {
     pub config: Config,
+    pub task: Task,
     pub log_format: Format,
     pub log: Targets,
     /// What is wrong with `RUST_LOG`, which may be set for other programs: no reason not to run.
     pub unfit_rust_log: Option<String>,
 }
 
+/// What this process is for.
+pub(super) enum Task {
+    /// Taking part, and running this program in each term if there is one.
+    TakePart { command: Option<Vec<OsString>> },
+    /// Revoking a lease.
+    Release(LeaseId),
+}
+
 /// Reads the command line; ends the program with exit code 2 where it makes no sense.
 pub(super) fn parse() -> Options {
-    let args = Args::try_parse().unwrap_or_else(|error| harmless(error).exit());
+    let matches = Args::command().try_get_matches();
+    let args = matches.and_then(|matches| {
+        for option in ["grace", "stop_timeout"] {
+            let given = matches.value_source(option) == Some(ValueSource::CommandLine);
+            if given
+                && !["command", "release"]
+                    .iter()
+                    .any(|reason| matches.contains_id(reason))
+            {
+                let error = format!(
+                    "--{} is about a COMMAND, and there is none",
+                    option.replace('_', "-")
+                );
+                return Err(Args::command().error(ErrorKind::MissingRequiredArgument, error));
+            }
+        }
+        Args::from_arg_matches(&matches)
+    });
+    let args = args.unwrap_or_else(|error| harmless(error).exit());
     let fail = |message: String| -> ! {
         Args::command()
             .error(ErrorKind::ValueValidation, message)
@@ -184,9 +247,15 @@ pub(super) fn parse() -> Options {
             ))
         })
     });
+    let command = Some(args.command).filter(|command| !command.is_empty());
+    // Without a COMMAND, comparing clocks is all that stopping takes.
+    let grace = command.as_ref().map_or(Duration::ZERO, |_| {
+        args.grace.unwrap_or(args.ttl.as_duration() / 5)
+    });
     let config = Config::new(name, args.etcd)
         .map(|config| config.with_leader_key(args.leader_key))
-        .and_then(|config| config.with_times(args.ttl, Duration::ZERO))
+        .map(|config| config.with_stop_timeout(args.stop_timeout))
+        .and_then(|config| config.with_times(args.ttl, grace))
         .and_then(
             |config| match tls(args.etcd_cacert, args.etcd_cert, args.etcd_key) {
                 Some(tls) => config.with_tls(tls),
@@ -208,8 +277,12 @@ pub(super) fn parse() -> Options {
             default_filter()
         })
     });
+    let task = args
+        .release
+        .map_or(Task::TakePart { command }, Task::Release);
     Options {
         config,
+        task,
         log_format: args.log_format,
         log,
         unfit_rust_log,
@@ -288,14 +361,30 @@ fn harmless(mut error: clap::Error) -> clap::Error {
 }
 
 fn parse_ttl(text: &str) -> Result<Ttl, String> {
-    let duration = match text.parse::<u64>() {
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => humantime::parse_duration(text),
-    };
-    duration
+    parse_duration(text)
         .ok()
         .and_then(|duration| Ttl::try_from(duration).ok())
         .ok_or_else(|| crate::protocol::InvalidTtl.to_string())
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds
+        .or_else(|| humantime::parse_duration(text).ok())
+        .ok_or_else(|| "give a duration, as in 500ms, 10s or 2m".to_owned())
+}
+
+/// Killing takes a tenth of it.
+fn parse_grace(text: &str) -> Result<Duration, String> {
+    let grace = parse_duration(text)?;
+    if grace < Duration::from_millis(100) {
+        return Err("give 100ms at least: stopping takes time".to_owned());
+    }
+    Ok(grace)
+}
+
+fn parse_lease(text: &str) -> Result<LeaseId, ParseIntError> {
+    u64::from_str_radix(text, 16).map(|id| LeaseId::new(id.cast_signed()))
 }
 
 fn default_filter() -> Targets {

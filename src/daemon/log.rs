@@ -56,10 +56,14 @@ pub(super) struct Log {
     lines: Vec<Lines>,
 }
 
-/// Starts the log.
-pub(super) fn start(format: Format, filter: Targets) -> Log {
-    let (out, out_ended) = Lines::start(io::stdout(), format);
+/// Starts the log. All of it goes to standard error where standard output is another's.
+pub(super) fn start(format: Format, filter: Targets, stdout_is_ours: bool) -> Log {
     let (err, err_ended) = Lines::start(io::stderr(), format);
+    let (out, out_ended) = if stdout_is_ours {
+        Lines::start(io::stdout(), format)
+    } else {
+        (err.clone(), channel().1)
+    };
     let lines = vec![out.clone(), err.clone()];
     let registry = tracing_subscriber::registry();
     match format {

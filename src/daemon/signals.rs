@@ -1,47 +1,68 @@
-//! The signals that ask this program to stop.
+//! The signals that ask this program to stop, and those that are for COMMAND.
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, task::Poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A signal that was received.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Received(SignalKind);
-
-impl Received {
-    /// The exit code of a program that this signal has ended.
-    pub fn exit_code(self) -> ExitCode {
-        u8::try_from(128 + self.0.as_raw_value()).map_or(ExitCode::FAILURE, ExitCode::from)
-    }
+pub(super) enum Received {
+    /// This program is asked to stop.
+    Stop(SignalKind),
+    /// COMMAND is asked for something.
+    PassOn(SignalKind),
 }
 
-/// SIGINT, SIGTERM, SIGHUP and SIGQUIT.
-pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Signal,
+/// The exit code of a program that this signal has ended.
+pub(super) fn exit_code(signal: SignalKind) -> ExitCode {
+    u8::try_from(128 + signal.as_raw_value()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
+
+/// The signals that this program answers.
+pub(super) struct Signals(Vec<(Signal, Received)>);
 
 impl Signals {
     /// Begins to listen: from now on these signals do not end the program by themselves.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-        })
+    ///
+    /// SIGINT, SIGTERM and SIGQUIT ask it to stop. So does SIGHUP where there is no COMMAND; where
+    /// there is one, SIGHUP, SIGUSR1 and SIGUSR2 are for it.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn new(with_command: bool) -> io::Result<Self> {
+        use Received::{PassOn, Stop};
+        let mut answered = vec![
+            Stop(SignalKind::interrupt()),
+            Stop(SignalKind::terminate()),
+            Stop(SignalKind::quit()),
+        ];
+        if with_command {
+            answered.extend([
+                PassOn(SignalKind::hangup()),
+                PassOn(SignalKind::user_defined1()),
+                PassOn(SignalKind::user_defined2()),
+            ]);
+        } else {
+            answered.push(Stop(SignalKind::hangup()));
+        }
+        let listen = |received| {
+            let (Stop(kind) | PassOn(kind)) = received;
+            Ok((signal(kind)?, received))
+        };
+        answered
+            .into_iter()
+            .map(listen)
+            .collect::<io::Result<_>>()
+            .map(Self)
     }
 
     /// Waits for the next signal. Cancel safe.
     pub async fn next(&mut self) -> Received {
-        let kind = tokio::select! {
-            Some(()) = self.interrupt.recv() => SignalKind::interrupt(),
-            Some(()) = self.terminate.recv() => SignalKind::terminate(),
-            Some(()) = self.hangup.recv() => SignalKind::hangup(),
-            Some(()) = self.quit.recv() => SignalKind::quit(),
-            else => std::future::pending().await,
-        };
-        Received(kind)
+        std::future::poll_fn(|context| {
+            let received = self.0.iter_mut().find_map(|(signal, received)| {
+                signal.poll_recv(context).is_ready().then_some(*received)
+            });
+            received.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 }

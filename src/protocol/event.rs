@@ -115,6 +115,8 @@ pub enum LossReason {
     HistoryWentBack,
     /// The candidate itself asked to stop.
     Withdrawn,
+    /// What acted has stopped of its own accord.
+    Resigned,
     /// Whatever ran the election has ended of itself.
     Died,
 }
@@ -124,7 +126,7 @@ impl LossReason {
     pub(super) const fn is_planned(self) -> bool {
         matches!(
             self,
-            Self::LeaderKeyDeleted | Self::LeaderKeyOverwritten | Self::Withdrawn
+            Self::LeaderKeyDeleted | Self::LeaderKeyOverwritten | Self::Withdrawn | Self::Resigned
         )
     }
 }
@@ -139,6 +141,7 @@ impl fmt::Display for LossReason {
             Self::ActingKeyTaken => "the leader/acting key was deleted or overwritten",
             Self::HistoryWentBack => "etcd went back in its history",
             Self::Withdrawn => "asked to stop",
+            Self::Resigned => "it resigned",
             Self::Died => "the election ended of itself",
         })
     }

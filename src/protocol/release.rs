@@ -52,9 +52,8 @@ impl Machine {
                 reason,
                 ..
             } if term == stopped => (lease, reason),
-            // What acted has stopped of its own accord.
             State::Leader { lease, term, .. } if term == stopped => {
-                let reason = LossReason::Withdrawn;
+                let reason = LossReason::Resigned;
                 self.events.push_back(Event::Lost { term, reason });
                 (lease, reason)
             }

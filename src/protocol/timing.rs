@@ -128,6 +128,12 @@ impl Timing {
         self.ttl
     }
 
+    /// Returns the time that whatever acts gets to stop when leadership is being lost.
+    #[must_use]
+    pub const fn grace(&self) -> Duration {
+        self.grace
+    }
+
     /// Returns the time between two tries of a leader, from send to send.
     #[must_use]
     pub fn renew_every(&self) -> Duration {

@@ -5,6 +5,7 @@
 pub mod daemon;
 pub mod etcd;
 pub mod proxy;
+pub mod record;
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};

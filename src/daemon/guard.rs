@@ -1,0 +1,299 @@
+//! The guard: a process between the daemon and COMMAND that keeps COMMAND to its time.
+//!
+//! It has one thread, a clock of its own and no network, so that it kills in time even when the
+//! daemon is stopped, starved or dead. What the daemon wants comes as lines on a socket; its end
+//! means that the daemon is gone.
+
+use super::{
+    killing::{self, ROUND, Reaped, Schedule},
+    orders::{Order, Report, receive_stdin, take_lines},
+};
+use crate::{clock, protocol::Moment};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fd::{AsFd, OwnedFd},
+    io::Errno,
+    process::{Pid, Signal, kill_process, kill_process_group},
+};
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::{net::UnixStream, process::CommandExt},
+    process::{Command, ExitCode, Stdio},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+/// The first argument of a guard; a lease and the daemon's own arguments follow.
+pub(super) const GUARD: &str = "--guard";
+/// The option that makes this program revoke a lease, and do nothing else.
+pub(super) const RELEASE: &str = "--release";
+/// What runs once more as a guard or to revoke a lease, whatever became of its file.
+pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// What concerns this program alone, and is not in COMMAND's environment.
+const OURS_ALONE: [&str; 2] = ["LEADER_ELECTION_ETCD_PASSWORD", "NOTIFY_SOCKET"];
+
+/// Signals that may reach a guard, and are the daemon's to answer.
+const NOT_FOR_US: [Signal; 6] = [
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::USR1,
+    Signal::USR2,
+];
+
+/// Runs as a guard, if that is what the arguments say.
+pub(super) fn run_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let program = arguments.next()?;
+    if arguments.next()? != GUARD {
+        return None;
+    }
+    let lease = arguments.next()?;
+    let arguments: Vec<_> = arguments.collect();
+    let (own, command) = split(&arguments);
+    let guarded = Guard::new(command).and_then(Guard::guard);
+    if let Ok(End::DaemonGone) = guarded {
+        // Returns only if it fails; the lease runs out by itself then.
+        let error = Command::new(THIS_PROGRAM)
+            .arg0(program)
+            .args(own)
+            .args([OsStr::new(RELEASE), &lease])
+            .stdin(Stdio::null())
+            .exec();
+        let _ = writeln!(
+            io::stderr(),
+            "WARN cannot revoke the lease of a daemon that is gone: {error}"
+        );
+    }
+    Some(if guarded.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Separates this program's own arguments from COMMAND with its own.
+pub(super) fn split(arguments: &[OsString]) -> (&[OsString], &[OsString]) {
+    let place = arguments.iter().position(|argument| argument == "--");
+    place.map_or((arguments, &[]), |place| {
+        (&arguments[..place], &arguments[place + 1..])
+    })
+}
+
+/// How guarding ended; nothing of COMMAND is left.
+enum End {
+    /// With COMMAND, and the daemon knows.
+    Reported,
+    /// With the daemon.
+    DaemonGone,
+}
+
+struct Guard {
+    command: Command,
+    daemon: UnixStream,
+    daemon_is_gone: bool,
+    unread: Vec<u8>,
+    child_ended: UnixStream,
+    timer: OwnedFd,
+    could_not_start: bool,
+    running: Option<Running>,
+}
+
+struct Running {
+    process: Pid,
+    schedule: Schedule,
+    /// The exit code, and whether it had been told to stop.
+    ended: Option<(u8, bool)>,
+}
+
+impl Guard {
+    fn new(command: &[OsString]) -> io::Result<Self> {
+        killing::adopt_descendants()?;
+        rustix::thread::set_name(c"leader-guard")?;
+        for signal in NOT_FOR_US {
+            // Handled, not ignored: COMMAND would inherit that.
+            signal_hook::flag::register(signal.as_raw(), Arc::new(AtomicBool::new(false)))?;
+        }
+        let (child_ended, tell) = UnixStream::pair()?;
+        child_ended.set_nonblocking(true)?;
+        signal_hook::low_level::pipe::register(Signal::CHILD.as_raw(), tell)?;
+
+        let daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let stdin = receive_stdin(&daemon)?;
+        daemon.set_nonblocking(true)?;
+        let (program, arguments) = command.split_first().ok_or(ErrorKind::InvalidInput)?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
+            .process_group(0);
+        for variable in OURS_ALONE {
+            command.env_remove(variable);
+        }
+        Ok(Self {
+            command,
+            daemon,
+            daemon_is_gone: false,
+            unread: Vec::new(),
+            child_ended,
+            timer: clock::create_timer()?,
+            could_not_start: false,
+            running: None,
+        })
+    }
+
+    /// Runs COMMAND in its time, and returns when nothing of it is left.
+    fn guard(mut self) -> io::Result<End> {
+        loop {
+            if self.obey().is_err() {
+                // As good as gone: it makes no sense, or cannot be heard.
+                self.daemon_is_gone = true;
+            }
+            let any_left = self.reap()?;
+            let now = clock::now();
+            let mut wake = None;
+            if let Some(running) = &mut self.running {
+                if running.ended.is_none() && running.schedule.tells(now) {
+                    tell_to_stop(running.process);
+                }
+                if self.daemon_is_gone || running.ended.is_some() || running.schedule.kills(now) {
+                    killing::kill_children()?;
+                    wake = Some(now + ROUND);
+                } else {
+                    wake = Some(running.schedule.next());
+                }
+            }
+            if !any_left {
+                if self.daemon_is_gone {
+                    return Ok(End::DaemonGone);
+                }
+                if let Some(Running {
+                    ended: Some((code, was_told)),
+                    ..
+                }) = self.running
+                {
+                    self.report(Report::Ended { code, was_told });
+                    return Ok(End::Reported);
+                }
+                if self.could_not_start {
+                    return Ok(End::Reported);
+                }
+            }
+            self.wait(wake)?;
+        }
+    }
+
+    /// Does what the daemon has said since.
+    fn obey(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 512];
+        while !self.daemon_is_gone {
+            match self.daemon.read(&mut buffer) {
+                Ok(0) => self.daemon_is_gone = true,
+                Ok(length) => self.unread.extend_from_slice(&buffer[..length]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for order in take_lines(&mut self.unread)? {
+            match (order, &mut self.running) {
+                (Order::Lead { stop_at, kill_at }, None) => self.start(stop_at, kill_at),
+                (Order::Lead { stop_at, kill_at }, Some(running)) => {
+                    running.schedule.lead(stop_at, kill_at);
+                }
+                (Order::Stop { kill_at }, Some(running)) => {
+                    running.schedule.stop(clock::now(), kill_at);
+                }
+                (Order::Signal(signal), Some(running)) if running.ended.is_none() => {
+                    // COMMAND may have ended, and is not reaped yet.
+                    let signal = Signal::from_named_raw(signal);
+                    signal.map(|signal| kill_process(running.process, signal));
+                }
+                (Order::Stop { .. } | Order::Signal(_), _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts COMMAND, and tells the daemon how that went.
+    fn start(&mut self, stop_at: Moment, kill_at: Moment) {
+        let report = match self.command.spawn() {
+            Ok(child) => {
+                let process = Pid::from_child(&child);
+                self.running = Some(Running {
+                    process,
+                    schedule: Schedule::new(stop_at, kill_at),
+                    ended: None,
+                });
+                Report::Started {
+                    process: process.as_raw_nonzero().get(),
+                }
+            }
+            Err(error) => {
+                self.could_not_start = true;
+                Report::NotStarted {
+                    error: error.raw_os_error().unwrap_or_default(),
+                }
+            }
+        };
+        self.report(report);
+    }
+
+    /// Reaps all that has ended; returns true iff anything is left.
+    fn reap(&mut self) -> io::Result<bool> {
+        loop {
+            match killing::reap()? {
+                Reaped::Child(child, code) => {
+                    if let Some(running) = &mut self.running
+                        && running.process == child
+                    {
+                        running.ended = Some((code, running.schedule.told()));
+                    }
+                }
+                Reaped::NoneEnded => return Ok(true),
+                Reaped::NoneLeft => return Ok(false),
+            }
+        }
+    }
+
+    /// Waits until `wake`, if there is such a moment, or until something happens.
+    fn wait(&mut self, wake: Option<Moment>) -> io::Result<()> {
+        if let Some(wake) = wake {
+            clock::set_timer(&self.timer, wake)?;
+        }
+        let mut sources = [
+            PollFd::new(&self.child_ended, PollFlags::IN),
+            PollFd::new(&self.timer, PollFlags::IN),
+            PollFd::new(&self.daemon, PollFlags::IN),
+        ];
+        // The end of a daemon that is gone would be told for ever.
+        let sources = if self.daemon_is_gone {
+            &mut sources[..2]
+        } else {
+            &mut sources[..]
+        };
+        match poll(sources, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Each byte is a child that has ended; all of them are looked for anyway.
+        let _ = self.child_ended.read(&mut [0; 512]);
+        Ok(())
+    }
+
+    fn report(&self, report: Report) {
+        // It fails if the daemon is gone, and that is noticed when it is listened to.
+        let _ = (&self.daemon).write_all(report.to_string().as_bytes());
+    }
+}
+
+/// Asks COMMAND, with all of its process group, to end; whoever was stopped can do that too.
+fn tell_to_stop(command: Pid) {
+    for signal in [Signal::TERM, Signal::CONT] {
+        // COMMAND may have gone to another group.
+        if kill_process_group(command, signal).is_err() {
+            let _ = kill_process(command, signal);
+        }
+    }
+}

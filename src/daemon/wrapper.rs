@@ -1,0 +1,357 @@
+//! Runs COMMAND while this replica leads: starts a guard for each term, tells it what the election
+//! says, and does its work when it cannot.
+
+use super::{
+    guard::{GUARD, THIS_PROGRAM},
+    killing::{self, ROUND, Reaped},
+    orders::{Order, Report, send_stdin, take_lines},
+};
+use crate::{
+    clock::{self, Alarm},
+    config::Config,
+    election::Leadership,
+    printable::Printable,
+    protocol::{Moment, Role, Status, Timing},
+};
+use rustix::{fs::Access, process::Pid};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io::{self, ErrorKind},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use tokio::{
+    net::UnixStream,
+    signal::unix::{self, SignalKind},
+    sync::watch,
+};
+use tracing::{info, warn};
+
+/// How a run of COMMAND ended; nothing of it is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was told to stop.
+    AsTold,
+    /// By itself, with this exit code.
+    ByItself(u8),
+    /// It could not be run, for this reason of the system's.
+    NeverRan(i32),
+    /// The guard died, and did so before it had run COMMAND.
+    GuardNeverRan,
+    /// The guard died.
+    GuardDied,
+}
+
+/// Runs COMMAND in each term.
+pub(super) struct Wrapper {
+    name: String,
+    environment: [(&'static str, String); 2],
+    /// What to call COMMAND.
+    called: String,
+    timing: Timing,
+    status: watch::Receiver<Status>,
+    child_ended: unix::Signal,
+    alarm: Alarm,
+    running: Option<Running>,
+}
+
+/// A guard, and the term that it is about.
+struct Running {
+    leadership: Leadership,
+    socket: UnixStream,
+    unread: Vec<u8>,
+    /// Until it is reaped.
+    guard: Option<Pid>,
+    started: bool,
+    ended: Option<Ended>,
+    said: Option<Order>,
+    /// Whether the socket has come to its end.
+    hung_up: bool,
+    /// When the guard is to kill, by the last order.
+    kill_at: Moment,
+    /// When all was ordered to be killed at once.
+    hurried: Option<Moment>,
+    /// Whether this process kills, the guard included.
+    killing: bool,
+}
+
+impl Wrapper {
+    /// Gets ready to run `command`.
+    ///
+    /// # Errors
+    /// If the system cannot do what that takes.
+    pub fn new(
+        command: &[OsString],
+        config: &Config,
+        status: watch::Receiver<Status>,
+    ) -> io::Result<Self> {
+        killing::adopt_descendants()?;
+        let program = command
+            .first()
+            .map_or_else(Default::default, |program| program.as_encoded_bytes());
+        Ok(Self {
+            name: Printable(config.name().as_str().as_bytes()).to_string(),
+            environment: [
+                ("LEADER_ELECTION_NAME", config.name().as_str().to_owned()),
+                (
+                    "LEADER_ELECTION_LEADER_KEY",
+                    config.leader_key().as_str().to_owned(),
+                ),
+            ],
+            called: Printable(program).to_string(),
+            timing: Timing::new(config.ttl().as_duration(), config.grace()),
+            status,
+            child_ended: unix::signal(SignalKind::child())?,
+            alarm: Alarm::new()?,
+            running: None,
+        })
+    }
+
+    /// Runs COMMAND in a term.
+    ///
+    /// # Errors
+    /// If no guard can be started.
+    pub fn start(&mut self, leadership: Leadership) -> io::Result<()> {
+        let (socket, guards) = std::os::unix::net::UnixStream::pair()?;
+        send_stdin(&socket)?;
+        socket.set_nonblocking(true)?;
+        let socket = UnixStream::from_std(socket)?;
+        let mut arguments = env::args_os();
+        let mut guard = Command::new(THIS_PROGRAM);
+        if let Some(program) = arguments.next() {
+            guard.arg0(program);
+        }
+        let term = leadership.term();
+        let guard = guard
+            .args([GUARD, &term.lease.to_string()])
+            .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("LEADER_ELECTION_TOKEN", term.token.to_string())
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(guards)))
+            .process_group(0)
+            .spawn()?;
+        self.running = Some(Running {
+            leadership,
+            socket,
+            unread: Vec::new(),
+            guard: Some(Pid::from_child(&guard)),
+            started: false,
+            ended: None,
+            said: None,
+            hung_up: false,
+            kill_at: clock::now(),
+            hurried: None,
+            killing: false,
+        });
+        Ok(())
+    }
+
+    /// Returns true iff COMMAND runs, or something of it is left.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Passes a signal on to COMMAND, if it runs.
+    pub fn pass_on(&mut self, signal: SignalKind) {
+        if let Some(running) = &mut self.running {
+            running.say(Order::Signal(signal.as_raw_value()));
+        }
+    }
+
+    /// Lets COMMAND, and all that is left of it, be killed at once.
+    pub fn kill(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.hurried = Some(clock::now());
+        }
+    }
+
+    /// Waits until a run has ended and nothing of it is left; for ever while there is none.
+    /// Nobody but this reaps this process's children.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// If the system does not tell what it must.
+    pub async fn ended(&mut self) -> io::Result<(Ended, Leadership)> {
+        loop {
+            let any_left = self.reap()?;
+            if let Some(running) = &mut self.running {
+                running.listen(&self.name, &self.called);
+            }
+            let is_over = |running: &mut Running| {
+                running.guard_is_gone() && (running.ended.is_some() || !any_left)
+            };
+            if let Some(over) = self.running.take_if(is_over) {
+                let ended = over.how_it_ended();
+                self.tell(ended);
+                return Ok((ended, over.leadership));
+            }
+            let Some(running) = &mut self.running else {
+                // A child that nobody expected: as the first process of a container, it is ours.
+                self.child_ended.recv().await;
+                continue;
+            };
+            running.guide(&self.timing, &self.status.borrow_and_update());
+            let wake = if running.killing {
+                killing::kill_children()?;
+                clock::now() + ROUND
+            } else {
+                running.own_kill_at(&self.timing)
+            };
+            let election_goes_on = self.status.has_changed().is_ok();
+            tokio::select! {
+                _ = self.child_ended.recv() => {}
+                _ = self.status.changed(), if election_goes_on => {}
+                _ = running.socket.readable(), if !running.hung_up => {}
+                result = self.alarm.wait_until(Some(wake)) => result?,
+            }
+        }
+    }
+
+    /// Reaps all that has ended; returns true iff anything is left.
+    fn reap(&mut self) -> io::Result<bool> {
+        loop {
+            match killing::reap()? {
+                Reaped::Child(child, _) => {
+                    if let Some(running) = &mut self.running {
+                        running.guard.take_if(|guard| *guard == child);
+                    }
+                }
+                Reaped::NoneEnded => return Ok(true),
+                Reaped::NoneLeft => return Ok(false),
+            }
+        }
+    }
+
+    /// Says how a run has ended.
+    fn tell(&self, ended: Ended) {
+        let (name, called) = (&self.name, &self.called);
+        match ended {
+            Ended::AsTold => info!(name, "'{called}' has stopped."),
+            Ended::ByItself(code) => info!(name, code, "'{called}' ended with exit code {code}."),
+            Ended::GuardDied => warn!(
+                name,
+                "The guard of '{called}' died, and what was left of '{called}' was killed."
+            ),
+            Ended::NeverRan(_) | Ended::GuardNeverRan => {}
+        }
+    }
+}
+
+impl Running {
+    /// Takes in what the guard has to tell.
+    fn listen(&mut self, name: &str, called: &str) {
+        let mut buffer = [0; 512];
+        while !self.hung_up {
+            match self.socket.try_read(&mut buffer) {
+                Ok(length @ 1..) => self.unread.extend_from_slice(&buffer[..length]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Ok(0) | Err(_) => self.hung_up = true,
+            }
+        }
+        let Ok(reports) = take_lines(&mut self.unread) else {
+            // It makes no sense, so that nothing can be left to it.
+            self.killing = true;
+            return;
+        };
+        for report in reports {
+            match report {
+                Report::Started { process } => {
+                    self.started = true;
+                    let token = self.leadership.token().get();
+                    let guard = self.guard.map(|guard| guard.as_raw_nonzero().get());
+                    info!(
+                        name,
+                        token, process, guard, "Running '{called}' as process {process}."
+                    );
+                }
+                Report::NotStarted { error } => self.ended = Some(Ended::NeverRan(error)),
+                Report::Ended { was_told: true, .. } => self.ended = Some(Ended::AsTold),
+                Report::Ended { code, .. } => self.ended = Some(Ended::ByItself(code)),
+            }
+        }
+    }
+
+    /// Tells the guard what follows from how things stand, and takes over where it is dead or late.
+    fn guide(&mut self, timing: &Timing, status: &Status) {
+        let own = self.leadership.term();
+        let order = match (self.hurried, status.role) {
+            (Some(at), _) => Order::Stop { kill_at: at },
+            (None, Role::Leader { term, deadline }) if term == own => Order::Lead {
+                stop_at: timing.stop_from(deadline),
+                kill_at: timing.kill_at(deadline),
+            },
+            (None, Role::Stopping { term, by, .. }) if term == own => Order::Stop { kill_at: by },
+            // The election has died; it promises what it promised last.
+            _ => Order::Stop {
+                kill_at: self.kill_at,
+            },
+        };
+        if let Order::Lead { kill_at, .. } | Order::Stop { kill_at } = order {
+            self.kill_at = kill_at;
+        }
+        if self.said != Some(order) && self.say(order) {
+            self.said = Some(order);
+        }
+        let guard_died = self.guard_is_gone() && self.ended.is_none();
+        self.killing |= guard_died || clock::now() >= self.own_kill_at(timing);
+    }
+
+    fn how_it_ended(&self) -> Ended {
+        let died = if self.started {
+            Ended::GuardDied
+        } else {
+            Ended::GuardNeverRan
+        };
+        self.ended.unwrap_or(died)
+    }
+
+    /// When this process kills what a guard that is late has left: in the middle between the
+    /// guard's time and the deadline.
+    fn own_kill_at(&self, timing: &Timing) -> Moment {
+        self.kill_at + timing.grace() / 20
+    }
+
+    /// Returns true iff it is dead, and all that it had to tell is known.
+    fn guard_is_gone(&self) -> bool {
+        self.guard.is_none() && self.hung_up
+    }
+
+    /// Returns false if the guard cannot be told now; then it keeps to what it was told before.
+    fn say(&self, order: Order) -> bool {
+        let line = order.to_string();
+        self.socket
+            .try_write(line.as_bytes())
+            .is_ok_and(|length| length == line.len())
+    }
+}
+
+/// Returns whether `program` can be run, as far as can be known without running it.
+///
+/// # Errors
+/// The exit code that a shell has for that, and why not.
+pub(super) fn check(program: &OsStr) -> Result<(), (u8, String)> {
+    let printable = || Printable(program.as_encoded_bytes()).to_string();
+    let path = Path::new(program);
+    let folders = if program.as_encoded_bytes().contains(&b'/') {
+        vec![PathBuf::new()]
+    } else {
+        // What the system takes where there is none.
+        let folders = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+        env::split_paths(&folders).collect()
+    };
+    let mut error = (127, format!("there is no command '{}'", printable()));
+    for folder in folders {
+        let path = folder.join(path);
+        if !path.exists() {
+            continue;
+        }
+        if path.is_file() && rustix::fs::access(&path, Access::EXEC_OK).is_ok() {
+            return Ok(());
+        }
+        error = (126, format!("'{}' cannot be executed", printable()));
+    }
+    Err(error)
+}

@@ -1,0 +1,198 @@
+//! That no two replicas' COMMANDs, nor anything they left behind, run at one instant, whatever
+//! happens to the leader; by the commands' own records.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use rustix::process::{Signal, kill_process};
+use std::time::Duration;
+use support::daemon::{Daemon, FOLLOWER, LOST};
+use support::etcd::{Etcd, on_each_etcd};
+use support::proxy::{Proxy, Way};
+use support::record::{Instant, Record, guard};
+use support::{FAIL_OVER, PATIENCE, TTL, wait_until};
+
+/// A new term's COMMAND after an orderly end takes milliseconds; this is for a machine busy with
+/// other tests, and well below a TTL, after which it would start anyway.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+const MANNERS: [&str; 2] = ["obedient", "stubborn"];
+
+/// Replicas that run the recording COMMAND, each with a way of its own to etcd.
+struct Replicas {
+    record: Record,
+    replicas: Vec<(Daemon, Proxy)>,
+}
+
+impl Replicas {
+    /// Three of them; the leader's COMMAND runs.
+    fn start(etcd: &Etcd, manner: &str) -> (Self, Instant) {
+        let record = Record::new();
+        let replicas = (1..=3).map(|number| {
+            let name = format!("server{number}");
+            let way = Proxy::start(&etcd.endpoint(), Way::Open);
+            let command = record.replica(&name, &way.endpoint(), manner);
+            (Daemon::spawn(&name, command), way)
+        });
+        let replicas = Self {
+            replicas: replicas.collect(),
+            record,
+        };
+        let first = replicas.record.wait_for_term_after(0);
+        for (replica, _) in &replicas.replicas {
+            if replica.name != first.name {
+                wait_until("it follows", PATIENCE, || {
+                    let lines = replica.lines();
+                    lines
+                        .iter()
+                        .any(|line| line.message() == FOLLOWER)
+                        .then_some(())
+                });
+            }
+        }
+        (replicas, first)
+    }
+
+    fn get(&mut self, name: &str) -> &mut (Daemon, Proxy) {
+        let it_is = |(replica, _): &&mut (Daemon, Proxy)| replica.name == name;
+        self.replicas.iter_mut().find(it_is).unwrap()
+    }
+
+    /// Waits for the next term; returns its first instant and how long nothing ran.
+    fn next(&mut self, before: &Instant) -> (Instant, Duration) {
+        let next = self.record.wait_for_term_after(before.token);
+        let last = self.record.last(before.token);
+        let gap = Duration::from_micros(next.at.saturating_sub(last.at));
+        (next, gap)
+    }
+
+    /// That nothing of COMMAND's is left once all have been asked to stop.
+    fn stop(mut self) -> Vec<String> {
+        for (replica, way) in &mut self.replicas {
+            way.set(Way::Open);
+            if !replica.has_ended() {
+                replica.signal(Signal::TERM);
+            }
+        }
+        for (replica, _) in &mut self.replicas {
+            replica.wait_exit();
+        }
+        let record = std::fs::read(self.record.path()).unwrap();
+        support::let_pass(Duration::from_millis(50));
+        let later = std::fs::read(self.record.path()).unwrap();
+        assert_eq!(record.len(), later.len(), "something still runs");
+        self.record.check()
+    }
+}
+
+#[test]
+fn a_frozen_etcd() {
+    on_each_etcd(|etcd| {
+        for manner in MANNERS {
+            let (mut replicas, first) = Replicas::start(&etcd, manner);
+            etcd.freeze();
+            replicas.get(&first.name).0.wait_for_start(LOST);
+            replicas.get(&first.name).0.wait_for("'bash' has stopped.");
+            let last = replicas.record.last(first.token);
+            etcd.thaw();
+            let next = replicas.record.wait_for_term_after(first.token);
+            assert!(next.at > last.at);
+            replicas.stop();
+        }
+    });
+}
+
+#[test]
+fn a_leader_that_nobody_hears_any_more() {
+    on_each_etcd(|etcd| {
+        for (manner, fault) in MANNERS
+            .iter()
+            .flat_map(|manner| [Way::Frozen, Way::Deaf, Way::Cut].map(|fault| (manner, fault)))
+        {
+            let (mut replicas, first) = Replicas::start(&etcd, manner);
+            replicas.get(&first.name).1.set(fault);
+            let (_, gap) = replicas.next(&first);
+            assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
+            replicas.get(&first.name).0.wait_for("'bash' has stopped.");
+            replicas.stop();
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_is_stopped_and_goes_on_later() {
+    on_each_etcd(|etcd| {
+        for manner in MANNERS {
+            let (mut replicas, first) = Replicas::start(&etcd, manner);
+            replicas.get(&first.name).0.signal(Signal::STOP);
+            let (_, gap) = replicas.next(&first);
+            assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
+            replicas.get(&first.name).0.signal(Signal::CONT);
+            replicas.get(&first.name).0.wait_for(FOLLOWER);
+            replicas.stop();
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_is_killed() {
+    on_each_etcd(|etcd| {
+        for manner in MANNERS {
+            let (mut replicas, first) = Replicas::start(&etcd, manner);
+            replicas.get(&first.name).0.signal(Signal::KILL);
+            let (_, gap) = replicas.next(&first);
+            assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
+            replicas.stop();
+        }
+    });
+}
+
+#[test]
+fn a_guard_that_is_killed() {
+    on_each_etcd(|etcd| {
+        for manner in MANNERS {
+            let (mut replicas, first) = Replicas::start(&etcd, manner);
+            let old = &mut replicas.get(&first.name).0;
+            kill_process(guard(old), Signal::KILL).unwrap();
+            let (_, gap) = replicas.next(&first);
+            assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
+            replicas.get(&first.name).0.wait_for(FOLLOWER);
+            replicas.stop();
+        }
+    });
+}
+
+#[test]
+fn a_guard_that_is_stopped_while_its_daemon_loses_the_lease() {
+    on_each_etcd(|etcd| {
+        for manner in MANNERS {
+            let (mut replicas, first) = Replicas::start(&etcd, manner);
+            kill_process(guard(&mut replicas.get(&first.name).0), Signal::STOP).unwrap();
+            replicas.get(&first.name).1.set(Way::Frozen);
+            let (_, gap) = replicas.next(&first);
+            assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
+            replicas.stop();
+        }
+    });
+}
+
+#[test]
+fn a_leader_key_that_is_deleted_or_overwritten() {
+    on_each_etcd(|etcd| {
+        for manner in MANNERS {
+            let (mut replicas, mut before) = Replicas::start(&etcd, manner);
+            for act in ["delete", "overwrite"] {
+                if act == "delete" {
+                    etcd.etcdctl(&["del", "leader"]);
+                } else {
+                    let lease = etcd.grant(TTL);
+                    etcd.put("leader", b"somebody", Some(&lease));
+                }
+                replicas.get(&before.name).0.wait_for("'bash' has stopped.");
+                // Where the key is held for longer than a leader holds off, that one may win again.
+                before = replicas.next(&before).0;
+            }
+            replicas.stop();
+        }
+    });
+}
