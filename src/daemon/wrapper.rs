@@ -27,7 +27,7 @@ use tokio::{
     signal::unix::{self, SignalKind},
     sync::watch,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// How a run of COMMAND ended; nothing of it is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,7 +235,16 @@ impl Wrapper {
                 name,
                 "The guard of '{called}' died, and what was left of '{called}' was killed."
             ),
-            Ended::NeverRan(_) | Ended::GuardNeverRan => {}
+            Ended::NeverRan(error) => {
+                let reason = io::Error::from_raw_os_error(error);
+                error!(name, "cannot run '{called}': {reason}");
+            }
+            Ended::GuardNeverRan => {
+                error!(
+                    name,
+                    "cannot run '{called}': its guard died before it could"
+                );
+            }
         }
     }
 }
@@ -345,7 +354,7 @@ pub(super) fn check(program: &OsStr) -> Result<(), (u8, String)> {
     let mut error = (127, format!("there is no command '{}'", printable()));
     for folder in folders {
         let path = folder.join(path);
-        if !path.exists() {
+        if program.is_empty() || !path.exists() {
             continue;
         }
         if path.is_file() && rustix::fs::access(&path, Access::EXEC_OK).is_ok() {

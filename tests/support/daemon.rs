@@ -223,6 +223,16 @@ impl Daemon {
             .clone()
     }
 
+    /// Whether this came out so far, anywhere.
+    pub fn has_said(&self, message: &str) -> bool {
+        self.lines().iter().any(|line| line.message() == message)
+    }
+
+    /// Closes its standard input, which the command must have piped.
+    pub fn close_stdin(&mut self) {
+        drop(self.child.stdin.take().expect("piped"));
+    }
+
     /// How often it said that so far.
     pub fn count(&self, message: &str) -> usize {
         self.messages()

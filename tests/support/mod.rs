@@ -55,6 +55,22 @@ pub fn wait_until<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Opti
     }
 }
 
+/// Looks again every few milliseconds, where nobody tells of a change, until there is something to
+/// return.
+///
+/// # Panics
+/// When there is nothing after [`PATIENCE`].
+pub fn look_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Locks, also after a test that panicked while it held the lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

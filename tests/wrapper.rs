@@ -1,0 +1,412 @@
+//! `-- COMMAND`: what it gets, when it runs, how it is stopped, and what its end means.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use rustix::process::Signal;
+use std::fs;
+use std::io::{Seek, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Stream, plain};
+use support::etcd::{Etcd, on_each_etcd};
+use support::proxy::refusing;
+use support::record::{Record, guard};
+use support::{TTL, let_pass, look_until};
+
+/// For a machine busy with other tests.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// A replica that runs this shell script.
+fn shell(name: &str, etcd: &Etcd, options: &[&str], script: &str) -> Command {
+    let mut command = plain(name, &etcd.endpoint());
+    command.args(options).args(["--", "sh", "-c", script]);
+    command
+}
+
+fn start(name: &str, etcd: &Etcd, script: &str) -> Daemon {
+    Daemon::spawn(name, shell(name, etcd, &[], script))
+}
+
+/// What COMMAND wrote to standard output.
+fn output(replica: &Daemon) -> Vec<String> {
+    let lines = replica.lines();
+    let own = lines.iter().filter(|line| line.stream == Stream::Out);
+    own.map(support::daemon::Line::text).collect()
+}
+
+/// Whether a process is there, dead or alive.
+fn is_there(process: &str) -> bool {
+    Path::new("/proc").join(process).exists()
+}
+
+#[test]
+fn command_gets_its_arguments_environment_and_streams_and_nothing_of_ours() {
+    let etcd = Etcd::newest();
+    let script = r#"
+        echo "$1,$2,$LEADER_ELECTION_NAME,$LEADER_ELECTION_LEADER_KEY,$LEADER_ELECTION_TOKEN"
+        for file in /proc/self/fd/*; do echo "fd ${file##*/}"; done
+        read -r stat </proc/$$/stat; set -- $stat; echo "group $5 of $1"
+        cat
+        echo aside >&2
+    "#;
+    let mut command = shell("one", &etcd, &["--leader-key", "key"], script);
+    let mut stdin = tempfile::tempfile().unwrap();
+    stdin.write_all(b"from stdin\n").unwrap();
+    stdin.rewind().unwrap();
+    command.args(["zero", "first \"word\"", ""]);
+    command.stdin(stdin).stdout(Stdio::piped());
+    let mut replica = Daemon::spawn("one", command);
+    assert_eq!(replica.wait_exit().code(), Some(0));
+    let output = output(&replica);
+    assert!(
+        output[0].starts_with("first \"word\",,one,key,"),
+        "{output:?}"
+    );
+    let group = output
+        .iter()
+        .find_map(|line| line.strip_prefix("group "))
+        .unwrap();
+    let (group, process) = group.split_once(" of ").unwrap();
+    assert_eq!(group, process, "it leads a process group of its own");
+    // What this test itself was given goes on to all that it starts.
+    let mut directly = Command::new("sh");
+    directly.args(["-c", script]).stdin(Stdio::null());
+    let directly = String::from_utf8(directly.output().unwrap().stdout).unwrap();
+    let files = |lines: Vec<String>| -> Vec<String> {
+        let files = lines.into_iter().filter(|line| line.starts_with("fd "));
+        files.collect()
+    };
+    let directly = directly.lines().map(str::to_owned).collect();
+    assert_eq!(files(output.clone()), files(directly));
+    assert_eq!(output.last().unwrap(), "from stdin");
+    // Whatever is ours goes to standard error.
+    let lines = replica.lines();
+    let said = lines.iter().find(|line| line.message() == LEADER).unwrap();
+    assert_eq!(said.stream, Stream::Err);
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.text() == "aside" && line.stream == Stream::Err)
+    );
+}
+
+#[test]
+fn command_does_not_get_a_terminal_as_its_input() {
+    let etcd = Etcd::newest();
+    let ours = env!("CARGO_BIN_EXE_leader-election");
+    let endpoint = etcd.endpoint();
+    // Gives its command a terminal.
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command"]);
+    script.arg(format!(
+        "{ours} --etcd {endpoint} --ttl 2s -- readlink /proc/self/fd/0"
+    ));
+    script.arg("/dev/null").stdin(Stdio::null());
+    let mut replica = Daemon::spawn("script", script);
+    replica.wait_for_line("/dev/null", |line| line.text().trim() == "/dev/null");
+    assert_eq!(replica.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_before_any_election() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "echo no\n").unwrap();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    for (command, code, says) in [
+        (
+            "no-such-command".to_owned(),
+            127,
+            "there is no command 'no-such-command'",
+        ),
+        (
+            "/no/such/file".to_owned(),
+            127,
+            "there is no command '/no/such/file'",
+        ),
+        (String::new(), 127, "there is no command ''"),
+        (path(&file), 126, "cannot be executed"),
+        (path(folder.path()), 126, "cannot be executed"),
+    ] {
+        let mut replica = plain("one", &refusing());
+        replica.args(["--", &command]);
+        let mut replica = Daemon::spawn("one", replica);
+        assert_eq!(replica.wait_exit().code(), Some(code), "{command}");
+        let lines = replica.lines();
+        assert_eq!(lines.len(), 1, "nothing else was done");
+        assert!(lines[0].text().contains(says), "{}", lines[0].text());
+        assert_eq!(lines[0].stream, Stream::Err);
+    }
+}
+
+#[test]
+fn what_turns_out_not_to_run_ends_the_replica_and_its_term() {
+    let etcd = Etcd::newest();
+    let folder = tempfile::tempdir().unwrap();
+    for (number, (contents, code)) in [("#!/no/such/interpreter\n", 127), ("\0", 126)]
+        .iter()
+        .enumerate()
+    {
+        let file = folder.path().join(number.to_string());
+        fs::write(&file, contents).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut replica = plain("one", &etcd.endpoint());
+        replica.arg("--").arg(&file);
+        let mut replica = Daemon::spawn("one", replica);
+        assert_eq!(replica.wait_exit().code(), Some(*code));
+        replica.wait_for_start("ERROR cannot run '");
+        replica.wait_for(LEADER_STOPS);
+        assert_eq!(etcd.leases(), [""; 0]);
+    }
+}
+
+#[test]
+fn the_times_of_command_are_checked() {
+    let run = |args: &[&str]| {
+        let mut replica = plain("one", &refusing());
+        replica.args(args);
+        let mut replica = Daemon::spawn("one", replica);
+        assert_eq!(replica.wait_exit().code(), Some(2), "{args:?}");
+        replica.lines()[0].text()
+    };
+    let too_long = run(&["--grace", "1s", "--", "true"]);
+    assert!(
+        too_long.contains("a grace of 1s does not fit a TTL of 2s"),
+        "{too_long}"
+    );
+    let too_short = run(&["--grace", "99ms", "--", "true"]);
+    assert!(too_short.contains("100ms at least"), "{too_short}");
+    for option in ["--grace", "--stop-timeout"] {
+        let alone = run(&[option, "300ms"]);
+        assert!(
+            alone.contains(&format!("{option} is about a COMMAND")),
+            "{alone}"
+        );
+    }
+    run(&["--stop-timeout", "-1s", "--", "true"]);
+}
+
+#[test]
+fn when_command_ends_the_next_one_starts_at_once_and_its_status_is_ours() {
+    on_each_etcd(|etcd| {
+        for (script, code) in [
+            ("exit 0", 0),
+            ("exit 42", 42),
+            ("kill -9 $$", 137),
+            ("kill $$", 143),
+        ] {
+            // What it leaves behind would hold the pipe open.
+            let script = format!(
+                "setsid sh -c 'trap \"\" TERM; sleep 60' & echo left $!; read go; {script}"
+            );
+            let mut command = shell("first", &etcd, &[], &script);
+            command.stdin(Stdio::piped());
+            let mut first = Daemon::spawn("first", command);
+            let left = first.wait_for_start("left ").text()[5..].to_owned();
+            let mut second = start("second", &etcd, "exec sleep 60");
+            second.wait_for(FOLLOWER);
+            let began = Instant::now();
+            first.close_stdin();
+            assert_eq!(first.wait_exit().code(), Some(code), "{script}");
+            let took = second.wait_for_start("Running ").at - began;
+            assert!(took < AT_ONCE, "the next one ran after {took:?}");
+            assert!(!is_there(&left), "it left something behind");
+            first.wait_for(&format!("'sh' ended with exit code {code}."));
+            second.signal(Signal::TERM);
+            assert_eq!(second.wait_exit().code(), Some(0));
+        }
+    });
+}
+
+#[test]
+fn a_planned_stop_waits_for_command_and_keeps_the_lease_meanwhile() {
+    on_each_etcd(|etcd| {
+        // Longer than the lease would last.
+        let finish =
+            "trap 'sleep 3; echo finished; exit 7' TERM; echo runs; while :; do sleep 0.05; done";
+        let mut old = start("old", &etcd, finish);
+        old.wait_for("runs");
+        let mut new = start("new", &etcd, "echo runs; exec sleep 60");
+        new.wait_for(FOLLOWER);
+        old.signal(Signal::TERM);
+        let finished = old.wait_for("finished").at;
+        assert!(!new.has_said("runs"));
+        let runs = new.wait_for("runs").at;
+        assert!(
+            runs > finished && runs - finished < AT_ONCE,
+            "after {:?}",
+            runs - finished
+        );
+        // As asked, whatever it returned then.
+        assert_eq!(old.wait_exit().code(), Some(0));
+        old.wait_for(LEADER_STOPS);
+    });
+}
+
+#[test]
+fn a_deleted_leader_key_stops_command_in_order_and_it_runs_again_later() {
+    on_each_etcd(|etcd| {
+        let script = "trap 'echo told; exit' TERM; echo runs; while :; do sleep 0.05; done";
+        let mut only = start("only", &etcd, script);
+        for _ in 0..2 {
+            only.wait_for("runs");
+            etcd.etcdctl(&["del", "leader"]);
+            only.wait_for("told");
+        }
+        only.wait_for("runs");
+        assert!(!only.has_ended());
+    });
+}
+
+#[test]
+fn what_does_not_stop_in_time_is_killed_with_all_that_it_started() {
+    let etcd = Etcd::newest();
+    let script =
+        "trap '' TERM; setsid sh -c 'sleep 60' & echo left $!; while :; do sleep 0.05; done";
+    let options = ["--stop-timeout", "700ms"];
+    let mut replica = Daemon::spawn("one", shell("one", &etcd, &options, script));
+    let left = replica.wait_for_start("left ").text()[5..].to_owned();
+    replica.signal(Signal::INT);
+    let asked = Instant::now();
+    assert_eq!(replica.wait_exit().code(), Some(0));
+    let took = asked.elapsed();
+    assert!(
+        took >= Duration::from_millis(700),
+        "it was killed after {took:?}"
+    );
+    assert!(took < TTL, "it was killed after {took:?}");
+    assert!(!is_there(&left));
+    assert_eq!(etcd.leases(), [""; 0]);
+}
+
+#[test]
+fn a_lost_lease_stops_command_a_grace_before_the_deadline() {
+    on_each_etcd(|etcd| {
+        let script = "trap 'echo told; exit' TERM; echo runs; while :; do sleep 0.02; done";
+        let mut replica = Daemon::spawn("one", shell("one", &etcd, &["--grace", "500ms"], script));
+        replica.wait_for("runs");
+        etcd.freeze();
+        let renewed = replica.last(support::daemon::REFRESHED).at;
+        let told = replica.wait_for("told").at;
+        // Its deadline is less than 0.9 of the TTL after the last renewal was heard of.
+        let latest = TTL * 9 / 10;
+        assert!(
+            told - renewed < latest,
+            "told {:?} after the last renewal",
+            told - renewed
+        );
+        replica.wait_for("'sh' has stopped.");
+        let lines = replica.lines();
+        assert!(lines.iter().any(|line| line.message().starts_with(LOST)));
+        etcd.thaw();
+        replica.wait_for("runs");
+    });
+}
+
+#[test]
+fn signals_for_command_reach_it_and_nobody_else() {
+    let etcd = Etcd::newest();
+    let script = "for s in HUP USR1 USR2; do trap \"echo got $s\" $s; done; echo runs; while :; do sleep 0.02; done";
+    let mut leader = start("leader", &etcd, script);
+    leader.wait_for("runs");
+    let mut follower = start("follower", &etcd, script);
+    follower.wait_for(FOLLOWER);
+    for (signal, name) in [
+        (Signal::HUP, "HUP"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+    ] {
+        leader.signal(signal);
+        follower.signal(signal);
+        leader.wait_for(&format!("got {name}"));
+    }
+    leader.signal(Signal::TERM);
+    assert_eq!(leader.wait_exit().code(), Some(0));
+    // It was ignored there, not kept.
+    follower.wait_for("runs");
+    assert!(!output(&follower).iter().any(|line| line.starts_with("got")));
+}
+
+#[test]
+fn a_second_signal_kills_all_at_once() {
+    let etcd = Etcd::newest();
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let script =
+            "trap 'echo told' TERM; setsid sleep 60 & echo left $!; while :; do sleep 0.05; done";
+        let key = format!("key{code}");
+        let mut replica =
+            Daemon::spawn("one", shell("one", &etcd, &["--leader-key", &key], script));
+        let left = replica.wait_for_start("left ").text()[5..].to_owned();
+        replica.signal(signal);
+        replica.wait_for("told");
+        replica.signal(signal);
+        let asked = Instant::now();
+        assert_eq!(replica.wait_exit().code(), Some(code));
+        assert!(asked.elapsed() < AT_ONCE, "after {:?}", asked.elapsed());
+        assert!(!is_there(&left));
+        assert!(etcd.key(&key).is_some(), "the lease runs out by itself");
+    }
+}
+
+#[test]
+fn a_daemon_stopped_for_long_finds_command_dead_and_takes_part_again() {
+    on_each_etcd(|etcd| {
+        let record = Record::new();
+        let mut command = record.replica("one", &etcd.endpoint(), "stubborn");
+        command.stdin(Stdio::null());
+        let mut replica = Daemon::spawn("one", command);
+        let first = record.wait_for_term_after(0);
+        let guard = guard(&mut replica).as_raw_nonzero().to_string();
+        replica.signal(Signal::STOP);
+        look_until("the guard has done its work", || {
+            let stat = fs::read_to_string(format!("/proc/{guard}/stat")).ok()?;
+            stat.contains(") Z ").then_some(())
+        });
+        let length = fs::metadata(record.path()).unwrap().len();
+        let_pass(TTL / 4);
+        assert_eq!(
+            fs::metadata(record.path()).unwrap().len(),
+            length,
+            "something still runs"
+        );
+        replica.signal(Signal::CONT);
+        let next = record.wait_for_term_after(first.token);
+        assert!(next.token > first.token);
+        assert_eq!(record.check(), ["one", "one"]);
+    });
+}
+
+#[test]
+fn those_who_fork_faster_than_they_die_die_too() {
+    let etcd = Etcd::newest();
+    // Each lives for a moment only, in a session of its own, and is followed by another.
+    let folder = tempfile::tempdir().unwrap();
+    let (file, trace) = (folder.path().join("hop"), folder.path().join("trace"));
+    let hop = format!(
+        "#!/bin/sh\ntrap '' TERM\necho $$ >>{}\nsetsid {} &\n",
+        trace.display(),
+        file.display()
+    );
+    fs::write(&file, hop).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = format!(
+        "for i in 1 2 3 4; do {} & done; exec sleep 60",
+        file.display()
+    );
+    let mut replica = start("one", &etcd, &script);
+    look_until("they hop", || {
+        let hops = fs::read_to_string(&trace)
+            .unwrap_or_default()
+            .lines()
+            .count();
+        (hops >= 100).then_some(())
+    });
+    replica.signal(Signal::TERM);
+    assert_eq!(replica.wait_exit().code(), Some(0));
+    let length = fs::metadata(&trace).unwrap().len();
+    let_pass(Duration::from_millis(200));
+    assert_eq!(fs::metadata(&trace).unwrap().len(), length, "they go on");
+}
