@@ -113,7 +113,13 @@ impl Drop for Compose {
         // Perhaps after a failed test: a second panic would hide what the first one says.
         let down = self.command(&["down", "--volumes", "--remove-orphans", "--timeout", "5"]);
         let mut image = Command::new("docker");
-        image.args(["image", "rm", &self.project]);
+        // The second one is there where something was built upon the first.
+        image.args([
+            "image",
+            "rm",
+            &format!("{}_cron", self.project),
+            &self.project,
+        ]);
         for mut command in [down, image] {
             let command = command
                 .stdin(Stdio::null())

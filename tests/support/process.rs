@@ -80,7 +80,17 @@ impl Process {
 
     /// Looks at the lines after each new one, until there is something to return.
     pub fn wait_for<T>(&self, what: &str, look: impl Fn(&[String]) -> Option<T>) -> T {
-        self.wait_until(what, PATIENCE, |state| look(&state.lines))
+        self.wait_for_longer(what, PATIENCE, look)
+    }
+
+    /// The same, for what takes its time.
+    pub fn wait_for_longer<T>(
+        &self,
+        what: &str,
+        bound: Duration,
+        look: impl Fn(&[String]) -> Option<T>,
+    ) -> T {
+        self.wait_until(what, bound, |state| look(&state.lines))
     }
 
     /// Waits until the process has ended and nobody holds its output any more.

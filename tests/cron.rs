@@ -1,0 +1,109 @@
+//! A real program, cron, as a singleton of three containers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "support/compose.rs"]
+mod compose;
+#[path = "support/process.rs"]
+mod process;
+
+use compose::{Compose, binaries, docker, inspect, wait_until};
+use process::{PATIENCE, Process, run};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+const FILE: &str = "examples/docker-compose-cron.yaml";
+const REPLICAS: [&str; 3] = ["replica1", "replica2", "replica3"];
+
+/// cron reads its jobs, and runs this one, at the next full minute.
+const A_MINUTE: Duration = Duration::from_secs(100);
+
+/// Whether cron runs in this container, and whether any zombie is there.
+fn looks(container: &str) -> (bool, bool) {
+    let states = docker(&[
+        "exec",
+        container,
+        "sh",
+        "-c",
+        // What ends between listing and reading is none of either.
+        "for file in /proc/[0-9]*/stat; do cut -d' ' -f2,3 $file 2>/dev/null; done; true",
+    ]);
+    let is_cron = |state: &String| state.starts_with("(cron)");
+    (
+        states.iter().any(is_cron),
+        states.iter().any(|state| state.ends_with(" Z")),
+    )
+}
+
+/// Which of these runs cron, once just one does; no zombie is left then.
+fn the_only_one<'a>(containers: &[(&'a str, String)]) -> &'a str {
+    wait_until("cron runs once", || {
+        let looks: Vec<_> = containers.iter().map(|(_, id)| looks(id)).collect();
+        let running = looks.iter().filter(|(cron, _)| *cron).count();
+        assert!(running <= 1, "cron runs {running} times");
+        let zombies = looks.iter().any(|(_, zombie)| *zombie);
+        let place = looks.iter().position(|(cron, _)| *cron)?;
+        (!zombies).then_some(containers[place].0)
+    })
+}
+
+fn cron_runs_once(binary: &Path) {
+    let compose = Compose::new(binary);
+    let cron = |args: &[&str]| compose.command(&[&["-f", FILE], args].concat());
+    run(&mut cron(&["build"]), Duration::from_mins(10));
+    let up = Process::start(&mut cron(&["up"]));
+    let says = |replica: &str, what: &str| {
+        up.wait_for(&format!("{replica} says {what}"), |lines| {
+            let said = |line: &&String| line.contains(replica) && line.contains(what);
+            lines.iter().find(said).cloned()
+        })
+    };
+    for replica in REPLICAS {
+        says(replica, "Starting the server");
+    }
+    let mut containers: Vec<_> = REPLICAS.map(|name| (name, compose.container(name))).into();
+    let first = the_only_one(&containers);
+
+    // Whoever comes to our first process as an orphan is buried by it, on followers too.
+    for (_, container) in &containers {
+        docker(&["exec", container, "sh", "-c", "(sleep 0.1 &) ; exit 0"]);
+    }
+    assert_eq!(the_only_one(&containers), first);
+
+    let place = |containers: &[(&str, String)], name: &str| {
+        containers
+            .iter()
+            .position(|(other, _)| *other == name)
+            .unwrap()
+    };
+    let paused = containers.remove(place(&containers, first));
+    docker(&["pause", &paused.1]);
+    let second = the_only_one(&containers);
+    docker(&["unpause", &paused.1]);
+    // What was frozen with its guard is dead as soon as that one runs.
+    says(first, "has stopped.");
+    containers.push(paused);
+    assert_eq!(the_only_one(&containers), second);
+
+    let killed = containers.remove(place(&containers, second));
+    docker(&["kill", "--signal", "KILL", &killed.1]);
+    let third = the_only_one(&containers);
+    let job = format!("the job runs on {third}");
+    up.wait_for_longer(&job, A_MINUTE, |lines| {
+        lines.iter().any(|line| line.contains(&job)).then_some(())
+    });
+
+    run(&mut cron(&["stop"]), PATIENCE);
+    for (_, container) in &containers {
+        assert_eq!(inspect(container, "{{.State.ExitCode}}"), "0");
+    }
+}
+
+#[test]
+fn cron_runs_once_among_three_containers_whatever_happens_to_them() {
+    thread::scope(|scope| {
+        for binary in binaries() {
+            scope.spawn(move || cron_runs_once(&binary));
+        }
+    });
+}
