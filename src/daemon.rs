@@ -179,7 +179,7 @@ async fn take_part(config: Config, command: Option<Vec<OsString>>) -> anyhow::Re
 /// The exit code of the whole program, where the end of COMMAND is its end too.
 fn exit_code(ended: Ended) -> Option<u8> {
     match ended {
-        Ended::AsTold | Ended::GuardDied => None,
+        Ended::AsTold | Ended::GuardDied | Ended::GuardLate => None,
         Ended::ByItself(code) => Some(code),
         Ended::NeverRan(error) => Some(match Errno::from_raw_os_error(error) {
             Errno::NOENT => 127,

@@ -156,6 +156,10 @@ fn a_guard_that_is_killed() {
             kill_process(guard(old), Signal::KILL).unwrap();
             let (_, gap) = replicas.next(&first);
             assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
+            replicas
+                .get(&first.name)
+                .0
+                .wait_for("No longer the leader: it resigned.");
             replicas.get(&first.name).0.wait_for(FOLLOWER);
             replicas.stop();
         }

@@ -42,6 +42,8 @@ pub(super) enum Ended {
     GuardNeverRan,
     /// The guard died.
     GuardDied,
+    /// The guard had not killed it in time.
+    GuardLate,
 }
 
 /// Runs COMMAND in each term.
@@ -73,6 +75,8 @@ struct Running {
     kill_at: Moment,
     /// When all was ordered to be killed at once.
     hurried: Option<Moment>,
+    /// Whether the guard has not killed in time.
+    late: bool,
     /// Whether this process kills, the guard included.
     killing: bool,
 }
@@ -143,6 +147,7 @@ impl Wrapper {
             hung_up: false,
             kill_at: clock::now(),
             hurried: None,
+            late: false,
             killing: false,
         });
         Ok(())
@@ -235,6 +240,11 @@ impl Wrapper {
                 name,
                 "The guard of '{called}' died, and what was left of '{called}' was killed."
             ),
+            Ended::GuardLate => warn!(
+                name,
+                "'{called}' was still there when its time was up (was this machine paused?), and \
+                 was killed."
+            ),
             Ended::NeverRan(error) => {
                 let reason = io::Error::from_raw_os_error(error);
                 error!(name, "cannot run '{called}': {reason}");
@@ -305,14 +315,15 @@ impl Running {
             self.said = Some(order);
         }
         let guard_died = self.guard_is_gone() && self.ended.is_none();
-        self.killing |= guard_died || clock::now() >= self.own_kill_at(timing);
+        self.late |= self.guard.is_some() && clock::now() >= self.own_kill_at(timing);
+        self.killing |= guard_died || self.late;
     }
 
     fn how_it_ended(&self) -> Ended {
-        let died = if self.started {
-            Ended::GuardDied
-        } else {
-            Ended::GuardNeverRan
+        let died = match (self.started, self.late) {
+            (false, _) => Ended::GuardNeverRan,
+            (true, false) => Ended::GuardDied,
+            (true, true) => Ended::GuardLate,
         };
         self.ended.unwrap_or(died)
     }
