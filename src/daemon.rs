@@ -28,7 +28,7 @@ pub fn run() -> ExitCode {
         warn!("RUST_LOG is ignored: {error}");
     }
     // What cannot be read now is a mistake; later it is taken for one that somebody mends.
-    let files = etcd::check_files(&options.config)
+    let files = etcd::check_files(options.config.cluster())
         .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())));
     match files.and_then(|()| run_election(options.config)) {
         Ok(End::Withdrawn) => {
@@ -75,7 +75,9 @@ fn run_election(config: Config) -> anyhow::Result<End> {
 async fn take_part(config: Config) -> anyhow::Result<End> {
     let mut signals = Signals::new().context("could not listen to signals")?;
     let name = Printable(config.name().as_str().as_bytes()).to_string();
-    let endpoints: Vec<_> = config.endpoints().iter().map(ToString::to_string).collect();
+    let endpoints: Vec<_> = (config.cluster().endpoints().iter())
+        .map(ToString::to_string)
+        .collect();
     info!(name, "Starting the server '{name}'");
     info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
 

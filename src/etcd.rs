@@ -9,7 +9,7 @@ mod failure;
 pub(crate) use access::check_files;
 
 use crate::{
-    config::{Config, LeaderKey},
+    config::{Cluster, Config, LeaderKey},
     protocol::{ElectionKey, Entry, Failure, FailureKind, KeptAlive, LeaseId, Ttl, View},
 };
 use access::Access;
@@ -77,16 +77,16 @@ pub(crate) fn is_outdated(version: &str) -> bool {
 
 /// Connects to one endpoint, whose name is resolved anew, and opens the keepalive stream.
 pub(crate) async fn connect(
-    config: Arc<Config>,
+    cluster: Arc<Cluster>,
     endpoint: usize,
     keys: Arc<Keys>,
     lease: Option<LeaseId>,
     limit: Duration,
 ) -> Result<Connection, Failure> {
     let connecting = async {
-        let hint = Hint::new(&config);
-        let reads_files = config.uses_tls() || config.credentials().is_some();
-        let reading = move || Access::read(&config, &config.endpoints()[endpoint]);
+        let hint = Hint::new(&cluster);
+        let reads_files = cluster.uses_tls() || cluster.credentials().is_some();
+        let reading = move || Access::read(&cluster, &cluster.endpoints()[endpoint]);
         let access = if reads_files {
             // A file system may hang, and this task must not.
             tokio::task::spawn_blocking(reading)

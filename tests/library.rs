@@ -4,14 +4,13 @@
 
 mod support;
 
-use leader_election::{Config, Election, LossReason, Ttl};
+use leader_election::{Cluster, Config, Election, LossReason, Ttl};
 use std::time::Duration;
 use support::{PATIENCE, TTL, etcd::Etcd, let_pass};
 
 fn election(etcd: &Etcd, name: &str) -> Election {
     let endpoints = vec![etcd.endpoint().parse().unwrap()];
-    let config = Config::new(name.parse().unwrap(), endpoints)
-        .unwrap()
+    let config = Config::new(name.parse().unwrap(), Cluster::new(endpoints).unwrap())
         .with_times(Ttl::try_from(TTL).unwrap(), Duration::ZERO)
         .unwrap();
     Election::new(config)

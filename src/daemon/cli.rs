@@ -2,7 +2,7 @@
 
 use super::log::Format;
 use crate::{
-    config::{Config, Credentials, Endpoint, LeaderKey, Name, Password, Tls},
+    config::{Cluster, Config, Credentials, Endpoint, LeaderKey, Name, Password, Tls},
     printable::Printable,
     protocol::Ttl,
 };
@@ -184,22 +184,24 @@ pub(super) fn parse() -> Options {
             ))
         })
     });
-    let config = Config::new(name, args.etcd)
-        .map(|config| config.with_leader_key(args.leader_key))
-        .and_then(|config| config.with_times(args.ttl, Duration::ZERO))
+    let cluster = Cluster::new(args.etcd)
         .and_then(
-            |config| match tls(args.etcd_cacert, args.etcd_cert, args.etcd_key) {
-                Some(tls) => config.with_tls(tls),
-                None => Ok(config),
+            |cluster| match tls(args.etcd_cacert, args.etcd_cert, args.etcd_key) {
+                Some(tls) => cluster.with_tls(tls),
+                None => Ok(cluster),
             },
         )
         .unwrap_or_else(|error| fail(error.to_string()));
     let credentials = credentials(args.etcd_user, args.etcd_password_file)
         .unwrap_or_else(|error| fail(error.to_owned()));
-    let config = match credentials {
-        Some(credentials) => config.with_credentials(credentials),
-        None => config,
+    let cluster = match credentials {
+        Some(credentials) => cluster.with_credentials(credentials),
+        None => cluster,
     };
+    let config = Config::new(name, cluster)
+        .with_leader_key(args.leader_key)
+        .with_times(args.ttl, Duration::ZERO)
+        .unwrap_or_else(|error| fail(error.to_string()));
     let mut unfit_rust_log = None;
     let log = args.log.unwrap_or_else(|| {
         let filter = std::env::var("RUST_LOG").unwrap_or_default();

@@ -4,7 +4,7 @@ use super::Leadership;
 use crate::{
     backoff::Jitter,
     clock::{self, Alarm},
-    config::Config,
+    config::{Cluster, Config},
     etcd::{self, Connection, Keys},
     printable::Printable,
     protocol::{
@@ -37,7 +37,8 @@ enum Message {
 }
 
 pub(super) struct Driver {
-    config: Arc<Config>,
+    config: Config,
+    cluster: Arc<Cluster>,
     keys: Arc<Keys>,
     machine: Machine,
     alarm: Alarm,
@@ -72,14 +73,16 @@ impl Driver {
             ttl: config.ttl(),
             grace: config.grace(),
             stop_timeout: config.stop_timeout(),
-            endpoints: NonZeroUsize::new(config.endpoints().len()).unwrap_or(NonZeroUsize::MIN),
+            endpoints: NonZeroUsize::new(config.cluster().endpoints().len())
+                .unwrap_or(NonZeroUsize::MIN),
         };
         let machine = Machine::new(settings, clock::now());
         let (status, status_received) = watch::channel(machine.status());
         let (tell, told) = mpsc::unbounded_channel();
         let driver = Self {
             keys: Arc::new(Keys::new(&config)),
-            config: Arc::new(config),
+            cluster: Arc::new(config.cluster().clone()),
+            config,
             machine,
             alarm: Alarm::new()?,
             jitter: Jitter::new(),
@@ -252,11 +255,11 @@ impl Driver {
                 lease,
                 limit,
             } => {
-                let config = Arc::clone(&self.config);
+                let cluster = Arc::clone(&self.cluster);
                 let keys = Arc::clone(&self.keys);
                 self.begin_call(call);
                 self.spawn_call(async move {
-                    let result = etcd::connect(config, endpoint, keys, lease, limit).await;
+                    let result = etcd::connect(cluster, endpoint, keys, lease, limit).await;
                     let result = result.map(Box::new);
                     Message::Connected { call, result }
                 });
