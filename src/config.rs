@@ -7,7 +7,7 @@ pub use cluster::{Cluster, Credentials, Endpoint, InvalidEndpoint, Password, Tls
 use crate::protocol::{Timing, Ttl};
 use std::{str::FromStr, time::Duration};
 
-/// The longest name and the longest key, in bytes.
+/// The longest name, address and key, in bytes.
 const LONGEST: usize = 255;
 
 fn check_text(text: &str) -> Result<(), InvalidText> {
@@ -22,7 +22,7 @@ fn check_text(text: &str) -> Result<(), InvalidText> {
     }
 }
 
-/// The error of a text that cannot be a [`Name`] or a [`LeaderKey`].
+/// The error of a text that cannot be a [`Name`], an [`Address`] or a [`LeaderKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidText {
@@ -53,6 +53,27 @@ impl Name {
 }
 
 impl FromStr for Name {
+    type Err = InvalidText;
+
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        check_text(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// How a candidate is reached while it leads: any text, such as an IP address or a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address(String);
+
+impl Address {
+    /// Returns the address.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Address {
     type Err = InvalidText;
 
     fn from_str(text: &str) -> Result<Self, InvalidText> {
@@ -103,6 +124,7 @@ impl FromStr for LeaderKey {
 #[derive(Clone, Debug)]
 pub struct Config {
     name: Name,
+    address: Option<Address>,
     cluster: Cluster,
     leader_key: LeaderKey,
     ttl: Ttl,
@@ -117,12 +139,20 @@ impl Config {
     pub fn new(name: Name, cluster: Cluster) -> Self {
         Self {
             name,
+            address: None,
             cluster,
             leader_key: LeaderKey::default(),
             ttl: Ttl::default(),
             grace: Duration::ZERO,
             stop_timeout: Duration::from_secs(10),
         }
+    }
+
+    /// Sets how to reach this candidate while it leads, for all who observe the election.
+    #[must_use]
+    pub fn with_address(mut self, address: Address) -> Self {
+        self.address = Some(address);
+        self
     }
 
     /// Sets the key that the election is about.
@@ -153,6 +183,12 @@ impl Config {
     pub fn with_stop_timeout(mut self, stop_timeout: Duration) -> Self {
         self.stop_timeout = stop_timeout;
         self
+    }
+
+    /// Returns how to reach the candidate while it leads.
+    #[must_use]
+    pub fn address(&self) -> Option<&Address> {
+        self.address.as_ref()
     }
 
     /// Returns the etcd cluster.

@@ -45,9 +45,13 @@ pub mod config;
 pub mod daemon;
 pub mod election;
 mod etcd;
+pub mod observer;
 pub mod printable;
 pub mod protocol;
+pub mod witness;
 
-pub use config::{Cluster, Config, Endpoint, LeaderKey, Name};
+pub use config::{Address, Cluster, Config, Endpoint, LeaderKey, Name};
 pub use election::{Candidate, Election, Events, Leadership};
+pub use observer::{Acting, Leader, Observed, Observer, Situation};
 pub use protocol::{FencingToken, LeaseId, LossReason, Status, Term, Ttl};
+pub use witness::Witness;

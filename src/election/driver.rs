@@ -5,7 +5,7 @@ use crate::{
     backoff::Jitter,
     clock::{self, Alarm},
     config::{Cluster, Config},
-    etcd::{self, Connection, Keys},
+    etcd::{self, Campaign, Connection, Keys},
     printable::Printable,
     protocol::{
         Action, CallId, Event, Failure, FailureKind, Input, Machine, Moment, Role, Settings,
@@ -80,7 +80,7 @@ impl Driver {
         let (status, status_received) = watch::channel(machine.status());
         let (tell, told) = mpsc::unbounded_channel();
         let driver = Self {
-            keys: Arc::new(Keys::new(&config)),
+            keys: Arc::new(Keys::new(config.leader_key())),
             cluster: Arc::new(config.cluster().clone()),
             config,
             machine,
@@ -288,7 +288,7 @@ impl Driver {
             } => {
                 self.begin_call(call);
                 let connection = self.connection();
-                let campaign = campaign.then_some(lease);
+                let campaign = campaign.then(|| Campaign::new(&self.config, lease));
                 let (keep_alive, transact) = (connection.clone(), connection);
                 self.spawn_call(async move {
                     let result = async { transact?.transact(campaign, limit).await }.await;

@@ -31,7 +31,7 @@ impl Access {
             let password = credentials.password.read();
             let password =
                 password.map_err(|error| unreadable("the password of the etcd user", &error));
-            Ok((credentials.user.clone(), password?))
+            Ok::<_, Failure>((credentials.user.clone(), password?))
         });
         Ok(Self {
             member,
