@@ -1,18 +1,20 @@
 //! The program: wires command line, log, signals and election; the first to end decides the exit.
 
 mod cli;
+mod commands;
 mod log;
 mod report;
 mod signals;
 
 use crate::{
-    config::Config,
+    config::{Cluster, Config},
     election::{Election, Leadership},
     etcd,
     printable::Printable,
     protocol::LossReason,
 };
 use anyhow::{Context, anyhow};
+use cli::Task;
 use report::Reporter;
 use signals::Signals;
 use std::{process::ExitCode, time::Duration};
@@ -21,16 +23,17 @@ use tracing::{error, info, warn};
 /// Runs the program from its command line to its exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    let options = cli::parse();
+    let options = match cli::parse() {
+        Task::TakePart(options) => *options,
+        Task::Command(command) => return commands::run(*command),
+    };
     let log = log::start(options.log_format, options.log);
     if let Some(error) = options.unfit_rust_log {
         let error = Printable(error.as_bytes());
         warn!("RUST_LOG is ignored: {error}");
     }
-    // What cannot be read now is a mistake; later it is taken for one that somebody mends.
-    let files = etcd::check_files(options.config.cluster())
-        .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())));
-    match files.and_then(|()| run_election(options.config)) {
+    let files = check_files(options.config.cluster());
+    match files.and_then(|()| block_on(take_part(options.config))) {
         Ok(End::Withdrawn) => {
             log.finish(LAST_WORDS);
             ExitCode::SUCCESS
@@ -59,14 +62,20 @@ enum End {
     Signalled(signals::Received),
 }
 
-fn run_election(config: Config) -> anyhow::Result<End> {
+/// What cannot be read now is a mistake; later it is taken for one that somebody mends.
+fn check_files(cluster: &Cluster) -> anyhow::Result<()> {
+    etcd::check_files(cluster)
+        .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())))
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Names are resolved and files read there; what hangs must not fill the machine.
         .max_blocking_threads(8)
         .build()
         .context("could not start the runtime")?;
-    let end = runtime.block_on(take_part(config));
+    let end = runtime.block_on(work);
     // A resolver that hangs would be waited for.
     runtime.shutdown_background();
     end
