@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod log;
+mod notify;
 mod report;
 mod signals;
 
@@ -15,6 +16,7 @@ use crate::{
 };
 use anyhow::{Context, anyhow};
 use cli::Task;
+use notify::Notifier;
 use report::Reporter;
 use signals::Signals;
 use std::{process::ExitCode, time::Duration};
@@ -90,6 +92,7 @@ async fn take_part(config: Config) -> anyhow::Result<End> {
     info!(name, "Starting the server '{name}'");
     info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
 
+    let mut notifier = Notifier::from_environment();
     let mut reporter = Reporter::new(name, endpoints, &config);
     let mut election = Election::new(config);
     let mut events = election.events();
@@ -101,7 +104,10 @@ async fn take_part(config: Config) -> anyhow::Result<End> {
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(event) => reporter.report(event),
+                Some(event) => {
+                    notifier.note(&event);
+                    reporter.report(event);
+                }
                 None => break,
             },
             Some(leadership) = candidate.campaign() => held = Some(leadership),
@@ -112,6 +118,7 @@ async fn take_part(config: Config) -> anyhow::Result<End> {
                     return Ok(End::Signalled(signal));
                 }
                 stopping = true;
+                notifier.stopping();
                 candidate.withdraw();
             }
         }

@@ -10,13 +10,20 @@ use std::io;
 pub(in crate::daemon) fn completions(shell: Shell) -> String {
     let mut command = Args::command();
     let name = command.get_name().to_owned();
+    // In bash, clap_complete (4.6.11) calls one and the same command by two names where the
+    // program's has a hyphen, and then completes nothing after it.
+    let simple_name = name.replace('-', "_");
     let mut text = Vec::new();
     match shell {
-        Shell::Bash => generate(shells::Bash, &mut command, name, &mut text),
-        Shell::Zsh => generate(shells::Zsh, &mut command, name, &mut text),
-        Shell::Fish => generate(shells::Fish, &mut command, name, &mut text),
+        Shell::Bash => generate(shells::Bash, &mut command, &*simple_name, &mut text),
+        Shell::Zsh => generate(shells::Zsh, &mut command, &*name, &mut text),
+        Shell::Fish => generate(shells::Fish, &mut command, &*name, &mut text),
     }
-    String::from_utf8_lossy(&text).into_owned()
+    let text = String::from_utf8_lossy(&text);
+    text.replace(
+        &format!("default {simple_name}\n"),
+        &format!("default {name}\n"),
+    )
 }
 
 /// The man page, in roff: one page for all commands.
