@@ -1,6 +1,7 @@
 //! The asynchronous API: take part in an election, and hold leadership as a value.
 
 mod driver;
+mod offer;
 
 use crate::{
     clock,
@@ -8,9 +9,10 @@ use crate::{
     protocol::{Event, FencingToken, LossReason, Moment, Role, Status, Term},
 };
 use driver::{Command, Driver};
+use offer::Offer;
 use std::io;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -44,6 +46,7 @@ impl Election {
     ///
     /// Must be called within a tokio runtime that drives I/O and time. Whoever takes part must be
     /// ready to act: call [`Candidate::campaign`] and hold what it returns for as long as it acts.
+    /// A leadership that nobody takes within a TTL is given back, and others lead.
     ///
     /// # Errors
     /// If the system gives no timer. That etcd cannot be reached is no error: it is asked again
@@ -92,12 +95,19 @@ pub struct Candidate {
 impl Candidate {
     /// Waits until this candidate leads; `None` once it takes no part any more.
     ///
-    /// Cancel safe: a leadership that began meanwhile is returned by the next call.
+    /// Cancel safe: a leadership that began meanwhile is returned by the next call, unless that
+    /// comes more than a TTL later.
     pub async fn campaign(&mut self) -> Option<Leadership> {
-        self.leaderships.recv().await
+        loop {
+            let leadership = self.leaderships.recv().await?;
+            if leadership.offer.take() {
+                return Some(leadership);
+            }
+        }
     }
 
-    /// Returns how things stand, now and from now on.
+    /// Returns how things stand, now and from now on. [`Leader::of`](crate::observer::Leader::of)
+    /// tells from it who leads, and how to reach whoever does.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
@@ -139,6 +149,7 @@ impl Drop for Candidate {
 #[derive(Debug)]
 pub struct Leadership {
     term: Term,
+    offer: Offer,
     status: watch::Receiver<Status>,
     commands: mpsc::UnboundedSender<Command>,
 }
@@ -187,6 +198,28 @@ impl Leadership {
         match over.map(|status| status.role) {
             Ok(Role::Stopping { reason, .. }) => reason,
             _ => LossReason::Died,
+        }
+    }
+}
+
+impl Leadership {
+    /// Lets go, and waits until the lease is revoked, so that another can lead; or until that has
+    /// been tried for a TTL, after which it has ended by itself. What acts must have stopped.
+    ///
+    /// Dropping does the same, but tells nobody when it is done. The candidate goes on to take part,
+    /// and leaves others a fifth of the TTL to be first.
+    ///
+    /// Not cancel safe in that it cannot be taken back: if it is cancelled, leadership is let go
+    /// nevertheless, in the background.
+    pub async fn resign(self) {
+        let (resigned, released) = oneshot::channel();
+        let resigning = Command::Resigned {
+            term: self.term,
+            resigned,
+        };
+        // If the driver is gone, nothing is left to release. It says so by dropping its end.
+        if self.commands.send(resigning).is_ok() {
+            let _ = released.await;
         }
     }
 }
