@@ -209,17 +209,17 @@ fn calls_that_are_cancelled_over_and_over_lose_nothing() {
             }
         }
         assert_eq!(led, tokens);
-        let mut observed = Vec::new();
-        while observed.len() < tokens.len() {
+        let mut seen = Vec::new();
+        while seen.len() < tokens.len() {
             match timeout(Duration::ZERO, observer.next()).await {
                 Ok(Some(Observed::Situation(situation))) => {
-                    observed.extend(situation.leader.map(|leader| leader.token));
+                    seen.extend(situation.leader.map(|leader| leader.token));
                 }
                 Ok(other) => panic!("{other:?}"),
                 Err(_) => tokio::task::yield_now().await,
             }
         }
-        assert_eq!(observed, tokens);
+        assert_eq!(seen, tokens);
     });
 }
 
