@@ -2,23 +2,26 @@
 //! the exit.
 
 mod cli;
+mod commands;
 mod guard;
 mod killing;
 mod log;
+mod notify;
 mod orders;
 mod report;
 mod signals;
 mod wrapper;
 
 use crate::{
-    config::Config,
+    config::{Cluster, Config},
     election::{self, Election, Leadership},
     etcd,
     printable::Printable,
     protocol::LeaseId,
 };
 use anyhow::{Context, anyhow};
-use cli::Task;
+use cli::{Task, Work};
+use notify::Notifier;
 use report::Reporter;
 use rustix::io::Errno;
 use signals::{Received, Signals};
@@ -33,20 +36,21 @@ pub fn run() -> ExitCode {
     if let Some(exit) = guard::run_if_asked(env::args_os()) {
         return exit;
     }
-    let options = cli::parse();
-    let has_command = matches!(options.task, Task::TakePart { command: Some(_) });
+    let options = match cli::parse() {
+        Task::TakePart(options) => *options,
+        Task::Command(command) => return commands::run(*command),
+    };
+    let has_command = matches!(options.work, Work::TakePart { command: Some(_) });
     // COMMAND has standard output.
     let log = log::start(options.log_format, options.log, !has_command);
     if let Some(error) = options.unfit_rust_log {
         let error = Printable(error.as_bytes());
         warn!("RUST_LOG is ignored: {error}");
     }
-    // What cannot be read now is a mistake; later it is taken for one that somebody mends.
-    let files = etcd::check_files(&options.config)
-        .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())));
-    let end = files.and_then(|()| match options.task {
-        Task::TakePart { command } => run_election(options.config, command),
-        Task::Release(lease) => release(options.config, lease),
+    let files = check_files(options.config.cluster());
+    let end = files.and_then(|()| match options.work {
+        Work::TakePart { command } => run_election(options.config, command),
+        Work::Release(lease) => block_on(release(options.config, lease)),
     });
     let (exit, patience) = match end {
         Ok(End::Withdrawn) => (ExitCode::SUCCESS, LAST_WORDS),
@@ -80,31 +84,35 @@ enum End {
     Signalled(SignalKind),
 }
 
+/// What cannot be read now is a mistake; later it is taken for one that somebody mends.
+fn check_files(cluster: &Cluster) -> anyhow::Result<()> {
+    etcd::check_files(cluster)
+        .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())))
+}
+
 fn run_election(config: Config, command: Option<Vec<OsString>>) -> anyhow::Result<End> {
     if let Some(Err((code, reason))) = command.as_ref().map(|command| wrapper::check(&command[0])) {
         error!("{reason}");
         return Ok(End::CommandEnded(code));
     }
-    in_runtime(take_part(config, command))
+    block_on(take_part(config, command))
 }
 
 /// Revokes the lease of a daemon that is gone; all that acted by it is dead.
-fn release(config: Config, lease: LeaseId) -> anyhow::Result<End> {
-    in_runtime(async {
-        // Whoever stops a daemon may stop this too, too early.
-        let _signals = Signals::new(false)?;
-        let name = Printable(config.name().as_str().as_bytes()).to_string();
-        warn!(name, %lease, "The daemon is gone, and its COMMAND was killed; revoking its lease.");
-        let revoked = election::revoke(config, lease).await;
-        revoked.map_err(|failure| {
-            let reason = Printable(failure.message.as_bytes()).to_string();
-            anyhow!("the lease {lease} could not be revoked ({reason}); it ends by itself")
-        })?;
-        Ok(End::Withdrawn)
-    })
+async fn release(config: Config, lease: LeaseId) -> anyhow::Result<End> {
+    // Whoever stops a daemon may stop this too, too early.
+    let _signals = Signals::new(false)?;
+    let name = Printable(config.name().as_str().as_bytes()).to_string();
+    warn!(name, %lease, "The daemon is gone, and its COMMAND was killed; revoking its lease.");
+    let revoked = election::revoke(config, lease).await;
+    revoked.map_err(|failure| {
+        let reason = Printable(failure.message.as_bytes()).to_string();
+        anyhow!("the lease {lease} could not be revoked ({reason}); it ends by itself")
+    })?;
+    Ok(End::Withdrawn)
 }
 
-fn in_runtime(work: impl Future<Output = anyhow::Result<End>>) -> anyhow::Result<End> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Names are resolved and files read there; what hangs must not fill the machine.
@@ -120,10 +128,13 @@ fn in_runtime(work: impl Future<Output = anyhow::Result<End>>) -> anyhow::Result
 async fn take_part(config: Config, command: Option<Vec<OsString>>) -> anyhow::Result<End> {
     let mut signals = Signals::new(command.is_some()).context("could not listen to signals")?;
     let name = Printable(config.name().as_str().as_bytes()).to_string();
-    let endpoints: Vec<_> = config.endpoints().iter().map(ToString::to_string).collect();
+    let endpoints: Vec<_> = (config.cluster().endpoints().iter())
+        .map(ToString::to_string)
+        .collect();
     info!(name, "Starting the server '{name}'");
     info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
 
+    let mut notifier = Notifier::from_environment();
     let mut reporter = Reporter::new(name, endpoints, &config);
     let mut election = Election::new(config.clone());
     let mut events = election.events();
@@ -145,7 +156,10 @@ async fn take_part(config: Config, command: Option<Vec<OsString>>) -> anyhow::Re
     while goes_on || actor.acts() {
         tokio::select! {
             event = events.next(), if goes_on => match event {
-                Some(event) => reporter.report(event),
+                Some(event) => {
+                    notifier.note(&event);
+                    reporter.report(event);
+                }
                 None => goes_on = false,
             },
             Some(leadership) = candidate.campaign(), if goes_on => {
@@ -167,6 +181,7 @@ async fn take_part(config: Config, command: Option<Vec<OsString>>) -> anyhow::Re
                 }
                 Received::Stop(_) => {
                     asked_to_stop = true;
+                    notifier.stopping();
                     candidate.withdraw();
                 }
             }

@@ -1,6 +1,7 @@
 //! The asynchronous API: take part in an election, and hold leadership as a value.
 
 mod driver;
+mod offer;
 
 use crate::{
     backoff::Jitter,
@@ -13,9 +14,10 @@ use crate::{
     },
 };
 use driver::{Command, Driver};
+use offer::Offer;
 use std::{io, sync::Arc};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -49,6 +51,7 @@ impl Election {
     ///
     /// Must be called within a tokio runtime that drives I/O and time. Whoever takes part must be
     /// ready to act: call [`Candidate::campaign`] and hold what it returns for as long as it acts.
+    /// A leadership that nobody takes within a TTL is given back, and others lead.
     ///
     /// # Errors
     /// If the system gives no timer. That etcd cannot be reached is no error: it is asked again
@@ -97,12 +100,19 @@ pub struct Candidate {
 impl Candidate {
     /// Waits until this candidate leads; `None` once it takes no part any more.
     ///
-    /// Cancel safe: a leadership that began meanwhile is returned by the next call.
+    /// Cancel safe: a leadership that began meanwhile is returned by the next call, unless that
+    /// comes more than a TTL later.
     pub async fn campaign(&mut self) -> Option<Leadership> {
-        self.leaderships.recv().await
+        loop {
+            let leadership = self.leaderships.recv().await?;
+            if leadership.offer.take() {
+                return Some(leadership);
+            }
+        }
     }
 
-    /// Returns how things stand, now and from now on.
+    /// Returns how things stand, now and from now on. [`Leader::of`](crate::observer::Leader::of)
+    /// tells from it who leads, and how to reach whoever does.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
@@ -144,6 +154,7 @@ impl Drop for Candidate {
 #[derive(Debug)]
 pub struct Leadership {
     term: Term,
+    offer: Offer,
     status: watch::Receiver<Status>,
     commands: mpsc::UnboundedSender<Command>,
 }
@@ -196,6 +207,28 @@ impl Leadership {
     }
 }
 
+impl Leadership {
+    /// Lets go, and waits until the lease is revoked, so that another can lead; or until that has
+    /// been tried for a TTL, after which it has ended by itself. What acts must have stopped.
+    ///
+    /// Dropping does the same, but tells nobody when it is done. The candidate goes on to take part,
+    /// and leaves others a fifth of the TTL to be first.
+    ///
+    /// Not cancel safe in that it cannot be taken back: if it is cancelled, leadership is let go
+    /// nevertheless, in the background.
+    pub async fn resign(self) {
+        let (resigned, released) = oneshot::channel();
+        let resigning = Command::Resigned {
+            term: self.term,
+            resigned,
+        };
+        // If the driver is gone, nothing is left to release. It says so by dropping its end.
+        if self.commands.send(resigning).is_ok() {
+            let _ = released.await;
+        }
+    }
+}
+
 impl Drop for Leadership {
     fn drop(&mut self) {
         // If the driver is gone, nothing is left to release.
@@ -209,19 +242,19 @@ impl Drop for Leadership {
 /// The last failure, once the lease's TTL has passed.
 #[cfg(feature = "daemon")]
 pub(crate) async fn revoke(config: Config, lease: LeaseId) -> Result<(), Failure> {
-    let config = Arc::new(config);
+    let cluster = Arc::new(config.cluster().clone());
     let timing = Timing::new(config.ttl().as_duration(), config.grace());
     let until = clock::now() + timing.ttl();
-    let keys = Arc::new(Keys::new(&config));
+    let keys = Arc::new(Keys::new(config.leader_key()));
     let mut jitter = Jitter::new();
-    let mut endpoints = (0..config.endpoints().len()).cycle();
+    let mut endpoints = (0..cluster.endpoints().len()).cycle();
     loop {
         let endpoint = endpoints.next().unwrap_or_default();
         let keys = Arc::clone(&keys);
         let revoking = async {
             let limit = timing.limit();
             let connection =
-                etcd::connect(Arc::clone(&config), endpoint, keys, None, limit).await?;
+                etcd::connect(Arc::clone(&cluster), endpoint, keys, None, limit).await?;
             connection.revoke(lease, limit).await
         };
         match revoking.await {

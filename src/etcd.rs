@@ -4,19 +4,24 @@
 
 mod access;
 mod failure;
+mod questions;
+mod watch;
 
 #[cfg(feature = "daemon")]
 pub(crate) use access::check_files;
+#[cfg(feature = "daemon")]
+pub(crate) use questions::LeaseTime;
+pub(crate) use watch::{Change, WatchEnd};
 
 use crate::{
-    config::{Config, LeaderKey},
+    config::{Address, Cluster, Config, LeaderKey},
     protocol::{ElectionKey, Entry, Failure, FailureKind, KeptAlive, LeaseId, Ttl, View},
+    witness::Witness,
 };
 use access::Access;
 use etcd_client::{
-    Channel, Client, Compare, CompareOp, ConnectOptions, Error, EventType, KeyValue,
-    LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp, TxnOpResponse, WatchOptions,
-    WatchStream,
+    Channel, Client, Compare, CompareOp, ConnectOptions, Error, KeyValue, LeaseKeepAliveStream,
+    LeaseKeeper, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
 use failure::{Hint, classify, connection_failure, unauthenticated};
 use std::{
@@ -24,24 +29,45 @@ use std::{
     time::Duration,
 };
 
-/// The two keys of an election and what this candidate writes there.
+/// The two keys of an election.
 #[derive(Debug)]
 pub(crate) struct Keys {
     leader: String,
     acting: String,
+}
+
+impl Keys {
+    pub fn new(key: &LeaderKey) -> Self {
+        Self {
+            leader: key.as_str().to_owned(),
+            acting: key.acting(),
+        }
+    }
+
+    fn name(&self, key: ElectionKey) -> &str {
+        match key {
+            ElectionKey::Leader => &self.leader,
+            ElectionKey::Acting => &self.acting,
+        }
+    }
+}
+
+/// What a campaign writes into the keys.
+pub(crate) struct Campaign {
+    pub lease: LeaseId,
     name: String,
     witness: String,
 }
 
-impl Keys {
-    pub fn new(config: &Config) -> Self {
-        let key: &LeaderKey = config.leader_key();
+impl Campaign {
+    /// A campaign that begins now.
+    pub fn new(config: &Config, lease: LeaseId) -> Self {
         let name = config.name().as_str();
+        let address = config.address().map(Address::as_str);
         Self {
-            leader: key.as_str().to_owned(),
-            acting: key.acting(),
+            lease,
             name: name.to_owned(),
-            witness: serde_json::json!({ "name": name }).to_string(),
+            witness: Witness::now(name, address).encode(),
         }
     }
 }
@@ -77,16 +103,16 @@ pub(crate) fn is_outdated(version: &str) -> bool {
 
 /// Connects to one endpoint, whose name is resolved anew, and opens the keepalive stream.
 pub(crate) async fn connect(
-    config: Arc<Config>,
+    cluster: Arc<Cluster>,
     endpoint: usize,
     keys: Arc<Keys>,
     lease: Option<LeaseId>,
     limit: Duration,
 ) -> Result<Connection, Failure> {
     let connecting = async {
-        let hint = Hint::new(&config);
-        let reads_files = config.uses_tls() || config.credentials().is_some();
-        let reading = move || Access::read(&config, &config.endpoints()[endpoint]);
+        let hint = Hint::new(&cluster);
+        let reads_files = cluster.uses_tls() || cluster.credentials().is_some();
+        let reading = move || Access::read(&cluster, &cluster.endpoints()[endpoint]);
         let access = if reads_files {
             // A file system may hang, and this task must not.
             tokio::task::spawn_blocking(reading)
@@ -205,30 +231,24 @@ impl Connection {
     /// Read-only transactions are linearizable and cost no raft entry.
     pub async fn transact(
         &self,
-        campaign: Option<LeaseId>,
+        campaign: Option<Campaign>,
         limit: Duration,
     ) -> Result<View, Failure> {
         let keys = &self.keys;
         let read = [&keys.leader, &keys.acting].map(|key| TxnOp::get(key.as_str(), None));
-        let transaction = match campaign {
+        let transaction = match &campaign {
             None => Txn::new().and_then(read),
-            Some(lease) => {
-                let absent = |key| {
-                    let key = match key {
-                        ElectionKey::Leader => keys.leader.as_str(),
-                        ElectionKey::Acting => keys.acting.as_str(),
-                    };
-                    Compare::create_revision(key, CompareOp::Equal, 0)
-                };
+            Some(campaign) => {
+                let absent = |key| Compare::create_revision(keys.name(key), CompareOp::Equal, 0);
                 let put = |key: &str, value: &str| {
-                    let options = PutOptions::new().with_lease(lease.get());
+                    let options = PutOptions::new().with_lease(campaign.lease.get());
                     TxnOp::put(key, value, Some(options))
                 };
                 Txn::new()
                     .when(ElectionKey::ABSENT_FOR_A_CAMPAIGN.map(absent))
                     .and_then([
-                        put(&keys.leader, &keys.name),
-                        put(&keys.acting, &keys.witness),
+                        put(&keys.leader, &campaign.name),
+                        put(&keys.acting, &campaign.witness),
                     ])
                     .or_else(read)
             }
@@ -245,16 +265,16 @@ impl Connection {
             acting: None,
         };
         match campaign {
-            Some(lease) if answer.succeeded() => {
+            Some(campaign) if answer.succeeded() => {
                 let written = |value: &str| {
                     Some(Entry {
                         value: value.as_bytes().into(),
-                        lease: Some(lease),
+                        lease: Some(campaign.lease),
                         mod_revision: header.revision(),
                     })
                 };
-                view.leader = written(&keys.name);
-                view.acting = written(&keys.witness);
+                view.leader = written(&campaign.name);
+                view.acting = written(&campaign.witness);
             }
             _ => {
                 let mut read = answer
@@ -285,76 +305,6 @@ impl Connection {
         let revoking = async { leases.revoke(lease.get()).await.map_err(classify) };
         within(limit, "revoking the lease", revoking).await?;
         Ok(())
-    }
-
-    /// Watches both keys: two watches on one stream, so that a role for just these two keys
-    /// suffices.
-    pub async fn watch(&self, from_revision: i64, limit: Duration) -> Result<Watch, Failure> {
-        let options = || Some(WatchOptions::new().with_start_revision(from_revision));
-        let mut watches = self.client.watch_client();
-        let opening = async {
-            let mut stream = watches
-                .watch(self.keys.leader.as_str(), options())
-                .await
-                .map_err(classify)?;
-            stream
-                .watch(self.keys.acting.as_str(), options())
-                .await
-                .map_err(classify)?;
-            Ok(stream)
-        };
-        Ok(Watch {
-            stream: within(limit, "opening a watch", opening).await?,
-            leader: self.keys.leader.clone(),
-        })
-    }
-}
-
-/// The two watches of an election.
-pub(crate) struct Watch {
-    stream: WatchStream,
-    leader: String,
-}
-
-/// One key's change, as a watch saw it.
-pub(crate) struct Change {
-    pub key: ElectionKey,
-    pub revision: i64,
-    pub entry: Option<Entry>,
-}
-
-impl Watch {
-    /// Waits for the next changes.
-    ///
-    /// This alone has no limit, since nothing may happen for years: what a dead watch misses, the
-    /// next read finds.
-    pub async fn changes(&mut self) -> Result<Vec<Change>, Failure> {
-        let answer = self.stream.message().await.map_err(classify)?;
-        let answer = answer
-            .ok_or_else(|| Failure::new(FailureKind::Unreachable, "the watch stream ended"))?;
-        if answer.canceled() {
-            let reason = match answer.compact_revision() {
-                0 => answer.cancel_reason().to_owned(),
-                revision => format!("compacted up to revision {revision}"),
-            };
-            return Err(Failure::new(FailureKind::Refused, reason));
-        }
-        let changes = answer.events().iter().filter_map(|event| {
-            let key_value = event.kv()?;
-            Some(Change {
-                key: if key_value.key() == self.leader.as_bytes() {
-                    ElectionKey::Leader
-                } else {
-                    ElectionKey::Acting
-                },
-                revision: key_value.mod_revision(),
-                entry: match event.event_type() {
-                    EventType::Put => Some(entry(key_value)),
-                    EventType::Delete => None,
-                },
-            })
-        });
-        Ok(changes.collect())
     }
 }
 

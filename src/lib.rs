@@ -1,11 +1,11 @@
 //! Leader election over etcd: of several replicas of a program, exactly one acts.
 //!
 //! ```no_run
-//! use leader_election::{Config, Election};
+//! use leader_election::{Cluster, Config, Election};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let config = Config::new("replica-1".parse()?, vec!["127.0.0.1:2379".parse()?])?;
+//! let config = Config::new("replica-1".parse()?, Cluster::new(vec!["127.0.0.1:2379".parse()?])?);
 //! let mut candidate = Election::new(config).join()?;
 //! while let Some(mut leadership) = candidate.campaign().await {
 //!     println!("acting with token {}", leadership.token());
@@ -45,9 +45,13 @@ pub mod config;
 pub mod daemon;
 pub mod election;
 mod etcd;
+pub mod observer;
 pub mod printable;
 pub mod protocol;
+pub mod witness;
 
-pub use config::{Config, Endpoint, LeaderKey, Name};
+pub use config::{Address, Cluster, Config, Endpoint, LeaderKey, Name};
 pub use election::{Candidate, Election, Events, Leadership};
+pub use observer::{Acting, Leader, Observed, Observer, Situation};
 pub use protocol::{FencingToken, LeaseId, LossReason, Status, Term, Ttl};
+pub use witness::Witness;

@@ -269,6 +269,10 @@ impl Machine {
                 .known
                 .as_ref()
                 .and_then(|known| known.leader().cloned()),
+            acting: self
+                .known
+                .as_ref()
+                .and_then(|known| known.acting().cloned()),
         }
     }
 

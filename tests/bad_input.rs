@@ -138,6 +138,7 @@ fn bad_values_are_refused_in_one_clear_line_before_anything_is_written() {
     ];
     let cases = [
         ("--name", "LEADER_ELECTION_NAME", &texts[..]),
+        ("--advertise", "LEADER_ELECTION_ADVERTISE", &texts),
         ("--leader-key", "LEADER_ELECTION_LEADER_KEY", &texts),
         (
             "--leader-key",

@@ -4,14 +4,21 @@
 
 mod support;
 
-use leader_election::{Config, Election, LossReason, Ttl};
-use std::time::Duration;
+use leader_election::{
+    Cluster, Config, Election, Leader, LeaderKey, LossReason, Observed, Observer, Situation, Ttl,
+};
+use std::{process::Command, time::Duration};
+use support::proxy::{Proxy, Way};
 use support::{PATIENCE, TTL, etcd::Etcd, let_pass};
+use tokio::time::timeout;
+
+fn cluster(endpoint: &str) -> Cluster {
+    Cluster::new(vec![endpoint.parse().unwrap()]).unwrap()
+}
 
 fn election(etcd: &Etcd, name: &str) -> Election {
-    let endpoints = vec![etcd.endpoint().parse().unwrap()];
-    let config = Config::new(name.parse().unwrap(), endpoints)
-        .unwrap()
+    let config = Config::new(name.parse().unwrap(), cluster(&etcd.endpoint()))
+        .with_address(format!("{name}.example:80").parse().unwrap())
         .with_times(Ttl::try_from(TTL).unwrap(), Duration::ZERO)
         .unwrap();
     Election::new(config)
@@ -100,4 +107,212 @@ fn a_candidate_that_is_dropped_lets_go_whenever_that_happens() {
         released(&etcd).await;
         assert_eq!(etcd.leases(), [""; 0]);
     });
+}
+
+#[test]
+fn whoever_resigns_knows_when_another_can_lead_and_goes_on_to_take_part() {
+    let etcd = Etcd::newest();
+    run(async {
+        let mut candidate = election(&etcd, "a").join().unwrap();
+        let leadership = candidate.campaign().await.unwrap();
+        let token = leadership.token();
+        let deadline = leadership.deadline().unwrap();
+        assert!(deadline.since(leader_election::clock::now()) < TTL);
+        let lease = etcd.key("leader").unwrap().lease.unwrap();
+        leadership.resign().await;
+        assert!(!etcd.leases().contains(&lease), "revoked");
+        let again = candidate.campaign().await.unwrap();
+        assert!(again.token() > token);
+        // Taken back by nobody: it is let go though nobody waits.
+        drop(timeout(Duration::ZERO, again.resign()).await);
+        let third = candidate.campaign().await.unwrap();
+        third.resign().await;
+        candidate.finished().await.unwrap();
+        released(&etcd).await;
+    });
+}
+
+#[test]
+fn resigning_from_a_term_that_is_over_or_an_etcd_that_is_gone_ends_as_well() {
+    let etcd = Etcd::newest();
+    let way = Proxy::start(&etcd.endpoint(), Way::Open);
+    run(async {
+        let config = Config::new("a".parse().unwrap(), cluster(&way.endpoint()))
+            .with_times(Ttl::try_from(TTL).unwrap(), Duration::ZERO)
+            .unwrap();
+        let mut candidate = Election::new(config).join().unwrap();
+        let mut leadership = candidate.campaign().await.unwrap();
+        way.set(Way::Cut);
+        assert_eq!(leadership.lost().await, LossReason::NotRenewed);
+        let begun = std::time::Instant::now();
+        leadership.resign().await;
+        assert!(begun.elapsed() < TTL * 2, "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn a_leadership_that_nobody_takes_is_given_back_and_others_lead() {
+    let etcd = Etcd::newest();
+    run(async {
+        let mut idle = election(&etcd, "idle").join().unwrap();
+        let mut status = idle.status();
+        let leads = |status: &leader_election::Status| status.leader.is_some();
+        status.wait_for(leads).await.unwrap();
+        let mut ready = election(&etcd, "ready").join().unwrap();
+        let leadership = ready.campaign().await.unwrap();
+        assert!(leadership.is_leader());
+        // What was given back is not returned late.
+        let none = timeout(TTL / 2, idle.campaign()).await;
+        assert!(none.is_err(), "{none:?}");
+        drop(leadership);
+        assert!(idle.campaign().await.unwrap().is_leader());
+    });
+}
+
+#[test]
+fn calls_that_are_cancelled_over_and_over_lose_nothing() {
+    let etcd = Etcd::newest();
+    run(async {
+        let mut observer = Observer::start(cluster(&etcd.endpoint()), &LeaderKey::default());
+        let mut joining = election(&etcd, "a");
+        let mut events = joining.events();
+        let mut candidate = joining.join().unwrap();
+        let mut tokens = Vec::new();
+        for _ in 0..3 {
+            let mut leadership = loop {
+                if let Ok(leadership) = timeout(Duration::ZERO, candidate.campaign()).await {
+                    break leadership.unwrap();
+                }
+                tokio::task::yield_now().await;
+            };
+            assert!(leadership.is_leader());
+            tokens.push(leadership.token());
+            etcd.etcdctl(&["del", "leader"]);
+            let reason = loop {
+                if let Ok(reason) = timeout(Duration::ZERO, leadership.lost()).await {
+                    break reason;
+                }
+                tokio::task::yield_now().await;
+            };
+            assert_eq!(reason, LossReason::LeaderKeyDeleted);
+        }
+        candidate.finished().await.unwrap();
+        let mut led = Vec::new();
+        loop {
+            match timeout(Duration::ZERO, events.next()).await {
+                Ok(Some(leader_election::protocol::Event::Leading { term, .. })) => {
+                    led.push(term.token);
+                }
+                Ok(None) => break,
+                Ok(Some(_)) => {}
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+        assert_eq!(led, tokens);
+        let mut seen = Vec::new();
+        while seen.len() < tokens.len() {
+            match timeout(Duration::ZERO, observer.next()).await {
+                Ok(Some(Observed::Situation(situation))) => {
+                    seen.extend(situation.leader.map(|leader| leader.token));
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+        assert_eq!(seen, tokens);
+    });
+}
+
+/// Waits for the next situation.
+async fn situation(observer: &mut Observer) -> Situation {
+    match observer.next().await.unwrap() {
+        Observed::Situation(situation) => situation,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_observer_and_a_follower_know_how_to_reach_the_leader() {
+    let etcd = Etcd::newest();
+    run(async {
+        let mut observer = Observer::start(cluster(&etcd.endpoint()), &LeaderKey::default());
+        assert_eq!(situation(&mut observer).await.leader, None);
+        let mut first = election(&etcd, "first").join().unwrap();
+        let leadership = first.campaign().await.unwrap();
+        let leader = situation(&mut observer).await.leader.unwrap();
+        assert_eq!(*leader.name, *b"first");
+        assert_eq!(leader.address.as_deref(), Some("first.example:80"));
+        assert_eq!(leader.token, leadership.token());
+        assert_eq!(leader.lease, leadership.term().lease);
+        assert!(leader.acts && leader.since.is_some());
+
+        let second = election(&etcd, "second").join().unwrap();
+        let mut status = second.status();
+        let follows = status.wait_for(|status| status.leader.is_some()).await;
+        let follows = follows.unwrap().clone();
+        let known = Leader::of(follows.leader.as_ref(), follows.acting.as_ref());
+        assert_eq!(known, Some(leader));
+        first.withdraw();
+        drop(leadership);
+        assert_eq!(situation(&mut observer).await.leader, None);
+        let next = situation(&mut observer).await.leader.unwrap();
+        assert_eq!(*next.name, *b"second");
+    });
+}
+
+#[test]
+fn an_observer_that_is_not_listened_to_for_long_tells_all_of_it_later() {
+    let etcd = Etcd::newest();
+    run(async {
+        let mut observer = Observer::start(cluster(&etcd.endpoint()), &LeaderKey::default());
+        situation(&mut observer).await;
+        let lease = etcd.grant(Duration::from_mins(10));
+        // More than it keeps for its listener.
+        for number in 0..60 {
+            etcd.put("leader", number.to_string().as_bytes(), Some(&lease));
+        }
+        for number in 0..60 {
+            let leader = situation(&mut observer).await.leader.unwrap();
+            assert_eq!(*leader.name, *number.to_string().as_bytes());
+        }
+    });
+}
+
+#[test]
+fn without_the_daemon_none_of_its_dependencies_is_built() {
+    let names = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            // Macros are built for themselves, with what they need.
+            .args([
+                "tree",
+                "--locked",
+                "--offline",
+                "-e",
+                "normal,no-proc-macro",
+            ])
+            .args(["--prefix", "none", "--format", "{p}"])
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let tree = String::from_utf8(output.stdout).unwrap();
+        let name = |line: &str| line.split(' ').next().unwrap().to_owned();
+        tree.lines().map(name).collect::<Vec<_>>()
+    };
+    let (with, without) = (names(&[]), names(&["--no-default-features"]));
+    for name in [
+        "anyhow",
+        "clap",
+        "clap_complete",
+        "clap_mangen",
+        "humantime",
+        "tracing-subscriber",
+        "signal-hook-registry",
+    ] {
+        let is_it = |it: &String| it == name;
+        assert!(with.iter().any(is_it), "{name} is the daemon's");
+        assert!(!without.iter().any(is_it), "{name} is not the library's");
+    }
 }

@@ -28,6 +28,8 @@ there protoc || missing+=(protobuf-compiler)
 [[ -e $(dirname "$(command -v protoc || echo /usr/bin/protoc)")/../include/google/protobuf/empty.proto ]] ||
     missing+=(libprotobuf-dev)
 there shellcheck || missing+=(shellcheck)
+# Debian keeps the server's programs off the PATH, one folder for each version.
+there initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 if ((debian)); then
     there debootstrap || missing+=(debootstrap)
     # Bookworm's is 1.29, the classic one, which tests/fetch.sh cannot fetch: it is no single program.

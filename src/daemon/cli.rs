@@ -1,17 +1,25 @@
 //! The command line.
 
+mod command;
+mod connection;
+mod documents;
+
+pub(super) use command::Command;
+pub(super) use documents::{completions, man_page};
+
 use super::log::Format;
 use crate::{
-    config::{Config, Credentials, Endpoint, LeaderKey, Name, Password, Tls},
+    config::{Address, Cluster, Config, LeaderKey, Name},
     printable::Printable,
     protocol::{LeaseId, Ttl},
 };
 use clap::{
-    CommandFactory, FromArgMatches, Parser,
+    ArgMatches, CommandFactory, FromArgMatches, Parser,
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
-use std::{ffi::OsString, num::ParseIntError, path::PathBuf, str::FromStr, time::Duration};
+use connection::Connection;
+use std::{ffi::OsString, num::ParseIntError, str::FromStr, time::Duration};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
@@ -38,76 +46,17 @@ struct Args {
     )]
     name: Option<Name>,
 
-    /// The etcd members, as host:port, http:// or https:// URLs, separated by commas
-    #[arg(
-        long,
-        value_name = "HOST:PORT,…",
-        env = "LEADER_ELECTION_ETCD",
-        hide_env_values = true,
-        default_value = "127.0.0.1:2379",
-        value_delimiter = ','
-    )]
-    etcd: Vec<Endpoint>,
+    #[command(flatten)]
+    connection: Connection,
 
-    /// The certificates of the authorities that etcd's may be signed by, as PEM [default: the
-    /// system's]
+    /// How to reach this replica while it leads, such as an IP address or a URL, for all who ask
     #[arg(
         long,
-        value_name = "FILE",
-        env = "LEADER_ELECTION_ETCD_CACERT",
+        value_name = "ADDRESS",
+        env = "LEADER_ELECTION_ADVERTISE",
         hide_env_values = true
     )]
-    etcd_cacert: Option<PathBuf>,
-
-    /// This replica's certificate, where etcd asks for one, as PEM
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "LEADER_ELECTION_ETCD_CERT",
-        hide_env_values = true,
-        requires = "etcd_key"
-    )]
-    etcd_cert: Option<PathBuf>,
-
-    /// The key of that certificate, as PEM
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "LEADER_ELECTION_ETCD_KEY",
-        hide_env_values = true,
-        requires = "etcd_cert"
-    )]
-    etcd_key: Option<PathBuf>,
-
-    /// The etcd user; its password comes from --etcd-password-file or the variable
-    /// `LEADER_ELECTION_ETCD_PASSWORD`
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "LEADER_ELECTION_ETCD_USER",
-        hide_env_values = true
-    )]
-    etcd_user: Option<String>,
-
-    /// The file with the etcd user's password
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "LEADER_ELECTION_ETCD_PASSWORD_FILE",
-        hide_env_values = true,
-        requires = "etcd_user"
-    )]
-    etcd_password_file: Option<PathBuf>,
-
-    /// The etcd key that the election is about; its name plus /acting is used too
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "LEADER_ELECTION_LEADER_KEY",
-        hide_env_values = true,
-        default_value = "leader"
-    )]
-    leader_key: LeaderKey,
+    advertise: Option<Address>,
 
     /// How long a leader that was killed or cut off is missed, and up to a second more: whole
     /// seconds, 2s to 1h
@@ -165,6 +114,9 @@ struct Args {
         value_parser = parse_filter
     )]
     log: Option<Targets>,
+
+    #[command(subcommand)]
+    subcommand: Option<Command>,
 }
 
 const EXAMPLES: &str = "\
@@ -190,53 +142,109 @@ Examples:
   Without the lines that say that the lease was refreshed:
     leader-election --log info,leader_election::refresh=warn
 
-Who leads:
-  etcdctl get leader";
+  Who leads, and where it can be reached; each change as it happens; and an end to the term:
+    leader-election status
+    leader-election observe --json
+    leader-election step-down";
 
-/// What the command line says, validated.
+/// What the command line asks for, validated.
+pub(super) enum Task {
+    TakePart(Box<Options>),
+    Command(Box<(Command, Cluster, LeaderKey)>),
+}
+
+/// How to take part.
 pub(super) struct Options {
     pub config: Config,
-    pub task: Task,
+    pub work: Work,
     pub log_format: Format,
     pub log: Targets,
     /// What is wrong with `RUST_LOG`, which may be set for other programs: no reason not to run.
     pub unfit_rust_log: Option<String>,
 }
 
-/// What this process is for.
-pub(super) enum Task {
-    /// Taking part, and running this program in each term if there is one.
+/// What a candidate does.
+pub(super) enum Work {
+    /// Takes part, and runs this program while it leads, if there is one.
     TakePart { command: Option<Vec<OsString>> },
-    /// Revoking a lease.
+    /// Revokes the lease of one that is gone.
     Release(LeaseId),
 }
 
 /// Reads the command line; ends the program with exit code 2 where it makes no sense.
-pub(super) fn parse() -> Options {
-    let matches = Args::command().try_get_matches();
-    let args = matches.and_then(|matches| {
-        for option in ["grace", "stop_timeout"] {
-            let given = matches.value_source(option) == Some(ValueSource::CommandLine);
-            if given
-                && !["command", "release"]
-                    .iter()
-                    .any(|reason| matches.contains_id(reason))
-            {
-                let error = format!(
-                    "--{} is about a COMMAND, and there is none",
-                    option.replace('_', "-")
-                );
-                return Err(Args::command().error(ErrorKind::MissingRequiredArgument, error));
-            }
-        }
+pub(super) fn parse() -> Task {
+    let parsed = matches().and_then(|matches| {
+        refuse_options_of_candidates(&matches)?;
+        refuse_options_of_commands(&matches)?;
         Args::from_arg_matches(&matches)
     });
-    let args = args.unwrap_or_else(|error| harmless(error).exit());
-    let fail = |message: String| -> ! {
-        Args::command()
-            .error(ErrorKind::ValueValidation, message)
-            .exit()
+    let mut args = parsed.unwrap_or_else(|error| harmless(error).exit());
+    let (cluster, leader_key) = args
+        .connection
+        .validated()
+        .unwrap_or_else(|error| fail(error));
+    match args.subcommand.take() {
+        Some(command) => Task::Command(Box::new((command, cluster, leader_key))),
+        None => Task::TakePart(Box::new(options(args, cluster, leader_key))),
+    }
+}
+
+fn fail(message: String) -> ! {
+    Args::command()
+        .error(ErrorKind::ValueValidation, message)
+        .exit()
+}
+
+/// Beside a command the variables of those options that only candidates have say nothing: whatever
+/// they hold does no harm.
+fn matches() -> Result<ArgMatches, clap::Error> {
+    let without_variables = Args::command().mut_args(|arg| {
+        if arg.is_global_set() {
+            arg
+        } else {
+            arg.env(None)
+        }
+    });
+    match without_variables.try_get_matches() {
+        Ok(matches) if matches.subcommand().is_some() => Ok(matches),
+        Err(error) if error.use_stderr() => Err(error),
+        _ => Args::command().try_get_matches(),
+    }
+}
+
+/// clap's own way to do so would refuse the options that say how to reach etcd as well.
+fn refuse_options_of_candidates(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let Some(command) = matches.subcommand_name() else {
+        return Ok(());
     };
+    let given = |arg: &&clap::Arg| {
+        let source = matches.value_source(arg.get_id().as_str());
+        !arg.is_global_set() && source == Some(ValueSource::CommandLine)
+    };
+    let mut args = Args::command();
+    args.build();
+    let given = args.get_arguments().find(given).map(ToString::to_string);
+    given.map_or(Ok(()), |given| {
+        let message = format!("the argument '{given}' cannot be used with '{command}'");
+        Err(args.error(ErrorKind::ArgumentConflict, message))
+    })
+}
+
+/// Their variables may be there for another replica on this machine.
+fn refuse_options_of_commands(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let has_command = ["command", "release"].map(|option| matches.contains_id(option));
+    let given = |option: &&str| matches.value_source(option) == Some(ValueSource::CommandLine);
+    match ["grace", "stop_timeout"].into_iter().find(given) {
+        Some(option) if has_command == [false; 2] => {
+            let option = option.replace('_', "-");
+            let message = format!("--{option} is about a COMMAND, and there is none");
+            Err(Args::command().error(ErrorKind::MissingRequiredArgument, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn options(args: Args, cluster: Cluster, leader_key: LeaderKey) -> Options {
     let name = args.name.unwrap_or_else(|| {
         let host = rustix::system::uname().nodename().to_owned();
         let host = host.to_string_lossy();
@@ -252,21 +260,13 @@ pub(super) fn parse() -> Options {
     let grace = command.as_ref().map_or(Duration::ZERO, |_| {
         args.grace.unwrap_or(args.ttl.as_duration() / 5)
     });
-    let config = Config::new(name, args.etcd)
-        .map(|config| config.with_leader_key(args.leader_key))
-        .map(|config| config.with_stop_timeout(args.stop_timeout))
-        .and_then(|config| config.with_times(args.ttl, grace))
-        .and_then(
-            |config| match tls(args.etcd_cacert, args.etcd_cert, args.etcd_key) {
-                Some(tls) => config.with_tls(tls),
-                None => Ok(config),
-            },
-        )
+    let config = Config::new(name, cluster)
+        .with_leader_key(leader_key)
+        .with_stop_timeout(args.stop_timeout)
+        .with_times(args.ttl, grace)
         .unwrap_or_else(|error| fail(error.to_string()));
-    let credentials = credentials(args.etcd_user, args.etcd_password_file)
-        .unwrap_or_else(|error| fail(error.to_owned()));
-    let config = match credentials {
-        Some(credentials) => config.with_credentials(credentials),
+    let config = match args.advertise {
+        Some(address) => config.with_address(address),
         None => config,
     };
     let mut unfit_rust_log = None;
@@ -277,74 +277,25 @@ pub(super) fn parse() -> Options {
             default_filter()
         })
     });
-    let task = args
+    let work = args
         .release
-        .map_or(Task::TakePart { command }, Task::Release);
+        .map_or(Work::TakePart { command }, Work::Release);
     Options {
         config,
-        task,
+        work,
         log_format: args.log_format,
         log,
         unfit_rust_log,
     }
 }
 
-fn tls(
-    authorities: Option<PathBuf>,
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
-) -> Option<Tls> {
-    let identity = certificate.zip(key);
-    (authorities.is_some() || identity.is_some()).then_some(Tls {
-        authorities,
-        identity,
-    })
-}
-
-/// The error texts repeat no value: it may be a password.
-fn credentials(
-    user: Option<String>,
-    password_file: Option<PathBuf>,
-) -> Result<Option<Credentials>, &'static str> {
-    let text = std::env::var_os("LEADER_ELECTION_ETCD_PASSWORD")
-        .filter(|text| !text.is_empty())
-        .map(OsString::into_string)
-        .transpose()
-        .map_err(|_| "LEADER_ELECTION_ETCD_PASSWORD is no UTF-8 text")?;
-    let Some(user) = user else {
-        return match text {
-            Some(_) => Err("LEADER_ELECTION_ETCD_PASSWORD is set, but no --etcd-user"),
-            None => Ok(None),
-        };
-    };
-    if user.is_empty() {
-        return Err("--etcd-user is empty");
-    }
-    if user.contains(':') {
-        return Err(
-            "--etcd-user takes the name alone; give the password in a file, with --etcd-password-file",
-        );
-    }
-    let password = match (password_file, text) {
-        (Some(file), None) => Password::File(file),
-        (None, Some(text)) => Password::Text(text),
-        (Some(_), Some(_)) => {
-            return Err(
-                "give the password once: with --etcd-password-file or in LEADER_ELECTION_ETCD_PASSWORD",
-            );
-        }
-        (None, None) => {
-            return Err(
-                "--etcd-user needs a password: give --etcd-password-file, or set LEADER_ELECTION_ETCD_PASSWORD",
-            );
-        }
-    };
-    Ok(Some(Credentials { user, password }))
-}
-
 /// Makes the values that an error repeats fit to be printed.
 fn harmless(mut error: clap::Error) -> clap::Error {
-    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
+    for kind in [
+        ContextKind::InvalidValue,
+        ContextKind::InvalidArg,
+        ContextKind::InvalidSubcommand,
+    ] {
         let Some(ContextValue::String(value)) = error.get(kind) else {
             continue;
         };
@@ -371,7 +322,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     seconds
         .or_else(|| humantime::parse_duration(text).ok())
-        .ok_or_else(|| "give a duration, as in 500ms, 10s or 2m".to_owned())
+        .ok_or_else(|| "give a duration, such as 500ms, 10s or 2m".to_owned())
 }
 
 /// Killing takes a tenth of it.

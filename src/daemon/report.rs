@@ -1,9 +1,10 @@
 //! Says in words what happens in the election.
 
+use super::commands::verdict;
 use crate::{
     config::Config,
     printable::Printable,
-    protocol::{ElectionKey, Event, FailureKind, LossReason},
+    protocol::{ElectionKey, Event, LossReason},
 };
 use std::time::Duration;
 use tracing::{debug, info, warn};
@@ -137,11 +138,7 @@ impl Reporter {
             Event::Unanswered { endpoint, failure } => {
                 let endpoint = &self.endpoints[*endpoint];
                 let reason = Printable(failure.message.as_bytes()).to_string();
-                let what = match failure.kind {
-                    FailureKind::Refused => "refuses",
-                    FailureKind::Unauthenticated => "cannot be talked to",
-                    _ => "does not answer",
-                };
+                let what = verdict(failure);
                 warn!(
                     name,
                     endpoint,

@@ -77,8 +77,6 @@ struct Running {
     hurried: Option<Moment>,
     /// Whether the guard has not killed in time.
     late: bool,
-    /// Whether this process kills, the guard included.
-    killing: bool,
 }
 
 impl Wrapper {
@@ -148,7 +146,6 @@ impl Wrapper {
             kill_at: clock::now(),
             hurried: None,
             late: false,
-            killing: false,
         });
         Ok(())
     }
@@ -199,7 +196,7 @@ impl Wrapper {
                 continue;
             };
             running.guide(&self.timing, &self.status.borrow_and_update());
-            let wake = if running.killing {
+            let wake = if running.is_ours_to_kill() {
                 killing::kill_children()?;
                 clock::now() + ROUND
             } else {
@@ -272,7 +269,7 @@ impl Running {
         }
         let Ok(reports) = take_lines(&mut self.unread) else {
             // It makes no sense, so that nothing can be left to it.
-            self.killing = true;
+            self.late = true;
             return;
         };
         for report in reports {
@@ -314,9 +311,12 @@ impl Running {
         if self.said != Some(order) && self.say(order) {
             self.said = Some(order);
         }
-        let guard_died = self.guard_is_gone() && self.ended.is_none();
         self.late |= self.guard.is_some() && clock::now() >= self.own_kill_at(timing);
-        self.killing |= guard_died || self.late;
+    }
+
+    /// Whether this process kills, the guard included if it is there.
+    fn is_ours_to_kill(&self) -> bool {
+        self.late || (self.guard_is_gone() && self.ended.is_none())
     }
 
     fn how_it_ended(&self) -> Ended {

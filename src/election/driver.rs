@@ -1,28 +1,33 @@
 //! Carries out what the machine asks for and tells it what came of it. It decides nothing.
 
-use super::Leadership;
+use super::{Leadership, offer::Offer};
 use crate::{
     backoff::Jitter,
     clock::{self, Alarm},
-    config::Config,
-    etcd::{self, Connection, Keys},
+    config::{Cluster, Config},
+    etcd::{self, Campaign, Connection, Keys},
     printable::Printable,
     protocol::{
-        Action, CallId, Event, Failure, FailureKind, Input, Machine, Moment, Role, Settings,
-        Status, Term,
+        Action, CallId, Event, Failure, FailureKind, Input, LeaseId, Machine, Moment, Role,
+        Settings, Status, Term,
     },
 };
 use std::{convert::Infallible, io, num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
 };
 
 /// What the holders of a candidate and its leadership say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Command {
     Withdraw,
     Stopped(Term),
+    /// The same, with somebody who waits until the lease is revoked.
+    Resigned {
+        term: Term,
+        resigned: oneshot::Sender<()>,
+    },
 }
 
 /// What a task has to tell.
@@ -37,7 +42,8 @@ enum Message {
 }
 
 pub(super) struct Driver {
-    config: Arc<Config>,
+    config: Config,
+    cluster: Arc<Cluster>,
     keys: Arc<Keys>,
     machine: Machine,
     alarm: Alarm,
@@ -56,6 +62,10 @@ pub(super) struct Driver {
     own_commands: mpsc::WeakUnboundedSender<Command>,
     commands: mpsc::UnboundedReceiver<Command>,
     leaderships: mpsc::UnboundedSender<Leadership>,
+    /// The last leadership handed over, and until when it waits to be taken.
+    offered: Option<(Term, Offer, Moment)>,
+    /// Who waits until a lease is revoked.
+    resigning: Vec<(LeaseId, oneshot::Sender<()>)>,
     events: Option<mpsc::UnboundedSender<Event>>,
     status: watch::Sender<Status>,
 }
@@ -72,14 +82,16 @@ impl Driver {
             ttl: config.ttl(),
             grace: config.grace(),
             stop_timeout: config.stop_timeout(),
-            endpoints: NonZeroUsize::new(config.endpoints().len()).unwrap_or(NonZeroUsize::MIN),
+            endpoints: NonZeroUsize::new(config.cluster().endpoints().len())
+                .unwrap_or(NonZeroUsize::MIN),
         };
         let machine = Machine::new(settings, clock::now());
         let (status, status_received) = watch::channel(machine.status());
         let (tell, told) = mpsc::unbounded_channel();
         let driver = Self {
-            keys: Arc::new(Keys::new(&config)),
-            config: Arc::new(config),
+            keys: Arc::new(Keys::new(config.leader_key())),
+            cluster: Arc::new(config.cluster().clone()),
+            config,
             machine,
             alarm: Alarm::new()?,
             jitter: Jitter::new(),
@@ -95,6 +107,8 @@ impl Driver {
             own_commands,
             commands,
             leaderships,
+            offered: None,
+            resigning: Vec::new(),
             events,
             status,
         };
@@ -114,11 +128,13 @@ impl Driver {
                 return outcome;
             }
             let back_off = self.back_off.map(|(_, until)| until);
+            let offered = self.offered.as_ref().map(|(.., until)| *until);
             let wake = self
                 .machine
                 .poll_timeout()
                 .into_iter()
                 .chain(back_off)
+                .chain(offered)
                 .min();
             tokio::select! {
                 Some(message) = self.told.recv() => self.take_in(message),
@@ -171,6 +187,10 @@ impl Driver {
         let input = match command {
             Command::Withdraw => Input::Withdraw,
             Command::Stopped(term) => Input::Stopped { term },
+            Command::Resigned { term, resigned } => {
+                self.resigning.push((term.lease, resigned));
+                Input::Stopped { term }
+            }
         };
         self.machine.handle(clock::now(), input);
     }
@@ -179,6 +199,10 @@ impl Driver {
         let now = clock::now();
         if let Some((call, _)) = self.back_off.take_if(|(_, until)| now >= *until) {
             self.machine.handle(now, Input::BackedOff { call });
+        } else if let Some((term, offer, _)) = self.offered.take_if(|(.., until)| now >= *until) {
+            if offer.give_back() {
+                self.machine.handle(now, Input::Stopped { term });
+            }
         } else {
             self.machine.handle_timeout(now);
         }
@@ -201,6 +225,10 @@ impl Driver {
         while let Some(event) = self.machine.poll_event() {
             self.tell(event);
         }
+        // Dropped, it tells whoever waits.
+        let machine = &self.machine;
+        self.resigning
+            .retain(|(lease, _)| machine.is_given_up(*lease));
     }
 
     fn tell(&self, event: Event) {
@@ -231,13 +259,17 @@ impl Driver {
     }
 
     /// Gives the right to act to the candidate; false if it is gone.
-    fn hand_over(&self, term: Term) -> bool {
+    fn hand_over(&mut self, term: Term) -> bool {
         let Some(commands) = self.own_commands.upgrade() else {
             return false;
         };
+        let offer = Offer::default();
+        let until = clock::now() + self.config.ttl().as_duration();
+        self.offered = Some((term, offer.clone(), until));
         // If nobody takes it, it is dropped, and dropping it says that nobody acts.
         let _ = self.leaderships.send(Leadership {
             term,
+            offer,
             status: self.status.subscribe(),
             commands,
         });
@@ -252,11 +284,11 @@ impl Driver {
                 lease,
                 limit,
             } => {
-                let config = Arc::clone(&self.config);
+                let cluster = Arc::clone(&self.cluster);
                 let keys = Arc::clone(&self.keys);
                 self.begin_call(call);
                 self.spawn_call(async move {
-                    let result = etcd::connect(config, endpoint, keys, lease, limit).await;
+                    let result = etcd::connect(cluster, endpoint, keys, lease, limit).await;
                     let result = result.map(Box::new);
                     Message::Connected { call, result }
                 });
@@ -285,7 +317,7 @@ impl Driver {
             } => {
                 self.begin_call(call);
                 let connection = self.connection();
-                let campaign = campaign.then_some(lease);
+                let campaign = campaign.then(|| Campaign::new(&self.config, lease));
                 let (keep_alive, transact) = (connection.clone(), connection);
                 self.spawn_call(async move {
                     let result = async { transact?.transact(campaign, limit).await }.await;

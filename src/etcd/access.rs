@@ -3,7 +3,7 @@
 
 use super::failure::{transport_failure, unauthenticated};
 use crate::{
-    config::{Config, Endpoint, Tls},
+    config::{Cluster, Endpoint, Tls},
     protocol::{Failure, FailureKind},
 };
 use std::{io, path::Path};
@@ -17,21 +17,21 @@ pub(super) struct Access {
 
 impl Access {
     /// Blocks while files are read.
-    pub fn read(config: &Config, endpoint: &Endpoint) -> Result<Self, Failure> {
-        let uses_tls = config.uses_tls();
+    pub fn read(cluster: &Cluster, endpoint: &Endpoint) -> Result<Self, Failure> {
+        let uses_tls = cluster.uses_tls();
         let mut member = transport::Endpoint::from_shared(endpoint.url(uses_tls))
             .map_err(|error| transport_failure(&error))?;
         if uses_tls {
             // Files that hold nothing useful are found out here, as is a system without authorities.
             member = member
-                .tls_config(client_tls(config.tls())?)
+                .tls_config(client_tls(cluster.tls())?)
                 .map_err(|error| unauthenticated(transport_failure(&error)))?;
         }
-        let user = config.credentials().map(|credentials| {
+        let user = cluster.credentials().map(|credentials| {
             let password = credentials.password.read();
             let password =
                 password.map_err(|error| unreadable("the password of the etcd user", &error));
-            Ok((credentials.user.clone(), password?))
+            Ok::<_, Failure>((credentials.user.clone(), password?))
         });
         Ok(Self {
             member,
@@ -70,14 +70,14 @@ fn unreadable(what: &str, error: &io::Error) -> Failure {
     Failure::new(FailureKind::Unauthenticated, message)
 }
 
-/// Reads the files that the configuration names, as each connection will.
+/// Reads the files that are named to reach a cluster, as each connection will.
 ///
 /// # Errors
 /// If one cannot be read, or holds nothing of what it is for.
 #[cfg(feature = "daemon")]
-pub(crate) fn check_files(config: &Config) -> Result<(), Failure> {
-    config
+pub(crate) fn check_files(cluster: &Cluster) -> Result<(), Failure> {
+    cluster
         .endpoints()
         .iter()
-        .try_for_each(|endpoint| Access::read(config, endpoint).map(drop))
+        .try_for_each(|endpoint| Access::read(cluster, endpoint).map(drop))
 }

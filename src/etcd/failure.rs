@@ -1,7 +1,7 @@
 //! What went wrong, classified once.
 
 use crate::{
-    config::Config,
+    config::Cluster,
     protocol::{Failure, FailureKind},
 };
 use etcd_client::Error;
@@ -59,9 +59,9 @@ pub(super) enum Hint {
 }
 
 impl Hint {
-    pub fn new(config: &Config) -> Self {
-        match config.tls() {
-            _ if !config.uses_tls() => Self::Plain,
+    pub fn new(cluster: &Cluster) -> Self {
+        match cluster.tls() {
+            _ if !cluster.uses_tls() => Self::Plain,
             Some(tls) if tls.identity.is_some() => Self::None,
             _ => Self::TlsWithoutCertificate,
         }

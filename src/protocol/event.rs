@@ -158,6 +158,7 @@ pub struct Failure {
 
 /// The kinds of failure: the protocol asks whether a lease is gone, people ask for the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FailureKind {
     /// etcd knows no such lease.
     LeaseNotFound,
@@ -189,11 +190,14 @@ impl fmt::Display for Failure {
 
 /// How things stand with one candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Status {
     /// What it does.
     pub role: Role,
     /// The `leader` key as last known, its own included.
     pub leader: Option<Entry>,
+    /// The `leader/acting` key as last known, its own included.
+    pub acting: Option<Entry>,
 }
 
 /// What a candidate does.

@@ -24,8 +24,9 @@ impl Machine {
     /// fail, by connecting and by answering.
     const WITHDRAWAL_LIMITS: u32 = 4;
 
-    /// Whether a lease is one that this candidate has given up.
-    pub(super) fn is_given_up(&self, lease: LeaseId) -> bool {
+    /// Returns true iff a lease is one that this candidate has given up, and that may still exist.
+    #[must_use]
+    pub fn is_given_up(&self, lease: LeaseId) -> bool {
         self.releases.iter().any(|release| release.lease == lease)
     }
 

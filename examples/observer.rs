@@ -1,0 +1,39 @@
+//! Follows who leads, without taking part: what a proxy or a client needs that talks to the leader.
+//!
+//! ```sh
+//! cargo run --example observer -- 127.0.0.1:2379
+//! ```
+
+use leader_election::{Cluster, LeaderKey, Observed, Observer};
+use std::error::Error;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let etcd = std::env::args()
+        .nth(1)
+        .ok_or("give an etcd, as in: 127.0.0.1:2379")?;
+    let cluster = Cluster::new(vec![etcd.parse()?])?;
+    let mut observer = Observer::start(cluster, &LeaderKey::default());
+    while let Some(observed) = observer.next().await {
+        match observed {
+            Observed::Situation(situation) => match situation.leader {
+                Some(leader) => println!(
+                    "{} leads at {}",
+                    String::from_utf8_lossy(&leader.name).escape_debug(),
+                    leader
+                        .address
+                        .as_deref()
+                        .unwrap_or("no known address")
+                        .escape_debug(),
+                ),
+                None if situation.acting.is_some() => println!("nobody leads, somebody may act"),
+                None => println!("nobody leads"),
+            },
+            Observed::Gap { .. } => println!("changes may be missing"),
+            Observed::Unanswered { failure, .. } => println!("etcd does not answer: {failure}"),
+            Observed::AnsweredAgain { .. } => println!("etcd answers again"),
+            _ => {}
+        }
+    }
+    Err("the observer died".into())
+}

@@ -1,0 +1,64 @@
+//! Several elections in one process: each shard of some work has a leader of its own, wherever that
+//! runs.
+//!
+//! ```sh
+//! cargo run --example several_elections -- server1 127.0.0.1:2379
+//! ```
+//!
+//! Start several, with different names: the shards stay with whoever has them. Stop one with Ctrl-C,
+//! and the others take its shards over.
+
+use leader_election::{Candidate, Cluster, Config, Election, Ttl};
+use std::{error::Error, io, time::Duration};
+use tokio::task::JoinSet;
+
+const SHARDS: [&str; 3] = ["shards/a", "shards/b", "shards/c"];
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [name, etcd] = arguments.as_slice() else {
+        return Err("give a name and an etcd, as in: server1 127.0.0.1:2379".into());
+    };
+    let cluster = Cluster::new(vec![etcd.parse()?])?;
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let mut shards = JoinSet::new();
+    for shard in SHARDS {
+        let config = Config::new(name.parse()?, cluster.clone())
+            .with_leader_key(shard.parse()?)
+            .with_times(Ttl::MIN, Duration::ZERO)?;
+        let candidate = Election::new(config).join()?;
+        shards.spawn(serve(name.clone(), shard, candidate, stopping.clone()));
+    }
+    tokio::signal::ctrl_c().await?;
+    stop.send(true)?;
+    while let Some(ended) = shards.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Serves a shard whenever this process leads in its election, until it is asked to stop.
+async fn serve(
+    name: String,
+    shard: &str,
+    mut candidate: Candidate,
+    mut stopping: tokio::sync::watch::Receiver<bool>,
+) -> io::Result<()> {
+    loop {
+        // Cancel safe: a leadership that comes just now is given back by `finished`.
+        let leadership = tokio::select! {
+            leadership = candidate.campaign() => leadership,
+            _ = stopping.wait_for(|stop| *stop) => None,
+        };
+        let Some(mut leadership) = leadership else {
+            return candidate.finished().await;
+        };
+        println!("{name} serves {shard}, with token {}", leadership.token());
+        tokio::select! {
+            _ = leadership.lost() => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+        println!("{name} serves {shard} no more");
+    }
+}

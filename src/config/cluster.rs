@@ -1,0 +1,314 @@
+//! The etcd cluster, and how it is reached.
+
+use super::InvalidConfig;
+use std::{fmt, fs, io, net::Ipv6Addr, path::PathBuf, str::FromStr};
+
+/// Where one member of the etcd cluster can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    given: String,
+    authority: String,
+    /// Whether it was given as an https URL, an http URL, or without a scheme.
+    tls: Option<bool>,
+}
+
+impl Endpoint {
+    /// Returns the URL to connect to, with TLS or without.
+    #[must_use]
+    pub fn url(&self, uses_tls: bool) -> String {
+        let scheme = if uses_tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    /// Writes the endpoint as it was given.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.given)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = InvalidEndpoint;
+
+    fn from_str(given: &str) -> Result<Self, InvalidEndpoint> {
+        let (authority, tls) = match given.split_once("://") {
+            None => (given, None),
+            Some(("http", rest)) => (rest.strip_suffix('/').unwrap_or(rest), Some(false)),
+            Some(("https", rest)) => (rest.strip_suffix('/').unwrap_or(rest), Some(true)),
+            Some(_) => return Err(InvalidEndpoint::Scheme),
+        };
+        if authority.is_empty() {
+            return Err(InvalidEndpoint::Empty);
+        }
+        if authority.contains('@') {
+            return Err(InvalidEndpoint::UserInfo);
+        }
+        let (host, port) = authority.rsplit_once(':').ok_or(InvalidEndpoint::Port)?;
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits || !port.parse::<u16>().is_ok_and(|port| port > 0) {
+            return Err(InvalidEndpoint::Port);
+        }
+        let is_host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+            None => {
+                !host.is_empty()
+                    && host
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            }
+        };
+        if !is_host {
+            return Err(InvalidEndpoint::Host);
+        }
+        Ok(Self {
+            given: given.to_owned(),
+            authority: authority.to_owned(),
+            tls,
+        })
+    }
+}
+
+/// The error of a text that cannot be an [`Endpoint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidEndpoint {
+    /// It is empty.
+    #[error("an endpoint is empty; give host:port, separated by single commas")]
+    Empty,
+    /// There is no port, or none from 1 to 65535.
+    #[error("give host:port with a port from 1 to 65535, as in 127.0.0.1:2379 or [::1]:2379")]
+    Port,
+    /// The host is neither a name nor an address.
+    #[error("the host is neither a name nor an IP address (IPv6 goes in brackets: [::1]:2379)")]
+    Host,
+    /// It contains a user.
+    #[error("user and password do not belong into an endpoint")]
+    UserInfo,
+    /// It is a URL of another kind.
+    #[error("only host:port, http:// and https:// URLs are endpoints")]
+    Scheme,
+}
+
+/// How etcd proves who it is, and how this candidate does.
+///
+/// The files are read anew for each connection, so that they can be replaced while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificates of the authorities to trust, as PEM; the system's where there are none.
+    pub authorities: Option<PathBuf>,
+    /// This candidate's own certificate and its key, as PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// What etcd is told when it asks who this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: String,
+    /// The user's password.
+    pub password: Password,
+}
+
+/// Where a password comes from. It is never shown, by `Debug` neither.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Password {
+    /// This is it.
+    Text(String),
+    /// It stands in a file, which is read anew for each connection; one new line at its end does
+    /// not count.
+    File(PathBuf),
+}
+
+impl Password {
+    /// Returns the password.
+    ///
+    /// # Errors
+    /// If its file is no regular file, cannot be read as text, or holds nothing.
+    pub fn read(&self) -> io::Result<String> {
+        let file = match self {
+            Self::Text(text) => return Ok(text.clone()),
+            Self::File(file) => file,
+        };
+        // What can be read only once would be gone with the second connection.
+        if !fs::metadata(file)?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let mut text = fs::read_to_string(file)?;
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        if text.is_empty() {
+            return Err(io::Error::other("it is empty"));
+        }
+        Ok(text)
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Text(…)"),
+            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+        }
+    }
+}
+
+/// An etcd cluster: where its members are, and how to prove who is who.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    endpoints: Vec<Endpoint>,
+    tls: Option<Tls>,
+    credentials: Option<Credentials>,
+}
+
+impl Cluster {
+    /// Creates a cluster from where its members are.
+    ///
+    /// # Errors
+    /// If there is no endpoint, or http and https are mixed.
+    pub fn new(endpoints: Vec<Endpoint>) -> Result<Self, InvalidConfig> {
+        if endpoints.is_empty() {
+            return Err(InvalidConfig::NoEndpoint);
+        }
+        let given_with = |tls| endpoints.iter().any(|endpoint| endpoint.tls == Some(tls));
+        if given_with(true) && given_with(false) {
+            return Err(InvalidConfig::PlainEndpoint);
+        }
+        Ok(Self {
+            endpoints,
+            tls: None,
+            credentials: None,
+        })
+    }
+
+    /// Sets how to prove who is who. Endpoints without a scheme are then spoken to by TLS.
+    ///
+    /// # Errors
+    /// If an endpoint was given as an http URL: what is meant to be secret would not be.
+    pub fn with_tls(mut self, tls: Tls) -> Result<Self, InvalidConfig> {
+        if self
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.tls == Some(false))
+        {
+            return Err(InvalidConfig::PlainEndpoint);
+        }
+        self.tls = Some(tls);
+        Ok(self)
+    }
+
+    /// Sets what etcd is told when it asks who this is.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// Returns true iff all endpoints are spoken to by TLS: if one is an https URL, or if there is
+    /// a [`Tls`].
+    #[must_use]
+    pub fn uses_tls(&self) -> bool {
+        self.tls.is_some()
+            || self
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.tls == Some(true))
+    }
+
+    /// Returns the endpoints; there is at least one.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Returns how to prove who is who.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Returns what etcd is told when it asks who this is.
+    #[must_use]
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn endpoints_are_hosts_and_ports_or_urls() {
+        for (given, url) in [
+            ("127.0.0.1:2379", "http://127.0.0.1:2379"),
+            ("etcd_server:2378", "http://etcd_server:2378"),
+            ("[::1]:2379", "http://[::1]:2379"),
+            (
+                "http://etcd-1.example.com:2379",
+                "http://etcd-1.example.com:2379",
+            ),
+            ("http://etcd:2379/", "http://etcd:2379"),
+            ("https://etcd:2379/", "https://etcd:2379"),
+        ] {
+            let endpoint: Endpoint = given.parse().unwrap();
+            let cluster = Cluster::new(vec![endpoint.clone()]).unwrap();
+            assert_eq!(endpoint.url(cluster.uses_tls()), url);
+            assert_eq!(endpoint.to_string(), given);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_scheme_is_spoken_to_by_tls_if_there_is_any() {
+        let cluster = |endpoint: &str| {
+            let cluster = Cluster::new(vec![endpoint.parse().unwrap()]).unwrap();
+            cluster.with_tls(Tls::default())
+        };
+        assert!(cluster("etcd:2379").unwrap().uses_tls());
+        let endpoints = |list: [&str; 2]| list.map(|endpoint| endpoint.parse().unwrap()).to_vec();
+        let beside = Cluster::new(endpoints(["https://a:1", "b:1"])).unwrap();
+        assert!(
+            beside.uses_tls(),
+            "nothing goes out in plain text beside TLS"
+        );
+        assert_eq!(
+            Cluster::new(endpoints(["https://a:1", "http://b:1"])).unwrap_err(),
+            InvalidConfig::PlainEndpoint
+        );
+        assert_eq!(
+            cluster("http://etcd:2379").unwrap_err(),
+            InvalidConfig::PlainEndpoint
+        );
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let password = Password::Text("secret".to_owned());
+        assert_eq!(format!("{password:?}"), "Text(…)");
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused_with_its_reason() {
+        for (given, error) in [
+            ("", InvalidEndpoint::Empty),
+            ("http://", InvalidEndpoint::Empty),
+            ("localhost", InvalidEndpoint::Port),
+            ("localhost:", InvalidEndpoint::Port),
+            ("localhost:0", InvalidEndpoint::Port),
+            ("localhost:65536", InvalidEndpoint::Port),
+            ("localhost:+1", InvalidEndpoint::Port),
+            ("localhost:2379/path", InvalidEndpoint::Port),
+            (":2379", InvalidEndpoint::Host),
+            ("::1:2379", InvalidEndpoint::Host),
+            ("[::g]:2379", InvalidEndpoint::Host),
+            ("a b:2379", InvalidEndpoint::Host),
+            ("user:secret@localhost:2379", InvalidEndpoint::UserInfo),
+            ("https://", InvalidEndpoint::Empty),
+            ("unix:///run/etcd:1", InvalidEndpoint::Scheme),
+        ] {
+            assert_eq!(given.parse::<Endpoint>().unwrap_err(), error, "{given}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The options that say which election is meant and how to reach its etcd; all commands take them.
+
+use crate::config::{Cluster, Credentials, Endpoint, LeaderKey, Password, Tls};
+use std::{ffi::OsString, path::PathBuf};
+
+/// Where `--help` lists them.
+const HEADING: &str = "Which election, and how to reach its etcd";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Connection {
+    /// The etcd members, as host:port, http:// or https:// URLs, separated by commas
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        env = "LEADER_ELECTION_ETCD",
+        hide_env_values = true,
+        global = true,
+        help_heading = HEADING,
+        default_value = "127.0.0.1:2379",
+        value_delimiter = ','
+    )]
+    etcd: Vec<Endpoint>,
+
+    /// The certificates of the authorities that etcd's may be signed by, as PEM [default: the
+    /// system's]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEADER_ELECTION_ETCD_CACERT",
+        hide_env_values = true,
+        global = true,
+        help_heading = HEADING
+    )]
+    etcd_cacert: Option<PathBuf>,
+
+    /// This replica's certificate, where etcd asks for one, as PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEADER_ELECTION_ETCD_CERT",
+        hide_env_values = true,
+        global = true,
+        help_heading = HEADING
+    )]
+    etcd_cert: Option<PathBuf>,
+
+    /// The key of that certificate, as PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEADER_ELECTION_ETCD_KEY",
+        hide_env_values = true,
+        global = true,
+        help_heading = HEADING
+    )]
+    etcd_key: Option<PathBuf>,
+
+    /// The etcd user; its password comes from --etcd-password-file or the variable
+    /// `LEADER_ELECTION_ETCD_PASSWORD`
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "LEADER_ELECTION_ETCD_USER",
+        hide_env_values = true,
+        global = true,
+        help_heading = HEADING
+    )]
+    etcd_user: Option<String>,
+
+    /// The file with the etcd user's password
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEADER_ELECTION_ETCD_PASSWORD_FILE",
+        hide_env_values = true,
+        global = true,
+        help_heading = HEADING
+    )]
+    etcd_password_file: Option<PathBuf>,
+
+    /// The etcd key that the election is about; its name plus /acting is used too
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "LEADER_ELECTION_LEADER_KEY",
+        hide_env_values = true,
+        global = true,
+        help_heading = HEADING,
+        default_value = "leader"
+    )]
+    leader_key: LeaderKey,
+}
+
+impl Connection {
+    /// Makes them what they mean.
+    pub fn validated(&self) -> Result<(Cluster, LeaderKey), String> {
+        let mut cluster = Cluster::new(self.etcd.clone()).map_err(|error| error.to_string())?;
+        let identity = match (self.etcd_cert.clone(), self.etcd_key.clone()) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (Some(_), None) => return Err("--etcd-cert needs --etcd-key".to_owned()),
+            (None, Some(_)) => return Err("--etcd-key needs --etcd-cert".to_owned()),
+        };
+        if self.etcd_cacert.is_some() || identity.is_some() {
+            let tls = Tls {
+                authorities: self.etcd_cacert.clone(),
+                identity,
+            };
+            cluster = cluster.with_tls(tls).map_err(|error| error.to_string())?;
+        }
+        if let Some(credentials) =
+            credentials(self.etcd_user.clone(), self.etcd_password_file.clone())
+                .map_err(str::to_owned)?
+        {
+            cluster = cluster.with_credentials(credentials);
+        }
+        Ok((cluster, self.leader_key.clone()))
+    }
+}
+
+/// The error texts repeat no value: it may be a password.
+fn credentials(
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+) -> Result<Option<Credentials>, &'static str> {
+    let text = std::env::var_os("LEADER_ELECTION_ETCD_PASSWORD")
+        .filter(|text| !text.is_empty())
+        .map(OsString::into_string)
+        .transpose()
+        .map_err(|_| "LEADER_ELECTION_ETCD_PASSWORD is no UTF-8 text")?;
+    let Some(user) = user else {
+        if password_file.is_some() {
+            return Err("--etcd-password-file needs --etcd-user");
+        }
+        return match text {
+            Some(_) => Err("LEADER_ELECTION_ETCD_PASSWORD is set, but no --etcd-user"),
+            None => Ok(None),
+        };
+    };
+    if user.is_empty() {
+        return Err("--etcd-user is empty");
+    }
+    if user.contains(':') {
+        return Err(
+            "--etcd-user takes the name alone; give the password in a file, with --etcd-password-file",
+        );
+    }
+    let password = match (password_file, text) {
+        (Some(file), None) => Password::File(file),
+        (None, Some(text)) => Password::Text(text),
+        (Some(_), Some(_)) => {
+            return Err(
+                "give the password once: with --etcd-password-file or in LEADER_ELECTION_ETCD_PASSWORD",
+            );
+        }
+        (None, None) => {
+            return Err(
+                "--etcd-user needs a password: give --etcd-password-file, or set LEADER_ELECTION_ETCD_PASSWORD",
+            );
+        }
+    };
+    Ok(Some(Credentials { user, password }))
+}

@@ -1,0 +1,118 @@
+//! One question to etcd, within a time.
+
+use crate::{
+    backoff::Jitter,
+    config::{Cluster, LeaderKey},
+    etcd::{self, Connection, Keys},
+    printable::Printable,
+    protocol::{Failure, FailureKind},
+};
+use anyhow::bail;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// How long one endpoint may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// The longest wait after all endpoints have failed.
+const BACK_OFF: Duration = Duration::from_millis(500);
+
+/// Who asks, until when.
+pub(super) struct Asker {
+    cluster: Arc<Cluster>,
+    keys: Arc<Keys>,
+    timeout: Duration,
+    until: Instant,
+}
+
+impl Asker {
+    pub fn new(cluster: &Cluster, leader_key: &LeaderKey, timeout: Duration) -> Self {
+        Self {
+            cluster: Arc::new(cluster.clone()),
+            keys: Arc::new(Keys::new(leader_key)),
+            timeout,
+            until: Instant::now() + timeout,
+        }
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Asks one endpoint after the other until one answers. The question is told by when it must be
+    /// answered, and may be asked again after it failed, or after its answer was lost.
+    pub async fn ask<T>(
+        &self,
+        question: impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
+    ) -> anyhow::Result<T> {
+        let endpoints = self.cluster.endpoints();
+        let mut jitter = Jitter::new();
+        loop {
+            let mut failures = Vec::new();
+            for endpoint in 0..endpoints.len() {
+                let left = u32::try_from(endpoints.len() - endpoint).unwrap_or(u32::MAX);
+                let limit = (self.left() / left).min(LIMIT);
+                match self.ask_one(endpoint, &question, limit).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) => failures.push(failure),
+                }
+            }
+            // What nobody mends within seconds is not waited for.
+            let is_final = |failure: &Failure| {
+                matches!(
+                    failure.kind,
+                    FailureKind::Refused | FailureKind::Unauthenticated
+                )
+            };
+            let wait = jitter.up_to(BACK_OFF);
+            if failures.iter().all(is_final) || self.left() <= wait {
+                return self.give_up(&failures);
+            }
+            sleep(wait).await;
+        }
+    }
+
+    async fn ask_one<T>(
+        &self,
+        endpoint: usize,
+        question: &impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
+        limit: Duration,
+    ) -> Result<T, Failure> {
+        let until = Instant::now() + limit;
+        let (cluster, keys) = (Arc::clone(&self.cluster), Arc::clone(&self.keys));
+        let connection = Box::pin(etcd::connect(cluster, endpoint, keys, None, limit)).await?;
+        question(&connection, until - Instant::now()).await
+    }
+
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    fn give_up<T>(&self, failures: &[Failure]) -> anyhow::Result<T> {
+        let told = self.cluster.endpoints().iter().zip(failures);
+        let told: Vec<_> = told
+            .map(|(endpoint, failure)| {
+                let reason = Printable(failure.message.as_bytes());
+                format!("etcd at '{endpoint}' {} ({reason})", verdict(failure))
+            })
+            .collect();
+        let timeout = humantime::format_duration(self.timeout);
+        bail!(
+            "found out nothing within {timeout}: {}; --etcd says where to ask, --timeout how long \
+             to try",
+            told.join("; ")
+        );
+    }
+}
+
+/// What an endpoint does that fails so.
+pub(in crate::daemon) fn verdict(failure: &Failure) -> &'static str {
+    match failure.kind {
+        FailureKind::Refused => "refuses",
+        FailureKind::Unauthenticated => "cannot be talked to",
+        _ => "does not answer",
+    }
+}

@@ -1,0 +1,115 @@
+//! The two watches of an election, on one stream.
+
+use super::{Connection, Keys, classify, entry, within};
+use crate::protocol::{ElectionKey, Entry, Failure, FailureKind};
+use etcd_client::{EventType, WatchOptions, WatchStream};
+use std::{sync::Arc, time::Duration};
+
+/// The two watches of an election.
+pub(crate) struct Watch {
+    stream: WatchStream,
+    keys: Arc<Keys>,
+    /// How many of the two etcd has agreed to.
+    opened: usize,
+}
+
+/// One key's change, as a watch saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub key: ElectionKey,
+    pub revision: i64,
+    pub entry: Option<Entry>,
+}
+
+/// Why a watch ended.
+#[derive(Debug)]
+pub(crate) enum WatchEnd {
+    /// etcd has forgotten what it held before this revision, and with it what was asked for.
+    Compacted(i64),
+    Failed(Failure),
+}
+
+impl From<WatchEnd> for Failure {
+    fn from(end: WatchEnd) -> Self {
+        match end {
+            WatchEnd::Compacted(revision) => Self::new(
+                FailureKind::Refused,
+                format!("compacted up to revision {revision}"),
+            ),
+            WatchEnd::Failed(failure) => failure,
+        }
+    }
+}
+
+impl Connection {
+    /// Watches both keys: two watches on one stream, so that a role for just these two keys
+    /// suffices.
+    pub async fn watch(&self, from_revision: i64, limit: Duration) -> Result<Watch, Failure> {
+        let options = || Some(WatchOptions::new().with_start_revision(from_revision));
+        let mut watches = self.client.watch_client();
+        let opening = async {
+            let mut stream = watches
+                .watch(self.keys.leader.as_str(), options())
+                .await
+                .map_err(classify)?;
+            stream
+                .watch(self.keys.acting.as_str(), options())
+                .await
+                .map_err(classify)?;
+            Ok(stream)
+        };
+        Ok(Watch {
+            stream: within(limit, "opening a watch", opening).await?,
+            keys: Arc::clone(&self.keys),
+            opened: 0,
+        })
+    }
+}
+
+impl Watch {
+    /// Whether etcd has agreed to both watches, as far as its messages were taken.
+    pub fn is_open(&self) -> bool {
+        self.opened >= 2
+    }
+
+    /// Waits for the next changes. Cancel safe.
+    ///
+    /// This alone has no limit, since nothing may happen for years: what a dead watch misses, the
+    /// next read finds.
+    pub async fn changes(&mut self) -> Result<Vec<Change>, WatchEnd> {
+        let answer = self.stream.message().await;
+        let answer = answer.map_err(|error| WatchEnd::Failed(classify(error)))?;
+        let answer = answer.ok_or_else(|| {
+            let failure = Failure::new(FailureKind::Unreachable, "the watch stream ended");
+            WatchEnd::Failed(failure)
+        })?;
+        if answer.canceled() {
+            return Err(match answer.compact_revision() {
+                0 => {
+                    let reason = answer.cancel_reason();
+                    WatchEnd::Failed(Failure::new(FailureKind::Refused, reason))
+                }
+                revision => WatchEnd::Compacted(revision),
+            });
+        }
+        if answer.created() {
+            self.opened += 1;
+        }
+        let changes = answer.events().iter().filter_map(|event| {
+            let key_value = event.kv()?;
+            Some(Change {
+                key: if key_value.key() == self.keys.leader.as_bytes() {
+                    ElectionKey::Leader
+                } else {
+                    ElectionKey::Acting
+                },
+                revision: key_value.mod_revision(),
+                entry: match event.event_type() {
+                    EventType::Put => Some(entry(key_value)),
+                    EventType::Delete => None,
+                },
+            })
+        });
+        Ok(changes.collect())
+    }
+}

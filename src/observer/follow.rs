@@ -1,0 +1,192 @@
+//! Carries out what the history asks for, on one endpoint after the other.
+
+use super::{
+    Observed, Situation,
+    history::{History, Next, Verdict},
+    outage::Outage,
+};
+use crate::{
+    backoff::Jitter,
+    config::Cluster,
+    etcd::{self, Connection, Keys, WatchEnd},
+    protocol::{Failure, FailureKind, View},
+};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+
+/// How long one question or a new connection may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// How often it is read what a dead watch would miss.
+const READ_EVERY: Duration = Duration::from_secs(5);
+
+/// Why an endpoint is given up.
+enum End {
+    Failed(Failure),
+    /// Nobody listens any more.
+    Unheard,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+pub(super) struct Follower {
+    cluster: Arc<Cluster>,
+    keys: Arc<Keys>,
+    history: Option<History>,
+    outage: Outage,
+    tell: mpsc::Sender<Observed>,
+}
+
+impl Follower {
+    pub fn new(
+        cluster: Cluster,
+        keys: Arc<Keys>,
+        history: Option<History>,
+        tell: mpsc::Sender<Observed>,
+    ) -> Self {
+        Self {
+            cluster: Arc::new(cluster),
+            keys,
+            history,
+            outage: Outage::default(),
+            tell,
+        }
+    }
+
+    /// Follows until nobody listens any more.
+    pub async fn run(mut self) {
+        let mut jitter = Jitter::new();
+        let endpoints = self.cluster.endpoints().len();
+        let mut endpoint = 0;
+        loop {
+            let Err(end) = Box::pin(self.follow(endpoint)).await;
+            let End::Failed(failure) = end else { return };
+            if let Some(at_most) = self.outage.failed(endpoint, endpoints, failure) {
+                if let Some((endpoint, failure)) = self.outage.news() {
+                    let unanswered = Observed::Unanswered { endpoint, failure };
+                    if self.tell(unanswered).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = sleep(jitter.up_to(at_most)) => {}
+                    () = self.tell.closed() => return,
+                }
+            }
+            endpoint = (endpoint + 1) % endpoints;
+        }
+    }
+
+    /// Follows on one endpoint, until that fails.
+    async fn follow(&mut self, endpoint: usize) -> Result<Infallible, End> {
+        let (cluster, keys) = (Arc::clone(&self.cluster), Arc::clone(&self.keys));
+        let connection = etcd::connect(cluster, endpoint, keys, None, LIMIT).await?;
+        let mut compacted = None;
+        loop {
+            let view = connection.transact(None, LIMIT).await?;
+            let ahead = self.take(view, compacted).await?;
+            compacted = self.watch(&connection, endpoint, ahead).await?;
+        }
+    }
+
+    /// Takes in a read that comes before a watch; returns it if the watch has to catch up with it.
+    async fn take(&mut self, view: View, compacted: Option<i64>) -> Result<Option<View>, End> {
+        if let Some(history) = &mut self.history {
+            let verdict = history.compare(&view);
+            let after = history.told_up_to();
+            // Where the keys still stand as they were written, nothing was missed.
+            let is_gap = compacted.is_some_and(|revision| after + 1 < revision);
+            match verdict {
+                Verdict::WentBack => self.tell(Observed::HistoryWentBack).await?,
+                _ if is_gap => self.tell(Observed::Gap { after }).await?,
+                Verdict::Ahead => return Ok(Some(view)),
+                Verdict::Same => return Ok(None),
+            }
+        }
+        let situation = Situation::from(&view);
+        self.history = Some(History::new(view));
+        self.tell(Observed::Situation(situation)).await?;
+        Ok(None)
+    }
+
+    /// Watches, from where it was told last, until it takes a new read: then returns the revision
+    /// up to which etcd was compacted, if that is why.
+    async fn watch(
+        &mut self,
+        connection: &Connection,
+        endpoint: usize,
+        mut ahead: Option<View>,
+    ) -> Result<Option<i64>, End> {
+        let Some(history) = &mut self.history else {
+            return Ok(None);
+        };
+        history.reconnected();
+        let from_revision = history.told_up_to() + 1;
+        let mut watch = connection.watch(from_revision, LIMIT).await?;
+        let mut next_read = Instant::now() + READ_EVERY;
+        let mut owed_by = None;
+        loop {
+            let waits = self.catch_up(connection).await?;
+            let Some(history) = &mut self.history else {
+                return Ok(None);
+            };
+            ahead = ahead.filter(|view| !history.has_reached(view));
+            let owes = waits || ahead.is_some() || !watch.is_open();
+            owed_by = owes.then(|| owed_by.unwrap_or_else(|| Instant::now() + LIMIT));
+            tokio::select! {
+                changes = watch.changes() => {
+                    match changes {
+                        Ok(changes) => changes.into_iter().for_each(|change| history.take(change)),
+                        Err(WatchEnd::Compacted(revision)) => return Ok(Some(revision)),
+                        Err(WatchEnd::Failed(failure)) => return Err(failure.into()),
+                    }
+                    owed_by = None;
+                    if watch.is_open() && self.outage.end() {
+                        self.tell(Observed::AnsweredAgain { endpoint }).await?;
+                    }
+                }
+                () = sleep_until(owed_by.unwrap_or(next_read)) => {
+                    if owed_by.is_some() {
+                        let late = "the watch does not deliver what etcd holds";
+                        return Err(Failure::new(FailureKind::TimedOut, late).into());
+                    }
+                    let view = connection.transact(None, LIMIT).await?;
+                    next_read = Instant::now() + READ_EVERY;
+                    match history.compare(&view) {
+                        Verdict::Same => {}
+                        Verdict::Ahead => ahead = Some(view),
+                        Verdict::WentBack => return Ok(None),
+                    }
+                }
+                () = self.tell.closed() => return Err(End::Unheard),
+            }
+        }
+    }
+
+    /// Tells what is certain; true if the watches owe the rest.
+    async fn catch_up(&mut self, connection: &Connection) -> Result<bool, End> {
+        while let Some(history) = &mut self.history {
+            match history.next() {
+                Next::Tell(situation) => self.tell(Observed::Situation(situation)).await?,
+                Next::Read { key, revision } => {
+                    let entry = connection.read_at(key, revision, LIMIT).await?;
+                    history.settle(key, revision, entry.as_ref());
+                }
+                Next::Wait => return Ok(true),
+                Next::Rest => break,
+            }
+        }
+        Ok(false)
+    }
+
+    async fn tell(&self, observed: Observed) -> Result<(), End> {
+        let told = self.tell.send(observed).await;
+        told.map_err(|_| End::Unheard)
+    }
+}

@@ -1,0 +1,99 @@
+//! What a leader tells of itself in `leader/acting`.
+
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime};
+
+/// What a leader tells of itself in `leader/acting`, as far as it can be read: that the key is
+/// there counts, whatever it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Witness {
+    /// Its name.
+    pub name: Option<String>,
+    /// How to reach it.
+    pub address: Option<String>,
+    /// When it campaigned, by its own wall clock.
+    pub since: Option<SystemTime>,
+}
+
+impl Witness {
+    /// The end of the year 9999, in seconds since 1970: what is later cannot be written as a date.
+    const LAST_SECOND: u64 = 253_402_300_799;
+
+    /// Tells a leader's name, how to reach it, and that it campaigns now.
+    pub(crate) fn now(name: &str, address: Option<&str>) -> Self {
+        Self {
+            name: Some(name.to_owned()),
+            address: address.map(str::to_owned),
+            since: Some(SystemTime::now()),
+        }
+    }
+
+    /// Writes it as the key holds it: a JSON object.
+    pub(crate) fn encode(&self) -> String {
+        let mut object = json!({ "name": self.name });
+        if let Some(address) = &self.address {
+            object["address"] = json!(address);
+        }
+        let since = self
+            .since
+            .and_then(|since| since.duration_since(SystemTime::UNIX_EPOCH).ok());
+        if let Some(since) = since {
+            object["since"] = json!(since.as_secs());
+        }
+        object.to_string()
+    }
+
+    /// Reads what a key holds, which anybody may have written; what is not understood is left out.
+    #[must_use]
+    pub fn decode(value: &[u8]) -> Self {
+        let object: Value = serde_json::from_slice(value).unwrap_or_default();
+        let text = |field: &str| object[field].as_str().map(str::to_owned);
+        let since = object["since"]
+            .as_u64()
+            .filter(|since| *since <= Self::LAST_SECOND);
+        Self {
+            name: text("name"),
+            address: text("address"),
+            since: since.map(|since| SystemTime::UNIX_EPOCH + Duration::from_secs(since)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Witness;
+    use proptest::prelude::*;
+    use std::time::{Duration, SystemTime};
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        for address in [None, Some("http://10.0.0.1:80/?a=\"b\"\u{1b}")] {
+            let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+            let witness = Witness {
+                since: Some(since),
+                ..Witness::now("Zoë \\ \"1\"", address)
+            };
+            assert_eq!(Witness::decode(witness.encode().as_bytes()), witness);
+        }
+    }
+
+    #[test]
+    fn the_first_versions_value_and_later_ones_are_understood() {
+        let first = Witness::decode(br#"{"name":"server1"}"#);
+        assert_eq!(first.name.as_deref(), Some("server1"));
+        assert_eq!((first.address, first.since), (None, None));
+        let later = Witness::decode(br#"{"limit":[1],"name":"server1","since":9e99,"address":7}"#);
+        assert_eq!(later.name.as_deref(), Some("server1"));
+        assert_eq!((later.address, later.since), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_a_key_may_hold_does_any_harm(value: Vec<u8>, since: u64) {
+            let _ = Witness::decode(&value);
+            let witness = Witness::decode(format!(r#"{{"since":{since}}}"#).as_bytes());
+            prop_assert!(witness.since.is_none_or(|it| it.duration_since(SystemTime::UNIX_EPOCH).is_ok()));
+        }
+    }
+}

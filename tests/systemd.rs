@@ -1,0 +1,115 @@
+//! What a service manager is told: systemd's protocol, on a real socket.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use rustix::process::Signal;
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Command;
+use std::time::Duration;
+use support::daemon::{Daemon, FOLLOWER, LEADER, json};
+use support::etcd::{Etcd, binaries};
+use support::{PATIENCE, TTL};
+
+/// A service manager that listens.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn next(&self, patience: Duration) -> Option<String> {
+        self.0.set_read_timeout(Some(patience)).unwrap();
+        let mut message = [0; 4096];
+        let length = self.0.recv(&mut message).ok()?;
+        Some(String::from_utf8(message[..length].to_vec()).unwrap())
+    }
+
+    fn expect(&self, expected: &str) {
+        assert_eq!(self.next(PATIENCE).as_deref(), Some(expected));
+    }
+}
+
+fn managed(name: &str, endpoint: &str, address: &str) -> Command {
+    let mut command = json(name, endpoint);
+    command.env("NOTIFY_SOCKET", address);
+    command
+}
+
+#[test]
+fn it_is_ready_when_it_takes_part_and_tells_its_role_and_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    let mut etcd = Etcd::absent(binaries().last().unwrap());
+    let command = managed("server1", &etcd.endpoint(), path.to_str().unwrap());
+    let mut leader = Daemon::spawn("server1", command);
+    leader.wait_for_line("an outage", support::daemon::Line::is_warning);
+    assert_eq!(manager.next(TTL / 2), None, "not before etcd is there");
+    etcd.up();
+    manager.expect("READY=1");
+    manager.expect("STATUS=The leader.");
+
+    let name = format!("leader-election-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let other_manager = Manager(UnixDatagram::bind_addr(&address).unwrap());
+    let command = managed("server2", &etcd.endpoint(), &format!("@{name}"));
+    let mut follower = Daemon::spawn("server2", command);
+    follower.wait_for(FOLLOWER);
+    other_manager.expect("READY=1");
+    other_manager.expect("STATUS=A follower of 'server1'.");
+
+    leader.signal(Signal::TERM);
+    manager.expect("STOPPING=1");
+    assert_eq!(leader.wait_exit().code(), Some(0));
+    follower.wait_for(LEADER);
+    other_manager.expect("STATUS=A follower; nobody leads.");
+    other_manager.expect("STATUS=The leader.");
+}
+
+#[test]
+fn a_manager_that_cannot_be_told_or_does_not_listen_does_not_hold_up_the_election() {
+    let etcd = Etcd::newest();
+    for address in ["/nowhere/notify", "vsock:2:1", "@nobody"] {
+        let mut command = managed("server1", &etcd.endpoint(), address);
+        command.args(["--leader-key", address]);
+        let mut leader = Daemon::spawn(address, command);
+        leader.wait_for_refreshes(1);
+        let warnings = leader.warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("NOTIFY_SOCKET"), "{warnings:?}");
+    }
+    // Its queue is full from the beginning.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let full = UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"X=1", &path).is_ok() {}
+    let command = managed("server1", &etcd.endpoint(), path.to_str().unwrap());
+    let mut leader = Daemon::spawn("server1", command);
+    leader.wait_for_refreshes(2);
+    assert!(leader.warnings().is_empty(), "{:?}", leader.warnings());
+    drop(manager);
+}
+
+#[test]
+fn the_example_unit_waits_for_that_and_names_variables_that_exist() {
+    let unit = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/examples/leader-election.service"
+    ))
+    .unwrap();
+    for line in [
+        "Type=notify",
+        "ExecStart=/usr/local/bin/leader-election",
+        "TimeoutStartSec=infinity",
+        "Restart=always",
+    ] {
+        assert!(unit.lines().any(|it| it == line), "{line}");
+    }
+    let mut help = support::daemon::command();
+    let help = help.arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let variable = "LEADER_ELECTION_ETCD=";
+    assert!(unit.contains(variable) && help.contains(variable.trim_end_matches('=')));
+}
