@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::Read;
 use std::process::Stdio;
+use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LEADER, Stream, json};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::operator::{
@@ -263,4 +264,26 @@ fn observe_ends_quietly_when_nobody_reads_it_any_more() {
         said.contains("could not write to standard output: No space left"),
         "{said}"
     );
+}
+
+#[test]
+fn observe_can_be_stopped_while_nobody_reads_what_it_tells() {
+    let etcd = Etcd::newest();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let capacity = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let mut command = at(&etcd.endpoint(), &["observe", "--json"]);
+    command.stdout(writer);
+    let mut observer = Daemon::spawn_as_it_is("observer", command);
+    let lease = etcd.grant(Duration::from_mins(10));
+    let name = [b'n'; 200];
+    for _ in 0..10 + capacity / name.len() {
+        etcd.put("leader", &name, Some(&lease));
+    }
+    // It has no room for another line, and nobody tells when that is so.
+    while rustix::io::ioctl_fionread(&reader).unwrap() + 1000 < capacity as u64 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    observer.signal(Signal::TERM);
+    assert_eq!(observer.wait_exit().code(), Some(0));
+    drop(reader);
 }
