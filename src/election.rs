@@ -128,6 +128,9 @@ impl Candidate {
     /// Withdraws, and waits until this candidate takes no part any more: until every leadership
     /// of it has been dropped and its lease is revoked, or that has been tried for long enough.
     ///
+    /// Not cancel safe in that it cannot be taken back: if it is cancelled, the candidate withdraws
+    /// nevertheless, in the background.
+    ///
     /// # Errors
     /// If the election ended of itself, which is a fault of this program or of its system.
     pub async fn finished(mut self) -> io::Result<()> {

@@ -4,6 +4,7 @@
 
 mod access;
 mod failure;
+#[cfg(feature = "daemon")]
 mod questions;
 mod watch;
 

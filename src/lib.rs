@@ -16,6 +16,31 @@
 //! # }
 //! ```
 //!
+//! Whoever takes no part follows who leads, and where it can be reached, with an [`Observer`]:
+//!
+//! ```no_run
+//! use leader_election::{Cluster, LeaderKey, Observed, Observer};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cluster = Cluster::new(vec!["127.0.0.1:2379".parse()?])?;
+//! let mut observer = Observer::start(cluster, &LeaderKey::default());
+//! while let Some(observed) = observer.next().await {
+//!     if let Observed::Situation(situation) = observed {
+//!         println!("{:?}", situation.leader.map(|leader| leader.address));
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Cancel safety
+//!
+//! [`Candidate::campaign`], [`Leadership::lost`], [`Events::next`] and [`Observer::next`] lose
+//! nothing when they are dropped before they return, as `tokio::select!` does: call them again.
+//! What is begun cannot be taken back by dropping [`Leadership::resign`] or
+//! [`Candidate::finished`]: it goes on in the background.
+//!
 //! # What is promised
 //!
 //! Among processes that follow this protocol, at most one acts as leader at any instant, provided

@@ -1,8 +1,8 @@
-//! What those ask who take no part.
+//! What operators ask.
 
-use super::{Connection, classify, entry, within};
-use crate::protocol::{ElectionKey, Entry, Failure, LeaseId};
-use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
+use super::{Connection, classify, within};
+use crate::protocol::{Failure, LeaseId};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use std::time::Duration;
 
 /// What etcd tells of a lease.
@@ -14,22 +14,6 @@ pub(crate) struct LeaseTime {
 }
 
 impl Connection {
-    /// Reads one key as it was at a revision.
-    pub async fn read_at(
-        &self,
-        key: ElectionKey,
-        revision: i64,
-        limit: Duration,
-    ) -> Result<Option<Entry>, Failure> {
-        let mut kv = self.client.kv_client();
-        let options = GetOptions::new().with_revision(revision);
-        let asking = async {
-            let answer = kv.get(self.keys.name(key), Some(options)).await;
-            Ok(answer.map_err(classify)?.kvs().first().map(entry))
-        };
-        within(limit, "asking for a key's past", asking).await
-    }
-
     /// Asks how long a lease lasts; `None` if there is none.
     pub async fn time_to_live(
         &self,

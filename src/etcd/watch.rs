@@ -1,8 +1,8 @@
-//! The two watches of an election, on one stream.
+//! The two watches of an election, on one stream, and what the keys held in the past.
 
 use super::{Connection, Keys, classify, entry, within};
 use crate::protocol::{ElectionKey, Entry, Failure, FailureKind};
-use etcd_client::{EventType, WatchOptions, WatchStream};
+use etcd_client::{EventType, GetOptions, WatchOptions, WatchStream};
 use std::{sync::Arc, time::Duration};
 
 /// The two watches of an election.
@@ -63,6 +63,22 @@ impl Connection {
             keys: Arc::clone(&self.keys),
             opened: 0,
         })
+    }
+
+    /// Reads one key as it was at a revision.
+    pub async fn read_at(
+        &self,
+        key: ElectionKey,
+        revision: i64,
+        limit: Duration,
+    ) -> Result<Option<Entry>, Failure> {
+        let mut kv = self.client.kv_client();
+        let options = GetOptions::new().with_revision(revision);
+        let asking = async {
+            let answer = kv.get(self.keys.name(key), Some(options)).await;
+            Ok(answer.map_err(classify)?.kvs().first().map(entry))
+        };
+        within(limit, "asking for a key's past", asking).await
     }
 }
 

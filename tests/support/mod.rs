@@ -4,6 +4,7 @@
 
 pub mod daemon;
 pub mod etcd;
+pub mod operator;
 pub mod postgres;
 pub mod proxy;
 pub mod record;

@@ -44,10 +44,22 @@ pub(super) async fn run(
         let Some(change) = change else {
             bail!("the observation ended of itself, which is a fault of this program");
         };
-        let is_read = if json {
-            print(&in_json(&change, &endpoints))?
+        let (out, trouble) = if json {
+            (Some(in_json(&change, &endpoints)), None)
         } else {
-            tell(&change, leader_key, &endpoints)?
+            in_words(&change, leader_key, &endpoints)
+        };
+        // A reader may stop reading, and a signal must end this nevertheless.
+        let printing = tokio::task::spawn_blocking(move || {
+            if let Some(trouble) = trouble {
+                // Where standard error is closed, changes are still told.
+                let _ = writeln!(io::stderr(), "{trouble}");
+            }
+            out.map_or(Ok(true), |line| print(&line))
+        });
+        let is_read = tokio::select! {
+            printed = printing => printed.context("printing died")??,
+            _ = signals.next() => return Ok(ExitCode::SUCCESS),
         };
         if !is_read {
             return Ok(ExitCode::SUCCESS);
@@ -73,12 +85,18 @@ fn reader_gone() -> oneshot::Receiver<()> {
     told
 }
 
-/// Prints a change on standard output, trouble on standard error.
-fn tell(observed: &Observed, leader_key: &LeaderKey, endpoints: &[String]) -> anyhow::Result<bool> {
+/// A line for standard output or one for standard error: changes go to the one, trouble to the
+/// other.
+fn in_words(
+    observed: &Observed,
+    leader_key: &LeaderKey,
+    endpoints: &[String],
+) -> (Option<String>, Option<String>) {
     let now = humantime::format_rfc3339_millis(SystemTime::now());
     let trouble = match observed {
         Observed::Situation(situation) => {
-            return print(&format!("{now} {}", sentence(situation, leader_key)));
+            let sentence = sentence(situation, leader_key);
+            return (Some(format!("{now} {sentence}")), None);
         }
         Observed::Gap { after } => {
             format!(
@@ -97,9 +115,7 @@ fn tell(observed: &Observed, leader_key: &LeaderKey, endpoints: &[String]) -> an
             format!("etcd at '{}' answers.", endpoints[*endpoint])
         }
     };
-    // Where standard error is closed, changes are still told.
-    let _ = writeln!(io::stderr(), "{now} WARN {trouble}");
-    Ok(true)
+    (None, Some(format!("{now} WARN {trouble}")))
 }
 
 fn in_json(observed: &Observed, endpoints: &[String]) -> String {

@@ -17,6 +17,7 @@ use std::{
     process::ExitCode,
     time::{Duration, SystemTime},
 };
+use tokio::time::Instant;
 
 /// Tells how things stand.
 pub(super) async fn run(
@@ -48,6 +49,7 @@ pub(super) async fn run(
 pub(super) async fn look(asker: &Asker) -> anyhow::Result<(Situation, Option<LeaseTime>)> {
     asker
         .ask(async |connection, limit| {
+            let until = Instant::now() + limit;
             let view = connection.transact(None, limit).await?;
             let situation = Situation::from(&view);
             let acting = situation.acting.as_ref().and_then(|acting| acting.lease);
@@ -58,7 +60,10 @@ pub(super) async fn look(asker: &Asker) -> anyhow::Result<(Situation, Option<Lea
                 .or(acting)
             {
                 // That it cannot be told is no reason to tell nothing.
-                Some(lease) => connection.time_to_live(lease, limit).await.ok().flatten(),
+                Some(lease) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    connection.time_to_live(lease, left).await.ok().flatten()
+                }
                 None => None,
             };
             Ok((situation, lease))

@@ -1,0 +1,324 @@
+//! What `status` tells, and how all commands look at an election.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use std::process::Command;
+use std::time::Duration;
+use support::TTL;
+use support::daemon::{Daemon, LEADER, Line, json};
+use support::etcd::{Etcd, binaries, on_each_etcd};
+use support::operator::{
+    ADDRESS, advertised, at, object, observe, run, status, wait_for_name, wait_for_state,
+};
+use support::proxy::{BlackHole, Proxy, refusing};
+
+/// The time, as `date` writes it.
+fn now() -> String {
+    let date = Command::new("date")
+        .args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])
+        .output();
+    let date = String::from_utf8(date.unwrap().stdout).unwrap();
+    date.trim().to_owned()
+}
+
+#[test]
+fn status_tells_who_leads_where_it_is_reached_and_since_when() {
+    on_each_etcd(|etcd| {
+        let endpoint = etcd.endpoint();
+        let before = now();
+        let mut leader = Daemon::spawn("server1", advertised("server1", &endpoint));
+        let elected = leader.wait_for(LEADER);
+        let (code, told) = status(&endpoint);
+        assert_eq!(code, 0);
+        assert_eq!(told["state"], "led");
+        assert_eq!(told["leader"]["name"], "server1");
+        assert_eq!(told["leader"]["address"], ADDRESS);
+        assert_eq!(
+            told["leader"]["token"].to_string(),
+            elected.field("token").unwrap()
+        );
+        assert_eq!(told["leader"]["lease"], elected.field("lease").unwrap());
+        assert_eq!(told["ttl"]["granted"], TTL.as_secs());
+        let remaining = told["ttl"]["remaining"].as_u64().unwrap();
+        assert!(remaining <= TTL.as_secs(), "{remaining}");
+        let since = told["leader"]["since"].as_str().unwrap().to_owned();
+        assert!(since >= before && since <= now(), "{since}");
+
+        let run = run(at(&endpoint, &["status"]));
+        assert_eq!(run.code, 0);
+        let field = |name: &str| {
+            let line = run.out.iter().find(|line| line.starts_with(name));
+            line.unwrap_or_else(|| panic!("{name}: {:?}", run.out))[name.len()..]
+                .trim()
+                .to_owned()
+        };
+        assert_eq!(field("leader"), "server1");
+        assert_eq!(field("address"), ADDRESS.replace('"', "\\\""));
+        assert_eq!(field("token"), elected.field("token").unwrap());
+        assert_eq!(field("lease"), elected.field("lease").unwrap());
+        assert!(
+            field("ttl").starts_with("2 s, of which "),
+            "{}",
+            field("ttl")
+        );
+        assert!(field("since").starts_with(&since), "{}", field("since"));
+    });
+}
+
+#[test]
+fn without_a_leader_status_says_whether_somebody_may_still_act_and_until_when() {
+    on_each_etcd(|etcd| {
+        let endpoint = etcd.endpoint();
+        let (code, told) = status(&endpoint);
+        assert_eq!((code, &told["state"]), (3, &Value::from("vacant")));
+        let vacant = run(at(&endpoint, &["status"]));
+        assert_eq!(
+            (vacant.code, vacant.out),
+            (3, vec!["Nobody leads.".to_owned()])
+        );
+
+        let mut leader = Daemon::spawn("server1", advertised("server1", &endpoint));
+        leader.wait_for(LEADER);
+        // It cannot finish now, nor renew its lease.
+        leader.signal(Signal::STOP);
+        let before = now();
+        etcd.etcdctl(&["del", "leader"]);
+        let (code, told) = status(&endpoint);
+        assert_eq!((code, &told["state"]), (3, &Value::from("ending")));
+        assert_eq!(told["leader"], Value::Null);
+        assert_eq!(told["acting"]["name"], "server1");
+        assert_eq!(told["acting"]["address"], ADDRESS);
+        assert!(*before < *told["ttl"]["ends"].as_str().unwrap(), "{told}");
+        let ending = run(at(&endpoint, &["status"]));
+        assert_eq!(ending.code, 3);
+        let said = &ending.out[0];
+        assert!(
+            said.starts_with("Nobody leads; 'server1' may still be acting, until 2")
+                && said.contains(" at the latest"),
+            "{said}"
+        );
+        leader.signal(Signal::KILL);
+    });
+}
+
+#[test]
+fn a_key_without_a_lease_leads_nobody_and_status_says_what_to_do() {
+    let etcd = Etcd::newest();
+    let endpoint = etcd.endpoint();
+    for (key, value) in [("leader", "by hand"), ("leader/acting", "nonsense")] {
+        etcd.put(key, value.as_bytes(), None);
+        let (code, told) = status(&endpoint);
+        assert_eq!(
+            (code, &told["state"]),
+            (3, &Value::from("blocked")),
+            "{told}"
+        );
+        for arguments in [&["status"][..], &["step-down"]] {
+            let run = run(at(&endpoint, arguments));
+            assert_eq!(run.code, 3, "{:?}", run.err);
+            let expected = format!("deletes the key '{key}', which is bound to no lease");
+            assert!(run.out[0].contains(&expected), "{:?}", run.out);
+        }
+        assert_eq!(
+            etcd.key(key).unwrap().value,
+            value.as_bytes(),
+            "nothing was deleted"
+        );
+        etcd.etcdctl(&["del", key]);
+    }
+}
+
+#[test]
+fn a_leader_of_another_kind_is_told_as_what_it_is() {
+    let etcd = Etcd::newest();
+    let lease = etcd.grant(Duration::from_mins(10));
+    etcd.put("leader", b"other port", Some(&lease));
+    let run = run(at(&etcd.endpoint(), &["status"]));
+    assert_eq!(run.code, 0);
+    let expected = "'other port' holds the key 'leader' without 'leader/acting'";
+    assert!(run.out[0].starts_with(expected), "{:?}", run.out);
+    let (_, told) = status(&etcd.endpoint());
+    assert_eq!(told["leader"]["name"], "other port");
+    assert_eq!(told["acting"], Value::Null);
+}
+
+#[test]
+fn status_and_step_down_end_in_time_and_tell_what_was_tried_where_etcd_does_not_answer() {
+    let (silent, cut, black_hole) = (Proxy::silent(), Proxy::cut(), BlackHole::new());
+    let etcd = Etcd::newest();
+    etcd.freeze();
+    let endpoints = [
+        silent.endpoint(),
+        cut.endpoint(),
+        black_hole.endpoint(),
+        refusing(),
+        etcd.endpoint(),
+    ];
+    let all = endpoints.join(",");
+    let runs = ["status", "step-down"].map(|what| {
+        let command = at(&all, &[what, "--timeout", "2s"]);
+        std::thread::spawn(move || run(command))
+    });
+    for thread in runs {
+        let run = thread.join().unwrap();
+        assert_eq!(run.code, 1, "{:?}", run.err);
+        assert!(run.took < Duration::from_secs(4), "{:?}", run.took);
+        assert!(run.out.is_empty(), "{:?}", run.out);
+        assert_eq!(run.err.len(), 1, "{:?}", run.err);
+        for endpoint in &endpoints {
+            let expected = format!("etcd at '{endpoint}' does not answer (");
+            assert!(run.err[0].contains(&expected), "{:?}", run.err);
+        }
+    }
+    etcd.thaw();
+    // The one that answers is found behind those that do not.
+    let found = run(at(&all, &["status", "--timeout", "20s"]));
+    assert_eq!(found.out, ["Nobody leads."], "{:?}", found.err);
+}
+
+#[test]
+fn hostile_keys_are_printed_harmlessly_and_as_json_that_says_so() {
+    let etcd = Etcd::newest();
+    let endpoint = etcd.endpoint();
+    let long = vec![b'A'; 100_000];
+    let names: [&[u8]; 7] = [
+        b"\x1b[2J\x1b]0;owned\x07\nleader   server9\r",
+        "\u{202e}\u{2066}\u{9b}31m\u{85}\u{2028}\u{7f}".as_bytes(),
+        b"\xff\xfe\xc3\x28\xed\xa0\x80",
+        br#"","state":"vacant","x":""#,
+        b"\0\x01",
+        b"",
+        &long,
+    ];
+    for name in names {
+        let lease = etcd.grant(Duration::from_mins(10));
+        etcd.put("leader", name, Some(&lease));
+        // By hand no two keys get one revision, so this is somebody else's witness.
+        let witness = serde_json::json!({
+            "name": String::from_utf8_lossy(name),
+            "address": String::from_utf8_lossy(name),
+            "since": u64::MAX,
+        });
+        for acting in [witness.to_string().as_bytes(), name] {
+            etcd.put("leader/acting", acting, Some(&lease));
+            let mut observer = observe("observer", &endpoint);
+            let mut reader = Daemon::spawn("reader", at(&endpoint, &["observe"]));
+            let first = wait_for_state(&mut observer, "led");
+            reader.wait_for_line("a line", |_| true);
+            let (code, told) = status(&endpoint);
+            assert_eq!(code, 0);
+            for told in [&first, &told] {
+                assert_eq!(told["x"], Value::Null);
+                let leader = &told["leader"];
+                let exact = leader["name"] == *String::from_utf8_lossy(name)
+                    && std::str::from_utf8(name).is_ok();
+                assert_eq!(leader["name_is_exact"] == Value::Null, exact, "{leader}");
+            }
+            let shown = run(at(&endpoint, &["status"]));
+            let refused = run(at(&endpoint, &["step-down", "--if-leader", "\u{1b}[2J"]));
+            assert_eq!((shown.code, refused.code), (0, 1));
+            let all = [shown.out, shown.err, refused.out, refused.err].concat();
+            let lines = [observer.lines(), reader.lines()].concat();
+            for text in all.into_iter().chain(lines.iter().map(Line::text)) {
+                let harmful = |character: char| {
+                    character.is_control()
+                        || ('\u{2028}'..='\u{202e}').contains(&character)
+                        || ('\u{2066}'..='\u{2069}').contains(&character)
+                };
+                assert!(!text.contains(harmful) && text.len() < 4096, "{text:?}");
+            }
+        }
+        // What was put by hand can be stepped down by hand, name or no name.
+        etcd.etcdctl(&["lease", "revoke", &lease]);
+    }
+}
+
+#[test]
+fn a_role_that_may_only_read_the_two_keys_suffices_to_look() {
+    for binary in binaries() {
+        let mut etcd = Etcd::start_with(&binary, &["--bcrypt-cost", "4"].map(str::to_owned), &[]);
+        let mut leader = Daemon::spawn("server1", advertised("server1", &etcd.endpoint()));
+        leader.wait_for(LEADER);
+        for arguments in [
+            &["user", "add", "root:of all evil"][..],
+            &["user", "grant-role", "root", "root"],
+            &["role", "add", "looking"],
+            &["role", "grant-permission", "looking", "read", "leader"],
+            &[
+                "role",
+                "grant-permission",
+                "looking",
+                "read",
+                "leader/acting",
+            ],
+            &["user", "add", "looker:sesame"],
+            &["user", "grant-role", "looker", "looking"],
+            &["auth", "enable"],
+        ] {
+            etcd.etcdctl(arguments);
+        }
+        etcd.let_etcdctl_in(&["--user", "root:of all evil"]);
+        let looker = |arguments: &[&str]| {
+            let mut command = at(&etcd.endpoint(), arguments);
+            command.args(["--etcd-user", "looker"]);
+            command.env("LEADER_ELECTION_ETCD_PASSWORD", "sesame");
+            command
+        };
+        let mut observer = Daemon::spawn("observer", looker(&["observe", "--json"]));
+        let seen = run(looker(&["status", "--json"]));
+        // The leader is no user, so that its lease runs out now or soon.
+        if seen.code == 0 {
+            let told = object(&seen.out[0]);
+            assert_eq!(told["leader"]["address"], ADDRESS);
+            assert_eq!(told["ttl"]["granted"], TTL.as_secs(), "{told}");
+        }
+        wait_for_state(&mut observer, "vacant");
+        let lease = etcd.grant(Duration::from_mins(10));
+        etcd.put("leader", b"somebody", Some(&lease));
+        wait_for_name(&mut observer, "somebody");
+        let told = object(&run(looker(&["status", "--json"])).out[0]);
+        assert_eq!(told["ttl"]["granted"], 600, "{told}");
+        // What it may not do it is told at once.
+        let refused = run(looker(&["step-down"]));
+        assert_eq!(refused.code, 1);
+        assert!(
+            refused.err[0].contains("refuses (etcdserver: permission denied)"),
+            "{:?}",
+            refused.err
+        );
+        assert!(refused.took < Duration::from_secs(5), "{:?}", refused.took);
+        assert!(etcd.key("leader").is_some());
+        let mut command = at(&etcd.endpoint(), &["status", "--etcd-user", "looker"]);
+        command.env("LEADER_ELECTION_ETCD_PASSWORD", "wrong");
+        let stranger = run(command);
+        assert_eq!(stranger.code, 1);
+        assert!(
+            stranger.err[0].contains("cannot be talked to"),
+            "{:?}",
+            stranger.err
+        );
+    }
+}
+
+#[test]
+fn the_witness_tells_the_address_and_what_an_address_may_be() {
+    let etcd = Etcd::newest();
+    let longest = "é".repeat(127);
+    for (number, address) in ["10.0.0.1", "[::1]:80", ADDRESS, &longest]
+        .iter()
+        .enumerate()
+    {
+        let key = format!("key{number}");
+        let mut command = json("server1", &etcd.endpoint());
+        command.args(["--leader-key", &key, "--advertise", address]);
+        Daemon::spawn("leader", command).wait_for(LEADER);
+        let acting = etcd.key(&format!("{key}/acting")).unwrap();
+        let witness: Value = serde_json::from_slice(&acting.value).unwrap();
+        assert_eq!(witness["name"], "server1");
+        assert_eq!(witness["address"], *address);
+        assert!(witness["since"].as_u64().unwrap() > 1_700_000_000);
+    }
+}
