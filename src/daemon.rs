@@ -9,24 +9,26 @@ mod log;
 mod notify;
 mod orders;
 mod report;
+mod sidecar;
 mod signals;
 mod wrapper;
 
 use crate::{
     config::{Cluster, Config},
-    election::{self, Election, Leadership},
+    election::{self, Candidate, Election, Leadership},
     etcd,
     printable::Printable,
-    protocol::LeaseId,
+    protocol::{Event, LeaseId},
 };
 use anyhow::{Context, anyhow};
 use cli::{Task, Work};
 use notify::Notifier;
 use report::Reporter;
 use rustix::io::Errno;
+use sidecar::Server;
 use signals::{Received, Signals};
-use std::{env, ffi::OsString, io, process::ExitCode, time::Duration};
-use tokio::{signal::unix::SignalKind, time::timeout};
+use std::{env, ffi::OsString, io, net::SocketAddr, process::ExitCode, time::Duration};
+use tokio::{net::TcpListener, signal::unix::SignalKind, time::timeout};
 use tracing::{error, info, warn};
 use wrapper::{Ended, Wrapper};
 
@@ -40,7 +42,13 @@ pub fn run() -> ExitCode {
         Task::TakePart(options) => *options,
         Task::Command(command) => return commands::run(*command),
     };
-    let has_command = matches!(options.work, Work::TakePart { command: Some(_) });
+    let has_command = matches!(
+        options.work,
+        Work::TakePart {
+            command: Some(_),
+            ..
+        }
+    );
     // COMMAND has standard output.
     let log = log::start(options.log_format, options.log, !has_command);
     if let Some(error) = options.unfit_rust_log {
@@ -49,7 +57,7 @@ pub fn run() -> ExitCode {
     }
     let files = check_files(options.config.cluster());
     let end = files.and_then(|()| match options.work {
-        Work::TakePart { command } => run_election(options.config, command),
+        Work::TakePart { command, http } => run_election(options.config, command, http),
         Work::Release(lease) => block_on(release(options.config, lease)),
     });
     let (exit, patience) = match end {
@@ -90,12 +98,16 @@ fn check_files(cluster: &Cluster) -> anyhow::Result<()> {
         .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())))
 }
 
-fn run_election(config: Config, command: Option<Vec<OsString>>) -> anyhow::Result<End> {
+fn run_election(
+    config: Config,
+    command: Option<Vec<OsString>>,
+    http: Option<SocketAddr>,
+) -> anyhow::Result<End> {
     if let Some(Err((code, reason))) = command.as_ref().map(|command| wrapper::check(&command[0])) {
         error!("{reason}");
         return Ok(End::CommandEnded(code));
     }
-    block_on(take_part(config, command))
+    block_on(take_part(config, command, http))
 }
 
 /// Revokes the lease of a daemon that is gone; all that acted by it is dead.
@@ -125,7 +137,11 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     end
 }
 
-async fn take_part(config: Config, command: Option<Vec<OsString>>) -> anyhow::Result<End> {
+async fn take_part(
+    config: Config,
+    command: Option<Vec<OsString>>,
+    http: Option<SocketAddr>,
+) -> anyhow::Result<End> {
     let mut signals = Signals::new(command.is_some()).context("could not listen to signals")?;
     let name = Printable(config.name().as_str().as_bytes()).to_string();
     let endpoints: Vec<_> = (config.cluster().endpoints().iter())
@@ -134,32 +150,28 @@ async fn take_part(config: Config, command: Option<Vec<OsString>>) -> anyhow::Re
     info!(name, "Starting the server '{name}'");
     info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
 
-    let mut notifier = Notifier::from_environment();
-    let mut reporter = Reporter::new(name, endpoints, &config);
+    let listener = match http {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let mut election = Election::new(config.clone());
     let mut events = election.events();
     let mut candidate = election
         .join()
         .context("could not take part in the election")?;
-    let mut actor = match command {
-        None => Actor::Words(None),
-        Some(command) => {
-            let wrapper = Wrapper::new(&command, &config, candidate.status());
-            Actor::Command(Box::new(
-                wrapper.context("could not get ready to run COMMAND")?,
-            ))
-        }
+    let mut audience = Audience {
+        notifier: Notifier::from_environment(),
+        reporter: Reporter::new(name, endpoints, &config),
+        server: listener.map(|listener| Server::new(listener, &config, candidate.status())),
     };
+    let mut actor = Actor::new(command, &config, &candidate)?;
     let mut asked_to_stop = false;
-    let mut end = End::Withdrawn;
+    let mut end = Ok(End::Withdrawn);
     let mut goes_on = true;
     while goes_on || actor.acts() {
         tokio::select! {
             event = events.next(), if goes_on => match event {
-                Some(event) => {
-                    notifier.note(&event);
-                    reporter.report(event);
-                }
+                Some(event) => audience.tell(event),
                 None => goes_on = false,
             },
             Some(leadership) = candidate.campaign(), if goes_on => {
@@ -168,10 +180,15 @@ async fn take_part(config: Config, command: Option<Vec<OsString>>) -> anyhow::Re
             ended = actor.ended() => {
                 let (ended, leadership) = ended.context("could not watch over COMMAND")?;
                 if let Some(code) = exit_code(ended) && !asked_to_stop {
-                    end = End::CommandEnded(code);
+                    end = Ok(End::CommandEnded(code));
                     candidate.withdraw();
                 }
                 drop(leadership);
+            }
+            died = audience.serve() => {
+                audience.server = None;
+                end = Err(died.context("could not go on serving HTTP"));
+                candidate.withdraw();
             }
             signal = signals.next() => match signal {
                 Received::PassOn(signal) => actor.pass_on(signal),
@@ -181,14 +198,45 @@ async fn take_part(config: Config, command: Option<Vec<OsString>>) -> anyhow::Re
                 }
                 Received::Stop(_) => {
                     asked_to_stop = true;
-                    notifier.stopping();
+                    audience.notifier.stopping();
                     candidate.withdraw();
                 }
             }
         }
     }
     candidate.finished().await.context("the election ended")?;
-    Ok(end)
+    end
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listening = TcpListener::bind(address).await;
+    listening
+        .with_context(|| format!("could not listen for HTTP at {address}; give another --http"))
+}
+
+/// Who is told what happens.
+struct Audience {
+    notifier: Notifier,
+    reporter: Reporter,
+    server: Option<Server>,
+}
+
+impl Audience {
+    fn tell(&mut self, event: Event) {
+        self.notifier.note(&event);
+        if let Some(server) = &self.server {
+            server.note(&event);
+        }
+        self.reporter.report(event);
+    }
+
+    /// Serves HTTP, where that is wanted, until it fails. Cancel safe.
+    async fn serve(&mut self) -> anyhow::Error {
+        match &mut self.server {
+            Some(server) => server.serve().await.into(),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// The exit code of the whole program, where the end of COMMAND is its end too.
@@ -213,6 +261,19 @@ enum Actor {
 }
 
 impl Actor {
+    fn new(
+        command: Option<Vec<OsString>>,
+        config: &Config,
+        candidate: &Candidate,
+    ) -> anyhow::Result<Self> {
+        let Some(command) = command else {
+            return Ok(Self::Words(None));
+        };
+        let wrapper = Wrapper::new(&command, config, candidate.status());
+        let wrapper = wrapper.context("could not get ready to run COMMAND")?;
+        Ok(Self::Command(Box::new(wrapper)))
+    }
+
     fn acts(&self) -> bool {
         match self {
             // It has stopped once it is told.

@@ -273,6 +273,7 @@ impl Machine {
                 .known
                 .as_ref()
                 .and_then(|known| known.acting().cloned()),
+            endpoint: self.calls.endpoint(),
         }
     }
 

@@ -19,7 +19,7 @@ use clap::{
     parser::ValueSource,
 };
 use connection::Connection;
-use std::{ffi::OsString, num::ParseIntError, str::FromStr, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, num::ParseIntError, str::FromStr, time::Duration};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
@@ -91,6 +91,16 @@ struct Args {
         allow_hyphen_values = true
     )]
     stop_timeout: Duration,
+
+    /// Tell over HTTP how this replica stands: /leader, /follower, /live, /ready, /status, /metrics
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "LEADER_ELECTION_HTTP",
+        hide_env_values = true,
+        value_parser = command::parse_address
+    )]
+    http: Option<SocketAddr>,
 
     /// Revoke this lease, and do nothing else: for a guard whose daemon is gone
     #[arg(long, value_name = "LEASE", hide = true, value_parser = parse_lease)]
@@ -165,8 +175,12 @@ pub(super) struct Options {
 
 /// What a candidate does.
 pub(super) enum Work {
-    /// Takes part, and runs this program while it leads, if there is one.
-    TakePart { command: Option<Vec<OsString>> },
+    /// Takes part, and runs this program while it leads, if there is one; serves HTTP, if there is
+    /// an address.
+    TakePart {
+        command: Option<Vec<OsString>>,
+        http: Option<SocketAddr>,
+    },
     /// Revokes the lease of one that is gone.
     Release(LeaseId),
 }
@@ -277,9 +291,13 @@ fn options(args: Args, cluster: Cluster, leader_key: LeaderKey) -> Options {
             default_filter()
         })
     });
-    let work = args
-        .release
-        .map_or(Work::TakePart { command }, Work::Release);
+    let work = args.release.map_or(
+        Work::TakePart {
+            command,
+            http: args.http,
+        },
+        Work::Release,
+    );
     Options {
         config,
         work,

@@ -1,10 +1,11 @@
 //! The commands for people and scripts: who leads, what changes, and an end to a term.
 
 mod ask;
+mod health;
 mod observe;
 mod status;
 mod step_down;
-mod words;
+pub(super) mod words;
 
 pub(super) use ask::verdict;
 
@@ -37,6 +38,7 @@ pub(super) fn run((command, cluster, leader_key): (Command, Cluster, LeaderKey))
         Command::Completions { shell } => {
             print(completions(shell).trim_end()).map(|_| ExitCode::SUCCESS)
         }
+        Command::Health { address } => health::run(address),
         Command::Man => print(man_page().trim_end()).map(|_| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

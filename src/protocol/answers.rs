@@ -243,6 +243,10 @@ impl Machine {
             self.disconnect(now);
             return self.calls.next_now();
         }
+        if let Some(failure) = failure.clone() {
+            let endpoint = self.calls.endpoint();
+            self.events.push_back(Event::Failed { endpoint, failure });
+        }
         self.disconnect(now);
         if !self.calls.turn(failure) {
             return;

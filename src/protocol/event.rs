@@ -72,6 +72,13 @@ pub enum Event {
     },
     /// etcd went back in its history, or is another etcd.
     HistoryWentBack,
+    /// A question failed; another endpoint is turned to, if there is one.
+    Failed {
+        /// The endpoint that was asked, by its place in the list.
+        endpoint: usize,
+        /// The failure.
+        failure: Failure,
+    },
     /// Every endpoint has failed; said once, until one answers again.
     Unanswered {
         /// The endpoint that failed first, by its place in the list.
@@ -198,6 +205,8 @@ pub struct Status {
     pub leader: Option<Entry>,
     /// The `leader/acting` key as last known, its own included.
     pub acting: Option<Entry>,
+    /// The endpoint that is asked, by its place in the list.
+    pub endpoint: usize,
 }
 
 /// What a candidate does.

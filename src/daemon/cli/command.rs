@@ -1,6 +1,6 @@
 //! The commands beside taking part, and their options.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, time::Duration};
 
 /// What is asked for instead of taking part.
 #[derive(Debug, clap::Subcommand)]
@@ -55,6 +55,21 @@ pub(in crate::daemon) enum Command {
         timeout: Duration,
     },
 
+    /// Ask a daemon on this machine whether it is alive, as a container's health check
+    ///
+    /// Ends with 0 if it is, else with 1.
+    Health {
+        /// What the daemon was given as --http
+        #[arg(
+            value_name = "ADDRESS",
+            env = "LEADER_ELECTION_HTTP",
+            hide_env_values = true,
+            default_value = "127.0.0.1:8008",
+            value_parser = parse_address
+        )]
+        address: SocketAddr,
+    },
+
     /// Print what makes a shell complete these options and commands
     Completions {
         /// The shell
@@ -74,6 +89,12 @@ pub(in crate::daemon) enum Shell {
     Zsh,
     /// fish
     Fish,
+}
+
+/// Where HTTP is served.
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, &'static str> {
+    let error = "give an IP address and a port, such as 127.0.0.1:8008 or [::1]:8008";
+    text.parse().map_err(|_| error)
 }
 
 const LONGEST_TIMEOUT: Duration = Duration::from_hours(24);

@@ -1,0 +1,289 @@
+//! How this replica stands, and the answers to who asks.
+
+use super::metrics::{self, Instant, Metrics};
+use crate::{
+    clock,
+    config::Config,
+    daemon::commands::words::{date, line, optional_text, text},
+    observer::Leader,
+    protocol::{Event, Moment, Role, Status, Timing},
+};
+use hyper::StatusCode;
+use serde_json::{Map, Value, json};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+use tokio::sync::watch;
+
+/// How many transitions are told.
+const TRANSITIONS: usize = 20;
+
+/// An answer to a request.
+pub(super) struct Answer {
+    pub code: StatusCode,
+    pub content_type: &'static str,
+    pub body: String,
+}
+
+impl Answer {
+    /// A sentence.
+    pub fn text(code: StatusCode, sentence: &str) -> Self {
+        Self {
+            code,
+            content_type: "text/plain; charset=utf-8",
+            body: format!("{sentence}\n"),
+        }
+    }
+
+    /// 200 if it is so, else 503.
+    fn whether(it_is_so: bool, yes: &str, no: &str) -> Self {
+        if it_is_so {
+            Self::text(StatusCode::OK, yes)
+        } else {
+            Self::text(StatusCode::SERVICE_UNAVAILABLE, no)
+        }
+    }
+}
+
+/// A change of the role.
+struct Transition {
+    at: SystemTime,
+    told: Map<String, Value>,
+}
+
+/// What the events have told.
+struct Record {
+    timing: Timing,
+    /// Whether etcd answers; nothing before it has.
+    answers: bool,
+    transitions: VecDeque<Transition>,
+}
+
+/// How this replica stands.
+pub(super) struct Standing {
+    name: String,
+    endpoints: Vec<String>,
+    status: watch::Receiver<Status>,
+    record: Mutex<Record>,
+    metrics: Metrics,
+}
+
+impl Standing {
+    pub fn new(config: &Config, status: watch::Receiver<Status>) -> Self {
+        let endpoints = config.cluster().endpoints().iter();
+        Self {
+            name: config.name().as_str().to_owned(),
+            endpoints: endpoints.map(ToString::to_string).collect(),
+            status,
+            record: Mutex::new(Record {
+                timing: Timing::new(config.ttl().as_duration(), config.grace()),
+                answers: false,
+                transitions: VecDeque::new(),
+            }),
+            metrics: Metrics::new(),
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn note(&self, event: &Event) {
+        self.metrics.note(event);
+        let mut record = self.record();
+        match event {
+            Event::Granted { ttl, .. } => {
+                record.timing = Timing::new(*ttl, record.timing.grace());
+                record.answers = true;
+            }
+            Event::AnsweredAgain { .. } => record.answers = true,
+            Event::Unanswered { .. } => record.answers = false,
+            Event::Renewed { deadline, .. } => {
+                let sent = *deadline - record.timing.term_of_try();
+                self.metrics.renewed(sent, clock::now());
+            }
+            Event::Leading { term, .. } => {
+                self.change(&mut record, "leader", |told| {
+                    told.insert("token".to_owned(), json!(term.token.get()));
+                });
+            }
+            Event::Following { leader } => {
+                self.change(&mut record, "follower", |told| {
+                    let leader = text("leader", &leader.value);
+                    told.extend(leader);
+                });
+            }
+            Event::SomebodyStillActs | Event::LeaderGone => {
+                self.change(&mut record, "follower", |told| {
+                    told.insert("leader".to_owned(), Value::Null);
+                });
+            }
+            Event::Lost { term, reason } => {
+                self.change(&mut record, "stopping", |told| {
+                    told.insert("token".to_owned(), json!(term.token.get()));
+                    told.insert("reason".to_owned(), json!(reason.to_string()));
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn change(&self, record: &mut Record, role: &str, tell: impl FnOnce(&mut Map<String, Value>)) {
+        let mut told = Map::new();
+        told.insert("role".to_owned(), json!(role));
+        tell(&mut told);
+        let last = record.transitions.back();
+        if last.is_none_or(|last| last.told["role"] != role) {
+            self.metrics.changed();
+        }
+        if record.transitions.len() == TRANSITIONS {
+            record.transitions.pop_front();
+        }
+        let at = SystemTime::now();
+        record.transitions.push_back(Transition { at, told });
+    }
+
+    /// Answers what is asked for by this path; nothing if there is no such thing.
+    pub fn answer(&self, path: &str) -> Option<Answer> {
+        let answer = match path {
+            "/leader" => Answer::whether(self.leads(), "the leader", "not the leader"),
+            "/follower" => Answer::whether(
+                self.follows(),
+                "a follower of a known leader",
+                "not a follower of a known leader",
+            ),
+            "/ready" => Answer::whether(
+                self.record().answers,
+                "etcd answers",
+                "etcd has not answered yet, or does not any more",
+            ),
+            "/live" => match self.died() {
+                None => Answer::text(StatusCode::OK, "alive"),
+                Some(why) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, why),
+            },
+            "/status" => self.tell(),
+            "/metrics" => self.encode(),
+            _ => return None,
+        };
+        Some(answer)
+    }
+
+    /// Whether this replica leads at this instant, by the clock.
+    fn leads(&self) -> bool {
+        matches!(self.status.borrow().role, Role::Leader { deadline, .. } if clock::now() < deadline)
+    }
+
+    fn follows(&self) -> bool {
+        let status = self.status.borrow();
+        let follows = matches!(status.role, Role::Follower) && status.leader.is_some();
+        follows && self.record().answers
+    }
+
+    /// Why the election cannot go on as it should, if so.
+    fn died(&self) -> Option<&'static str> {
+        let died = self.status.has_changed().is_err();
+        let role = self.status.borrow().role;
+        let now = clock::now();
+        // Killing takes a tenth of the grace.
+        let late = |by: Moment| now > by + self.record().timing.grace() / 10;
+        match role {
+            Role::Withdrawn => None,
+            _ if died => Some("the election has died"),
+            Role::Leader { deadline, .. } if now >= deadline => Some("it acts past its deadline"),
+            Role::Stopping { by, .. } if late(by) => Some("it acts past its deadline"),
+            _ => None,
+        }
+    }
+
+    fn tell(&self) -> Answer {
+        let status = self.status.borrow().clone();
+        let record = self.record();
+        let (role, term, remaining) = match status.role {
+            Role::Leader { term, deadline } => {
+                let remaining = deadline.since(clock::now());
+                ("leader", Some(term), Some(remaining))
+            }
+            Role::Stopping { term, .. } => ("stopping", Some(term), None),
+            Role::Withdrawn => ("stopping", None, None),
+            _ => ("follower", None, None),
+        };
+        let leader = Leader::of(status.leader.as_ref(), status.acting.as_ref()).map(|leader| {
+            let mut told = text("name", &leader.name);
+            told.insert("token".to_owned(), json!(leader.token.get()));
+            told.insert("lease".to_owned(), json!(leader.lease.to_string()));
+            told.insert("since".to_owned(), date(leader.since));
+            told.extend(optional_text("address", leader.address.as_deref()));
+            told
+        });
+        let transitions: Vec<_> = record.transitions.iter().map(Transition::tell).collect();
+        let since = record.transitions.back().map(|last| last.at);
+        let mut told = text("name", self.name.as_bytes());
+        let rest = [
+            ("role", json!(role)),
+            ("leader", json!(leader)),
+            ("token", json!(term.map(|term| term.token.get()))),
+            ("lease", json!(term.map(|term| term.lease.to_string()))),
+            ("ttl", json!(record.timing.ttl().as_secs())),
+            ("remaining", json!(remaining.map(seconds))),
+            ("since", date(since)),
+            ("endpoint", json!(self.endpoints.get(status.endpoint))),
+            ("etcd_answers", json!(record.answers)),
+            ("transitions", json!(transitions)),
+        ];
+        told.extend(rest.map(|(field, value)| (field.to_owned(), value)));
+        Answer {
+            code: StatusCode::OK,
+            content_type: "application/json",
+            body: line(told) + "\n",
+        }
+    }
+
+    fn encode(&self) -> Answer {
+        let role = self.status.borrow().role;
+        let (role, remaining) = match role {
+            Role::Leader { deadline, .. } => {
+                let remaining = deadline.since(clock::now());
+                (
+                    if remaining.is_zero() {
+                        "stopping"
+                    } else {
+                        "leader"
+                    },
+                    remaining,
+                )
+            }
+            Role::Follower => ("follower", Duration::ZERO),
+            _ => ("stopping", Duration::ZERO),
+        };
+        let answers = self.record().answers;
+        match self.metrics.encode(&Instant {
+            role,
+            remaining,
+            answers,
+        }) {
+            Ok(body) => Answer {
+                code: StatusCode::OK,
+                content_type: metrics::CONTENT_TYPE,
+                body,
+            },
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
+    }
+
+    /// Nothing that is done under the lock can leave it half done.
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Transition {
+    fn tell(&self) -> Map<String, Value> {
+        let mut told = self.told.clone();
+        told.insert("at".to_owned(), date(Some(self.at)));
+        told
+    }
+}
+
+/// In seconds, to the millisecond.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
