@@ -134,6 +134,12 @@ fn json_lines_are_objects_with_what_they_are_about() {
             .trim_end_matches('s'),
         "2"
     );
+    for line in [&elected, &refreshed] {
+        // Its send, a part of the TTL ago, and what the margin leaves of the TTL.
+        let field = |name| humantime::parse_rfc3339(&line.field(name).unwrap()).unwrap();
+        let left = field("acts_until").duration_since(field("timestamp"));
+        assert!(left.unwrap() <= TTL * 9 / 10, "{}", line.text());
+    }
     let reason = lost.field("reason").unwrap();
     assert_eq!(lost.message(), format!("{LOST}{reason}."));
     assert_eq!(following.field("name").as_deref(), Some("follower"));

@@ -5,9 +5,10 @@ mod support;
 
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
+use support::checker::terms;
 use support::daemon::{
-    Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, json, plain, terms,
-    wait_for_leader, wait_for_roles,
+    Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, json, plain, wait_for_leader,
+    wait_for_roles,
 };
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::proxy::{BlackHole, Proxy, Way, refusing};

@@ -1,11 +1,12 @@
 //! Says in words what happens in the election.
 
 use crate::{
+    clock,
     config::Config,
     printable::Printable,
-    protocol::{ElectionKey, Event, FailureKind, LossReason},
+    protocol::{ElectionKey, Event, FailureKind, LossReason, Moment},
 };
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tracing::{debug, info, warn};
 
 /// Writes the log lines of one candidate.
@@ -56,12 +57,13 @@ impl Reporter {
                 }
                 info!(name, "New leader election happening.");
             }
-            Event::Leading { term, .. } => info!(
+            Event::Leading { term, deadline } => info!(
                 name,
                 leader = name,
                 token = term.token.get(),
                 lease = %term.lease,
                 ttl = self.ttl.as_secs(),
+                acts_until = acts_until(deadline),
                 "I am the leader."
             ),
             Event::Following { leader } => {
@@ -77,13 +79,16 @@ impl Reporter {
                 );
             }
             Event::LeaderGone => info!(name, "LEADERSHIP CHANGE REQUIRED"),
-            Event::Renewed { term, .. } => info!(
+            // Held up since it was true; that the term is over comes next.
+            Event::Renewed { deadline, .. } if clock::now() >= deadline => {}
+            Event::Renewed { term, deadline } => info!(
                 target: "leader_election::refresh",
                 name,
                 leader = name,
                 token = term.token.get(),
                 lease = %term.lease,
                 ttl = self.ttl.as_secs(),
+                acts_until = acts_until(deadline),
                 "Refreshing lease; still the leader."
             ),
             Event::LeaseGone { lease } => {
@@ -139,7 +144,7 @@ impl Reporter {
                 let reason = Printable(failure.message.as_bytes()).to_string();
                 let what = match failure.kind {
                     FailureKind::Refused => "refuses",
-                    FailureKind::Unauthenticated => "cannot be talked to",
+                    FailureKind::Unauthenticated | FailureKind::Exhausted => "cannot be talked to",
                     _ => "does not answer",
                 };
                 warn!(
@@ -185,4 +190,10 @@ impl Reporter {
             reason => reason.to_string(),
         }
     }
+}
+
+/// The deadline in the form of the lines' own times, so that the two can be compared.
+fn acts_until(deadline: Moment) -> String {
+    let left = deadline.since(clock::now());
+    humantime::format_rfc3339_micros(SystemTime::now() + left).to_string()
 }

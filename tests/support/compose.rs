@@ -1,4 +1,5 @@
 //! The demo in containers: a docker-compose project of a test's own.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use crate::process::{PATIENCE, Process, project, run};
 use std::collections::BTreeMap;

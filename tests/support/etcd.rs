@@ -77,6 +77,9 @@ pub struct Key {
     pub mod_revision: u64,
 }
 
+/// Where an etcd without peers listens for them.
+const LONELY: &str = "http://127.0.0.1:0";
+
 /// A single etcd on a port of its own, with its data in a temporary folder.
 pub struct Etcd {
     binary: PathBuf,
@@ -89,6 +92,10 @@ pub struct Etcd {
     etcdctl_options: Vec<String>,
     /// Where its health page is, if not at the client port.
     health_port: Option<u16>,
+    /// Its name in its cluster.
+    name: String,
+    /// Where it listens for its peers, where they find it, and who they all are.
+    peering: [String; 3],
 }
 
 impl Etcd {
@@ -103,7 +110,17 @@ impl Etcd {
             options: Vec::new(),
             etcdctl_options: Vec::new(),
             health_port: None,
+            name: "default".to_owned(),
+            peering: [LONELY, LONELY, &format!("default={LONELY}")].map(str::to_owned),
         }
+    }
+
+    /// A member of a cluster, not there yet.
+    pub fn member(binary: &Path, name: &str, peering: [String; 3]) -> Self {
+        let mut etcd = Self::absent(binary);
+        name.clone_into(&mut etcd.name);
+        etcd.peering = peering;
+        etcd
     }
 
     /// One with options of its own; `etcdctl` gets `etcdctl_options`. With TLS among them, it is
@@ -153,6 +170,12 @@ impl Etcd {
     }
 
     fn try_up(&mut self) -> bool {
+        self.launch();
+        self.comes_up()
+    }
+
+    /// Starts it and does not wait.
+    pub fn launch(&mut self) {
         assert!(self.process.is_none(), "etcd runs already");
         let log = File::options()
             .create(true)
@@ -168,7 +191,7 @@ impl Etcd {
         let health = self
             .health_port
             .map(|port| format!("http://127.0.0.1:{port}"));
-        let peer = "http://127.0.0.1:0";
+        let [listen, advertise, cluster] = &self.peering;
         let mut command = Command::new(&self.binary);
         for (variable, _) in env::vars_os() {
             if variable.to_string_lossy().starts_with("ETCD") {
@@ -176,8 +199,8 @@ impl Etcd {
             }
         }
         let process = command
-            .arg("--data-dir")
-            .arg(self.folder.path().join("data"))
+            .args(["--name", &self.name, "--data-dir"])
+            .arg(self.data())
             .args([
                 "--listen-client-urls",
                 &client,
@@ -186,11 +209,12 @@ impl Etcd {
             ])
             .args([
                 "--listen-peer-urls",
-                peer,
+                listen,
                 "--initial-advertise-peer-urls",
-                peer,
+                advertise,
+                "--initial-cluster",
+                cluster,
             ])
-            .args(["--initial-cluster", &format!("default={peer}")])
             .args(health.iter().flat_map(|url| ["--listen-metrics-urls", url]))
             .args(&self.options)
             .stdin(Stdio::null())
@@ -199,7 +223,10 @@ impl Etcd {
             .spawn()
             .expect("etcd starts");
         self.process = Some(process);
+    }
 
+    /// Waits until it answers; false if somebody else has taken its port.
+    pub fn comes_up(&mut self) -> bool {
         let end = Instant::now() + PATIENCE;
         while !self.is_healthy() {
             let ended = self
@@ -227,7 +254,7 @@ impl Etcd {
 
     /// Asks etcd's own health page, which takes the question when the port is open and answers
     /// once it can.
-    fn is_healthy(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         let ask = || -> std::io::Result<String> {
             let port = self.health_port.unwrap_or(self.port);
             let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -251,7 +278,37 @@ impl Etcd {
     /// Ends it, and takes its data away.
     pub fn kill_and_forget(&mut self) {
         self.kill();
-        fs::remove_dir_all(self.folder.path().join("data")).expect("etcd's data");
+        fs::remove_dir_all(self.data()).expect("etcd's data");
+    }
+
+    /// Copies its data away, for which it stops for a moment.
+    pub fn back_up(&mut self) {
+        self.kill();
+        copy(&self.data(), self.file("backup").as_ref());
+        self.up();
+    }
+
+    /// Goes back to the copy.
+    pub fn restore(&mut self) {
+        self.kill_and_forget();
+        copy(self.file("backup").as_ref(), &self.data());
+        self.up();
+    }
+
+    /// Where its data are.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A file beside its data.
+    pub fn file(&self, name: &str) -> String {
+        let path = self.folder.path().join(name);
+        path.into_os_string().into_string().expect("text")
+    }
+
+    /// Whether its process runs, frozen or not.
+    pub fn is_there(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Stops it in the middle of whatever it does: connections stay open, and silent.
@@ -277,6 +334,12 @@ impl Etcd {
 
     /// The same, with something to read and bytes of any kind in the answer.
     pub fn etcdctl_bytes(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+        let answer = self.try_etcdctl(args, input);
+        answer.unwrap_or_else(|error| panic!("etcdctl {args:?} failed: {error}"))
+    }
+
+    /// The same, for what may be refused; then with etcdctl's word on why.
+    pub fn try_etcdctl(&self, args: &[&str], input: &[u8]) -> Result<Vec<u8>, String> {
         let mut command = Command::new(self.binary.with_file_name("etcdctl"));
         for (variable, _) in env::vars_os() {
             if variable.to_string_lossy().starts_with("ETCDCTL") {
@@ -302,12 +365,11 @@ impl Etcd {
             .write_all(input)
             .expect("etcdctl reads");
         let output = etcdctl.wait_with_output().expect("our child");
-        assert!(
-            output.status.success(),
-            "etcdctl {args:?} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        output.stdout
+        if output.status.success() {
+            Ok(output.stdout)
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
     }
 
     /// The key, if there is one.
@@ -373,6 +435,14 @@ impl Etcd {
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    if to.exists() {
+        fs::remove_dir_all(to).expect("an older copy");
+    }
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.expect("cp runs").success());
 }
 
 impl Drop for Etcd {
