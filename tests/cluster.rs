@@ -157,7 +157,7 @@ fn members_that_are_rolled_one_by_one_stall_the_election_for_no_longer_than_prom
     wait_for_roles(&mut replicas);
     for number in 0..MEMBERS {
         let stopped = SystemTime::now();
-        cluster.members[number].kill();
+        cluster.members[number].stop();
         cluster.leader(others(number)[0], Some(number));
         cluster.members[number].up();
         cluster.wait_healthy(&[0, 1, 2]);

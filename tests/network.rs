@@ -1,5 +1,4 @@
 //! What the election does when the way to etcd loses, delays, garbles or resets what is said on it.
-//! That it falls silent both ways, hears no answers or is cut is in `outages.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -12,7 +11,7 @@ use support::checker::{stall, terms, within_bound};
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, command, json, wait_for_roles};
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::{Proxy, Way};
-use support::{FAIL_OVER, PATIENCE, REFRESH, TTL, let_pass, wait_until};
+use support::{FAIL_OVER, PATIENCE, TTL, let_pass, wait_until};
 
 /// A leader on a way of its own, and a follower on another.
 fn pair(leader: &str, follower: &str) -> [Daemon; 2] {
@@ -42,11 +41,26 @@ fn a_leader_behind(fault: Way, what: &str) {
         assert_eq!(terms.len(), 2);
         assert_eq!(terms[1].name, "follower");
         let took = terms[1].from.duration_since(failed).unwrap();
-        // Its last question may have arrived, and is what the lease counts from.
-        within_bound(what, took, FAIL_OVER + REFRESH, TTL);
+        // Its last questions may have arrived, until it stops to ask: the lease counts from them.
+        within_bound(what, took, FAIL_OVER + TTL, TTL);
         let used = old.cpu_time();
         assert!(used < TTL, "it used {used:?} of the processor");
     });
+}
+
+#[test]
+fn a_leader_in_front_of_a_black_hole_stops_before_another_one_leads() {
+    a_leader_behind(Way::Frozen, "a black hole both ways, until another leads");
+}
+
+#[test]
+fn a_leader_whose_answers_are_lost_stops_before_another_one_leads() {
+    a_leader_behind(Way::Deaf, "answers lost, until another leads");
+}
+
+#[test]
+fn a_leader_that_is_hung_up_on_stops_before_another_one_leads() {
+    a_leader_behind(Way::Cut, "connections closed, until another leads");
 }
 
 #[test]
@@ -160,7 +174,7 @@ fn keepalives_whose_answers_are_held_end_the_term_though_the_keys_can_be_read() 
         assert_eq!(terms.len(), 2);
         let took = terms[1].from.duration_since(held).unwrap();
         let fault = "keepalives' answers held for 2 TTL";
-        within_bound(fault, took, FAIL_OVER + REFRESH, TTL);
+        within_bound(fault, took, FAIL_OVER + TTL, TTL);
     });
 }
 

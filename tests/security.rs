@@ -374,6 +374,9 @@ fn a_changed_password_ends_the_term_and_is_told_once_as_what_it_is() {
         .iter()
         .filter(|line| line.contains("invalid user ID or password"));
     assert_eq!(told.count(), 1, "{warnings:?}");
+    // Nor a word of its token, which was older than the change, before that.
+    let token = warnings.iter().find(|line| line.contains("auth store"));
+    assert_eq!(token, None);
     fs::write(folder.path().join("password"), "other").unwrap();
     daemon.wait_for(LEADER);
 }

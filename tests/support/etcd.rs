@@ -275,6 +275,13 @@ impl Etcd {
         }
     }
 
+    /// Ends it in order, as whoever brings a new version does.
+    pub fn stop(&mut self) {
+        kill_process(self.pid(), Signal::TERM).expect("our child");
+        let mut process = self.process.take().expect("etcd runs");
+        process.wait().expect("our child");
+    }
+
     /// Ends it, and takes its data away.
     pub fn kill_and_forget(&mut self) {
         self.kill();
@@ -304,11 +311,6 @@ impl Etcd {
     pub fn file(&self, name: &str) -> String {
         let path = self.folder.path().join(name);
         path.into_os_string().into_string().expect("text")
-    }
-
-    /// Whether its process runs, frozen or not.
-    pub fn is_there(&self) -> bool {
-        self.process.is_some()
     }
 
     /// Stops it in the middle of whatever it does: connections stay open, and silent.
