@@ -5,7 +5,7 @@
 mod support;
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use support::checker::{Term, stall, terms, within_bound};
 use support::cluster::{Cluster, MEMBERS, others};
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, json, wait_for_roles, wait_for_settled};
@@ -14,7 +14,7 @@ use support::{FAIL_OVER, TTL, let_pass};
 
 /// The election of a new leader of etcd, which takes one to two of its election time-outs, may
 /// also fail once; and a new one starts every lease anew.
-const ETCD_ELECTS: std::time::Duration = std::time::Duration::from_secs(4);
+const ETCD_ELECTS: Duration = Duration::from_secs(4);
 
 /// Runs a test on a cluster of each etcd at hand, one after the other: each is three processes.
 fn on_each_cluster(test: impl Fn(Cluster)) {
@@ -76,6 +76,35 @@ fn a_frozen_leader_of_etcd_that_thaws_and_answers_for_the_past_makes_no_second_l
         }
         settle(&mut replicas);
     });
+}
+
+#[test]
+fn a_leader_that_asks_etcds_former_leader_alone_makes_no_second_leader() {
+    let cluster = newest();
+    // Etcd elects another leader after one to two seconds; the deadline is 1.8 s away at most.
+    for (round, frozen_for) in [1200, 1500, 1700, 2100].into_iter().enumerate() {
+        let former = cluster.leader(0, None);
+        let majority = others(former);
+        let key = format!("leader{round}");
+        let start = |name: &str, endpoints: String| {
+            let mut command = json(name, &endpoints);
+            command.args(["--leader-key", &key]);
+            Daemon::spawn(name, command)
+        };
+        let mut replicas = vec![start("old", cluster.endpoints_of(&[former]))];
+        replicas[0].wait_for(LEADER);
+        replicas.push(start("new", cluster.endpoints_of(&majority)));
+        replicas[1].wait_for(FOLLOWER);
+        replicas[0].wait_for_refreshes(1);
+        let froze = SystemTime::now();
+        cluster.members[former].freeze();
+        let_pass(Duration::from_millis(frozen_for));
+        cluster.members[former].thaw();
+        let took = stall(&settle(&mut replicas), froze);
+        let fault = "etcd's leader frozen for a moment, alone in reach";
+        within_bound(fault, took, FAIL_OVER + ETCD_ELECTS, TTL);
+        cluster.wait_healthy(&[0, 1, 2]);
+    }
 }
 
 #[test]

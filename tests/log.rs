@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use support::daemon::{
     Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, Stream, command, json, plain,
 };
-use support::etcd::{Etcd, Key};
+use support::etcd::Etcd;
+use support::etcdctl::Key;
 use support::{PATIENCE, REFRESH, TTL, let_pass};
 
 /// What it printed on standard output, once it has ended with 0.

@@ -7,6 +7,7 @@ pub mod checker;
 pub mod cluster;
 pub mod daemon;
 pub mod etcd;
+pub mod etcdctl;
 pub mod proxy;
 
 use std::net::TcpListener;
