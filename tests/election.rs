@@ -7,12 +7,13 @@ mod support;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use support::checker::{terms, within_bound};
 use support::daemon::{
-    CANDIDATE_STOPS, Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, REFRESHED, Stream, command,
-    json, plain, terms, wait_for_leader, wait_for_roles,
+    CANDIDATE_STOPS, Daemon, FOLLOWER, LEADER, LEADER_STOPS, REFRESHED, command, json, plain,
+    wait_for_leader, wait_for_roles,
 };
 use support::etcd::{Etcd, on_each_etcd};
-use support::{FAIL_OVER, TTL, let_pass};
+use support::{FAIL_OVER, TTL};
 
 const SIGNALS: [(Signal, i32); 4] = [
     (Signal::TERM, 15),
@@ -39,11 +40,16 @@ fn story(replica: &Daemon) -> Vec<String> {
         .collect()
 }
 
-/// That neither key of the election is left, nor any lease.
-fn assert_nothing_left(etcd: &Etcd) {
+/// That neither key of the election is left, nor any lease that these knew. One whose grant was
+/// answered too late is nobody's, and ends by itself.
+fn assert_nothing_left(etcd: &Etcd, replicas: &[Daemon]) {
     assert_eq!(etcd.key("leader"), None);
     assert_eq!(etcd.key("leader/acting"), None);
-    assert_eq!(etcd.leases(), [""; 0]);
+    let lines = replicas.iter().flat_map(Daemon::lines);
+    let known: Vec<_> = lines.filter_map(|line| line.field("lease")).collect();
+    assert!(known.len() >= replicas.len());
+    let left = etcd.leases();
+    assert!(!left.iter().any(|lease| known.contains(lease)), "{left:?}");
 }
 
 #[test]
@@ -120,7 +126,7 @@ fn a_killed_leader_is_followed_by_another_once_its_lease_ran_out() {
             gone.push(replicas.remove(leader));
             leader = wait_for_roles(&mut replicas);
             let took = replicas[leader].last(LEADER).at - killed;
-            assert!(took < FAIL_OVER, "the next one led after {took:?}");
+            within_bound("leader killed", took, FAIL_OVER, TTL);
         }
         let all: Vec<_> = gone.iter().chain(&replicas).collect();
         assert_eq!(terms(&all).len(), 3);
@@ -168,7 +174,7 @@ fn a_leader_asked_to_stop_by_any_signal_hands_over_at_once() {
                 );
             }
         }
-        assert_nothing_left(&etcd);
+        assert_nothing_left(&etcd, &gone);
         assert_eq!(terms(&gone.iter().collect::<Vec<_>>()).len(), SIGNALS.len());
     });
 }
@@ -275,7 +281,7 @@ fn of_ten_candidates_at_once_exactly_one_leads_and_all_leave_in_order() {
             assert_eq!(replica.wait_exit().code(), Some(0));
         }
         terms(&replicas.iter().collect::<Vec<_>>());
-        assert_nothing_left(&etcd);
+        assert_nothing_left(&etcd, &replicas);
     });
 }
 
@@ -299,183 +305,5 @@ fn elections_with_different_keys_do_not_disturb_each_other() {
         assert_eq!(story(&other).last().unwrap(), LEADER);
         assert_eq!(other.count("LEADERSHIP CHANGE REQUIRED"), 0);
         assert_eq!(etcd.key("leader/2").unwrap().value, b"other");
-    });
-}
-
-#[test]
-fn a_leader_key_deleted_by_hand_makes_another_one_lead() {
-    on_each_etcd(|etcd| {
-        let mut replicas = Daemon::candidates(&etcd, 3);
-        let old = wait_for_roles(&mut replicas);
-        replicas[old].wait_for_refreshes(1);
-        etcd.etcdctl(&["del", "leader"]);
-        let lost = replicas[old].wait_for_start(LOST).message();
-        assert!(lost.contains("deleted") && lost.ends_with('.'), "{lost}");
-        let new = wait_for_roles(&mut replicas);
-        assert_ne!(
-            new, old,
-            "whoever was asked to step down lets the others go first"
-        );
-        replicas[new].wait_for_refreshes(3);
-        assert_eq!(
-            etcd.key("leader").unwrap().value,
-            replicas[new].name.as_bytes()
-        );
-        assert_eq!(terms(&replicas.iter().collect::<Vec<_>>()).len(), 2);
-    });
-}
-
-#[test]
-fn a_leader_without_rivals_leads_again_after_its_key_was_deleted_by_hand() {
-    on_each_etcd(|etcd| {
-        let mut only = Daemon::candidates(&etcd, 1).remove(0);
-        let old = only.wait_for_refreshes(1).field("lease");
-        etcd.etcdctl(&["del", "leader"]);
-        only.wait_for_start(LOST);
-        only.wait_for(LEADER);
-        let new = only.wait_for_refreshes(3).field("lease");
-        assert_ne!(new, old, "a lease serves one term");
-        assert_eq!(terms(&[&only]).len(), 2);
-        assert_eq!(etcd.leases(), [new.unwrap()], "the old one was revoked");
-    });
-}
-
-#[test]
-fn a_leader_key_overwritten_by_hand_leaves_nobody_leading_until_it_is_gone() {
-    on_each_etcd(|etcd| {
-        for bound in [true, false] {
-            let mut replicas = Daemon::candidates(&etcd, 3);
-            let old = wait_for_roles(&mut replicas);
-            replicas[old].wait_for_refreshes(1);
-            let lease = bound.then(|| etcd.grant(Duration::from_mins(10)));
-            etcd.put("leader", b"intruder", lease.as_deref());
-            let lost = replicas[old].wait_for_start(LOST).message();
-            assert!(
-                lost.contains("overwritten") && lost.ends_with('.'),
-                "{lost}"
-            );
-            if !bound {
-                for replica in &mut replicas {
-                    replica.wait_for_line("a warning of a key without a lease", |line| {
-                        line.is_warning() && line.message().contains("lease")
-                    });
-                }
-            }
-            let_pass(TTL * 2);
-            assert_eq!(
-                etcd.key("leader").unwrap().value,
-                b"intruder",
-                "nobody removes it"
-            );
-            assert!(
-                !replicas.iter().any(Daemon::leads),
-                "the intruder is in the way"
-            );
-
-            match lease {
-                Some(lease) => etcd.etcdctl(&["lease", "revoke", &lease]),
-                None => etcd.etcdctl(&["del", "leader"]),
-            };
-            let new = wait_for_leader(&replicas);
-            replicas[new].skip();
-            replicas[new].wait_for_refreshes(3);
-            assert_eq!(terms(&replicas.iter().collect::<Vec<_>>()).len(), 2);
-        }
-    });
-}
-
-#[test]
-fn a_key_without_a_lease_is_warned_about_loudly_and_never_deleted() {
-    on_each_etcd(|etcd| {
-        for (key, put) in [("leader", "leader"), ("leader", "leader/acting")] {
-            etcd.put(put, b"by hand", None);
-            let mut replicas: Vec<_> = ["server1", "server2"]
-                .map(|name| Daemon::spawn(name, plain(name, &etcd.endpoint())))
-                .into();
-            for replica in &mut replicas {
-                let warning = replica.wait_for_line("a warning", |line| {
-                    line.is_warning() && !line.tells_outdated_etcd()
-                });
-                let text = warning.text();
-                assert!(text.contains(put) && text.contains("lease"), "{text}");
-                assert_eq!(warning.stream, Stream::Err);
-            }
-            let_pass(TTL * 2);
-            for replica in &replicas {
-                assert_eq!(replica.count(LEADER), 0);
-                assert!(!replica.has_ended());
-            }
-            assert_eq!(etcd.key(put).unwrap().value, b"by hand");
-
-            etcd.etcdctl(&["del", put]);
-            let leader = wait_for_leader(&replicas);
-            replicas[leader].wait_for_refreshes(1);
-            for replica in &mut replicas {
-                replica.signal(Signal::TERM);
-                assert_eq!(replica.wait_exit().code(), Some(0));
-            }
-            assert_eq!(etcd.key(key), None);
-        }
-    });
-}
-
-#[test]
-fn a_term_that_is_ended_by_force_is_followed_by_exactly_one_other() {
-    on_each_etcd(|etcd| {
-        let acts: [fn(&Etcd); 4] = [
-            |etcd| {
-                let lease = etcd.key("leader").unwrap().lease.unwrap();
-                etcd.etcdctl(&["lease", "revoke", &lease]);
-            },
-            |etcd| {
-                etcd.etcdctl(&["del", "leader/acting"]);
-            },
-            |etcd| {
-                etcd.etcdctl(&["del", "--prefix", "leader"]);
-            },
-            |etcd| {
-                // Still bound to the leader's own lease.
-                etcd.etcdctl(&["put", "--ignore-lease", "leader", "x"]);
-            },
-        ];
-        let mut replicas = Daemon::candidates(&etcd, 3);
-        let mut leader = wait_for_roles(&mut replicas);
-        for act in acts {
-            replicas[leader].wait_for_refreshes(1);
-            act(&etcd);
-            let lost = replicas[leader].wait_for_start(LOST).message();
-            assert!(lost.ends_with('.'), "{lost}");
-            leader = wait_for_roles(&mut replicas);
-        }
-        replicas[leader].wait_for_refreshes(3);
-        assert_eq!(replicas.iter().filter(|replica| replica.leads()).count(), 1);
-        assert_eq!(
-            etcd.key("leader").unwrap().value,
-            replicas[leader].name.as_bytes()
-        );
-    });
-}
-
-#[test]
-fn a_leader_paused_for_too_long_says_first_that_it_leads_no_more() {
-    on_each_etcd(|etcd| {
-        let mut replicas = Daemon::candidates(&etcd, 2);
-        let old = wait_for_roles(&mut replicas);
-        replicas[old].wait_for_refreshes(1);
-        replicas[old].signal(Signal::STOP);
-        let mut old = replicas.remove(old);
-        let mut new = replicas.remove(0);
-        new.wait_for(LEADER);
-        old.skip();
-        old.signal(Signal::CONT);
-        old.wait_for_line("its first line after the pause", |line| {
-            let message = line.message();
-            assert!(message.starts_with(LOST), "{message}");
-            true
-        });
-        old.wait_for(FOLLOWER);
-        new.skip();
-        new.wait_for_refreshes(3);
-        assert!(new.leads() && !old.leads());
     });
 }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use support::daemon::{
     Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, Stream, command, json, plain,
 };
-use support::etcd::{Etcd, Key};
+use support::etcd::Etcd;
+use support::etcdctl::Key;
 use support::{PATIENCE, REFRESH, TTL, let_pass};
 
 /// What it printed on standard output, once it has ended with 0.
@@ -134,6 +135,12 @@ fn json_lines_are_objects_with_what_they_are_about() {
             .trim_end_matches('s'),
         "2"
     );
+    for line in [&elected, &refreshed] {
+        // Its send, a part of the TTL ago, and what the margin leaves of the TTL.
+        let field = |name| humantime::parse_rfc3339(&line.field(name).unwrap()).unwrap();
+        let left = field("acts_until").duration_since(field("timestamp"));
+        assert!(left.unwrap() <= TTL * 9 / 10, "{}", line.text());
+    }
     let reason = lost.field("reason").unwrap();
     assert_eq!(lost.message(), format!("{LOST}{reason}."));
     assert_eq!(following.field("name").as_deref(), Some("follower"));

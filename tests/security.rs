@@ -196,6 +196,39 @@ fn certificates_that_are_replaced_on_disk_are_taken_up_without_a_restart() {
     daemon.wait_for(REFRESHED);
 }
 
+#[test]
+fn a_clients_certificate_that_is_replaced_on_disk_is_taken_up_without_a_restart() {
+    let [servers, old, new] = [(); 3].map(|()| Authority::new());
+    let trusted = servers.file("clients.pem");
+    fs::copy(old.certificate(), &trusted).unwrap();
+    let (certificate, key) = servers.sign("server", &["127.0.0.1"], false);
+    let options = [
+        "--cert-file",
+        &certificate,
+        "--key-file",
+        &key,
+        "--client-cert-auth",
+    ];
+    let options = [&options[..], &["--trusted-ca-file", &trusted]].concat();
+    let options: Vec<_> = options.iter().map(ToString::to_string).collect();
+    let mut etcd = Etcd::start_with(&newest(), &options, &[]);
+    let (certificate, key) = old.sign("replica", &["replica"], false);
+    let mut command = secure("a", &etcd, &servers);
+    command.args(["--etcd-cert", &certificate, "--etcd-key", &key]);
+    let mut daemon = Daemon::spawn("a", command);
+    daemon.wait_for(LEADER);
+    etcd.kill();
+    fs::copy(new.certificate(), &trusted).unwrap();
+    etcd.up();
+    // It is refused with what it has, and its term ends.
+    daemon.wait_for_start(LOST);
+    let replaced = new.sign("replica", &["replica"], false);
+    fs::copy(replaced.0, certificate).unwrap();
+    fs::copy(replaced.1, key).unwrap();
+    daemon.wait_for(LEADER);
+    daemon.wait_for(REFRESHED);
+}
+
 /// An etcd with users: `replica` may read and write the two keys, and nothing else.
 fn with_users(binary: &Path, options: &[String]) -> Etcd {
     // Checking a password is meant to take long, which these tests have no time for.
@@ -312,10 +345,13 @@ fn a_revoked_role_ends_the_term_and_what_mends_it_needs_no_restart() {
     etcd.etcdctl(&["user", "revoke-role", "replica", "election"]);
     daemon.wait_for_start(LOST);
     let warnings = daemon.warnings();
-    let told = warnings
-        .iter()
-        .filter(|line| line.contains("permission denied"));
-    assert_eq!(told.count(), 1, "{warnings:?}");
+    // And nothing of its token, which is older than the change.
+    let told = warnings.iter().filter(|line| line.contains("refuses"));
+    let told: Vec<_> = told.collect();
+    assert!(
+        told.len() == 1 && told[0].contains("permission denied"),
+        "{warnings:?}"
+    );
     etcd.etcdctl(&["user", "grant-role", "replica", "election"]);
     daemon.wait_for(LEADER);
 }
@@ -338,6 +374,9 @@ fn a_changed_password_ends_the_term_and_is_told_once_as_what_it_is() {
         .iter()
         .filter(|line| line.contains("invalid user ID or password"));
     assert_eq!(told.count(), 1, "{warnings:?}");
+    // Nor a word of its token, which was older than the change, before that.
+    let token = warnings.iter().find(|line| line.contains("auth store"));
+    assert_eq!(token, None);
     fs::write(folder.path().join("password"), "other").unwrap();
     daemon.wait_for(LEADER);
 }

@@ -2,11 +2,12 @@
 
 use super::commands::verdict;
 use crate::{
+    clock,
     config::Config,
     printable::Printable,
-    protocol::{ElectionKey, Event, LossReason},
+    protocol::{ElectionKey, Event, LossReason, Moment},
 };
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tracing::{debug, info, warn};
 
 /// Writes the log lines of one candidate.
@@ -57,12 +58,13 @@ impl Reporter {
                 }
                 info!(name, "New leader election happening.");
             }
-            Event::Leading { term, .. } => info!(
+            Event::Leading { term, deadline } => info!(
                 name,
                 leader = name,
                 token = term.token.get(),
                 lease = %term.lease,
                 ttl = self.ttl.as_secs(),
+                acts_until = acts_until(deadline),
                 "I am the leader."
             ),
             Event::Following { leader } => {
@@ -78,13 +80,16 @@ impl Reporter {
                 );
             }
             Event::LeaderGone => info!(name, "LEADERSHIP CHANGE REQUIRED"),
-            Event::Renewed { term, .. } => info!(
+            // Held up since it was true; that the term is over comes next.
+            Event::Renewed { deadline, .. } if clock::now() >= deadline => {}
+            Event::Renewed { term, deadline } => info!(
                 target: "leader_election::refresh",
                 name,
                 leader = name,
                 token = term.token.get(),
                 lease = %term.lease,
                 ttl = self.ttl.as_secs(),
+                acts_until = acts_until(deadline),
                 "Refreshing lease; still the leader."
             ),
             Event::LeaseGone { lease } => {
@@ -182,4 +187,10 @@ impl Reporter {
             reason => reason.to_string(),
         }
     }
+}
+
+/// The deadline in the form of the lines' own times, so that the two can be compared.
+fn acts_until(deadline: Moment) -> String {
+    let left = deadline.since(clock::now());
+    humantime::format_rfc3339_micros(SystemTime::now() + left).to_string()
 }

@@ -5,6 +5,7 @@ use crate::{
     protocol::{Failure, FailureKind},
 };
 use etcd_client::Error;
+use rustix::io::Errno;
 use std::{error::Error as _, fmt::Write as _, io};
 use tonic::{Code, Status, transport};
 
@@ -29,6 +30,11 @@ fn status_failure(status: &Status) -> Failure {
         // All that the protocol names is leases.
         Code::NotFound => FailureKind::LeaseNotFound,
         Code::Unauthenticated => FailureKind::Unauthenticated,
+        // Users or roles were changed since the token was given: that has expired. Here the text
+        // alone tells, as it does to etcd's own client.
+        Code::InvalidArgument if status.message().contains("revision of auth store is old") => {
+            FailureKind::Unauthenticated
+        }
         Code::Unavailable
         | Code::Unknown
         | Code::Cancelled
@@ -92,10 +98,17 @@ impl Hint {
 pub(super) fn connection_failure(error: &transport::Error) -> Failure {
     let failure = transport_failure(error);
     let mut causes = std::iter::successors(error.source(), |error| (*error).source());
-    match causes.find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind())) {
-        Some(io::ErrorKind::InvalidData) => unauthenticated(failure),
-        Some(io::ErrorKind::UnexpectedEof) => Failure {
+    let Some(cause) = causes.find_map(|cause| cause.downcast_ref::<io::Error>()) else {
+        return failure;
+    };
+    match (cause.kind(), Errno::from_io_error(cause)) {
+        (io::ErrorKind::InvalidData, _) => unauthenticated(failure),
+        (io::ErrorKind::UnexpectedEof, _) => Failure {
             message: format!("{}; does it speak TLS?", failure.message).into(),
+            ..failure
+        },
+        (_, Some(Errno::MFILE | Errno::NFILE)) => Failure {
+            kind: FailureKind::Exhausted,
             ..failure
         },
         _ => failure,

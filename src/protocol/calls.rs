@@ -53,18 +53,18 @@ enum Link {
 }
 
 /// What people were told of failures, the less hopeful the greater: an outage passes, whereas
-/// whoever cannot show who it is needs somebody's help.
+/// whoever cannot show who it is, or has no file descriptor left, needs somebody's help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
     Nothing,
     Unanswered,
-    Unauthenticated,
+    Helpless,
 }
 
 impl Told {
     fn of(failure: &Failure) -> Self {
         match failure.kind {
-            FailureKind::Unauthenticated => Self::Unauthenticated,
+            FailureKind::Unauthenticated | FailureKind::Exhausted => Self::Helpless,
             _ => Self::Unanswered,
         }
     }

@@ -175,6 +175,8 @@ pub enum FailureKind {
     Refused,
     /// One side could not show who it is: a certificate, a password, or a token that has expired.
     Unauthenticated,
+    /// This process has run out of what it takes to ask, such as file descriptors.
+    Exhausted,
     /// etcd could not be reached, or the connection broke.
     Unreachable,
 }

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What a replica says when a term begins.
 pub const LEADER: &str = "I am the leader.";
@@ -93,7 +93,8 @@ impl Line {
 struct Record {
     lines: Vec<Line>,
     open: usize,
-    ended: bool,
+    /// The last instant at which it can have done anything.
+    ended: Option<SystemTime>,
 }
 
 /// A process of the binary. It is killed when it is dropped, and what it said is printed when
@@ -168,7 +169,7 @@ impl Daemon {
             // Without reaping it, so that the pid stays its own for as long as we may signal it.
             let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
             rustix::io::retry_on_intr(|| waitid(WaitId::Pid(pid), exited)).expect("it ends");
-            lock(&ended).ended = true;
+            lock(&ended).ended = Some(SystemTime::now());
             changed();
         }));
         Self {
@@ -320,13 +321,18 @@ impl Daemon {
     pub fn wait_exit(&mut self) -> ExitStatus {
         wait_until(&format!("{} ends", self.name), PATIENCE, || {
             let record = lock(&self.record);
-            (record.ended && record.open == 0).then_some(())
+            (record.ended.is_some() && record.open == 0).then_some(())
         });
         self.child.wait().expect("our child")
     }
 
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
+        self.ended().is_some()
+    }
+
+    /// When it ended.
+    pub fn ended(&self) -> Option<SystemTime> {
         lock(&self.record).ended
     }
 
@@ -407,70 +413,20 @@ pub fn wait_for_roles(replicas: &mut [Daemon]) -> usize {
     leader
 }
 
-/// A term, as its leader's own lines tell it.
-#[derive(Debug)]
-pub struct Term {
-    /// Who led.
-    pub name: String,
-    /// The fencing token.
-    pub token: u64,
-    /// When it began, on the leader's clock.
-    pub from: String,
-    /// When it ended; the last line of somebody who was killed; nothing while it goes on.
-    pub to: Option<String>,
-}
-
-/// All terms, in order, from lines in the JSON format.
-///
-/// # Panics
-/// When two of them overlap, when tokens do not grow, or when somebody says outside of a term
-/// that it refreshed its lease.
-pub fn terms(replicas: &[&Daemon]) -> Vec<Term> {
-    let mut terms: Vec<Term> = Vec::new();
-    for replica in replicas {
-        let mut last = String::new();
-        let mut term: Option<Term> = None;
-        let lines = replica.lines();
-        for line in lines.iter().filter(|line| line.stream == Stream::Out) {
-            let message = line.message();
-            last = line.field("timestamp").expect("every line has its time");
-            if message == LEADER {
-                let name = replica.name.clone();
-                assert!(term.is_none(), "{name} leads twice at once");
-                let token = line.field("token").expect("a leader has a token");
-                let token = token.parse().expect("a number");
-                term = Some(Term {
-                    name,
-                    token,
-                    from: last.clone(),
-                    to: None,
-                });
-            } else if message == REFRESHED {
-                assert!(
-                    term.is_some(),
-                    "{} refreshes without a term at {last}",
-                    replica.name
-                );
-            } else if message == LEADER_STOPS || message.starts_with(LOST) {
-                // Whoever lost its term before it was asked to stop says both.
-                terms.extend(term.take().map(|term| Term {
-                    to: Some(last.clone()),
-                    ..term
-                }));
-            }
-        }
-        if let Some(term) = term {
-            terms.push(Term {
-                to: replica.has_ended().then_some(last),
-                ..term
-            });
-        }
-    }
-    terms.sort_by(|one, other| one.from.cmp(&other.from));
-    for pair in terms.windows(2) {
-        let in_order = pair[0].to.as_ref().is_some_and(|end| *end <= pair[1].from);
-        assert!(in_order, "two leaders at once: {pair:#?}");
-        assert!(pair[0].token < pair[1].token, "tokens must grow: {pair:#?}");
-    }
-    terms
+/// Waits until one of these has led for a while, and goes on to; returns which.
+pub fn wait_for_settled(replicas: &mut [Daemon]) -> usize {
+    replicas.iter_mut().for_each(Daemon::skip);
+    wait_until("somebody goes on to lead", PATIENCE, || {
+        let refreshes = |replica: &Daemon| {
+            let news = replica.news();
+            let since = news.iter().rposition(|said| said == LEADER).unwrap_or(0);
+            news[since..]
+                .iter()
+                .filter(|said| *said == REFRESHED)
+                .count()
+        };
+        replicas
+            .iter()
+            .position(|replica| replica.leads() && refreshes(replica) >= 3)
+    })
 }

@@ -66,29 +66,25 @@ pub fn on_each_etcd(test: impl Fn(Etcd) + Sync) {
     });
 }
 
-/// A key as etcd shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// Its value.
-    pub value: Vec<u8>,
-    /// Its lease in etcdctl's hexadecimal.
-    pub lease: Option<String>,
-    /// The revision that last changed it.
-    pub mod_revision: u64,
-}
+/// Where an etcd without peers listens for them.
+const LONELY: &str = "http://127.0.0.1:0";
 
 /// A single etcd on a port of its own, with its data in a temporary folder.
 pub struct Etcd {
-    binary: PathBuf,
+    pub(super) binary: PathBuf,
     port: u16,
     folder: TempDir,
     process: Option<Child>,
     /// Options beyond what every one gets.
     options: Vec<String>,
     /// What etcdctl needs to be let in.
-    etcdctl_options: Vec<String>,
+    pub(super) etcdctl_options: Vec<String>,
     /// Where its health page is, if not at the client port.
     health_port: Option<u16>,
+    /// Its name in its cluster.
+    name: String,
+    /// Where it listens for its peers, where they find it, and who they all are.
+    peering: [String; 3],
 }
 
 impl Etcd {
@@ -103,7 +99,17 @@ impl Etcd {
             options: Vec::new(),
             etcdctl_options: Vec::new(),
             health_port: None,
+            name: "default".to_owned(),
+            peering: [LONELY, LONELY, &format!("default={LONELY}")].map(str::to_owned),
         }
+    }
+
+    /// A member of a cluster, not there yet.
+    pub fn member(binary: &Path, name: &str, peering: [String; 3]) -> Self {
+        let mut etcd = Self::absent(binary);
+        name.clone_into(&mut etcd.name);
+        etcd.peering = peering;
+        etcd
     }
 
     /// One with options of its own; `etcdctl` gets `etcdctl_options`. With TLS among them, it is
@@ -153,6 +159,12 @@ impl Etcd {
     }
 
     fn try_up(&mut self) -> bool {
+        self.launch();
+        self.comes_up()
+    }
+
+    /// Starts it and does not wait.
+    pub fn launch(&mut self) {
         assert!(self.process.is_none(), "etcd runs already");
         let log = File::options()
             .create(true)
@@ -168,7 +180,7 @@ impl Etcd {
         let health = self
             .health_port
             .map(|port| format!("http://127.0.0.1:{port}"));
-        let peer = "http://127.0.0.1:0";
+        let [listen, advertise, cluster] = &self.peering;
         let mut command = Command::new(&self.binary);
         for (variable, _) in env::vars_os() {
             if variable.to_string_lossy().starts_with("ETCD") {
@@ -176,8 +188,8 @@ impl Etcd {
             }
         }
         let process = command
-            .arg("--data-dir")
-            .arg(self.folder.path().join("data"))
+            .args(["--name", &self.name, "--data-dir"])
+            .arg(self.data())
             .args([
                 "--listen-client-urls",
                 &client,
@@ -186,11 +198,12 @@ impl Etcd {
             ])
             .args([
                 "--listen-peer-urls",
-                peer,
+                listen,
                 "--initial-advertise-peer-urls",
-                peer,
+                advertise,
+                "--initial-cluster",
+                cluster,
             ])
-            .args(["--initial-cluster", &format!("default={peer}")])
             .args(health.iter().flat_map(|url| ["--listen-metrics-urls", url]))
             .args(&self.options)
             .stdin(Stdio::null())
@@ -199,7 +212,10 @@ impl Etcd {
             .spawn()
             .expect("etcd starts");
         self.process = Some(process);
+    }
 
+    /// Waits until it answers; false if somebody else has taken its port.
+    pub fn comes_up(&mut self) -> bool {
         let end = Instant::now() + PATIENCE;
         while !self.is_healthy() {
             let ended = self
@@ -227,7 +243,7 @@ impl Etcd {
 
     /// Asks etcd's own health page, which takes the question when the port is open and answers
     /// once it can.
-    fn is_healthy(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         let ask = || -> std::io::Result<String> {
             let port = self.health_port.unwrap_or(self.port);
             let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -248,10 +264,42 @@ impl Etcd {
         }
     }
 
+    /// Ends it in order, as whoever brings a new version does.
+    pub fn stop(&mut self) {
+        kill_process(self.pid(), Signal::TERM).expect("our child");
+        let mut process = self.process.take().expect("etcd runs");
+        process.wait().expect("our child");
+    }
+
     /// Ends it, and takes its data away.
     pub fn kill_and_forget(&mut self) {
         self.kill();
-        fs::remove_dir_all(self.folder.path().join("data")).expect("etcd's data");
+        fs::remove_dir_all(self.data()).expect("etcd's data");
+    }
+
+    /// Copies its data away, for which it stops for a moment.
+    pub fn back_up(&mut self) {
+        self.kill();
+        copy(&self.data(), self.file("backup").as_ref());
+        self.up();
+    }
+
+    /// Goes back to the copy.
+    pub fn restore(&mut self) {
+        self.kill_and_forget();
+        copy(self.file("backup").as_ref(), &self.data());
+        self.up();
+    }
+
+    /// Where its data are.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A file beside its data.
+    pub fn file(&self, name: &str) -> String {
+        let path = self.folder.path().join(name);
+        path.into_os_string().into_string().expect("text")
     }
 
     /// Stops it in the middle of whatever it does: connections stay open, and silent.
@@ -270,100 +318,6 @@ impl Etcd {
         Pid::from_child(self.process.as_ref().expect("etcd runs"))
     }
 
-    /// What `etcdctl` prints.
-    pub fn etcdctl(&self, args: &[&str]) -> String {
-        String::from_utf8(self.etcdctl_bytes(args, b"")).expect("text")
-    }
-
-    /// The same, with something to read and bytes of any kind in the answer.
-    pub fn etcdctl_bytes(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
-        let mut command = Command::new(self.binary.with_file_name("etcdctl"));
-        for (variable, _) in env::vars_os() {
-            if variable.to_string_lossy().starts_with("ETCDCTL") {
-                command.env_remove(variable);
-            }
-        }
-        let mut etcdctl = command
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.endpoint()])
-            .args(&self.etcdctl_options)
-            .args(["--dial-timeout", "20s", "--command-timeout", "20s"])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("etcdctl starts");
-        // It reads all of its input before it answers.
-        etcdctl
-            .stdin
-            .take()
-            .expect("piped")
-            .write_all(input)
-            .expect("etcdctl reads");
-        let output = etcdctl.wait_with_output().expect("our child");
-        assert!(
-            output.status.success(),
-            "etcdctl {args:?} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        output.stdout
-    }
-
-    /// The key, if there is one.
-    pub fn key(&self, key: &str) -> Option<Key> {
-        let fields = self.etcdctl(&["get", key, "-w", "fields"]);
-        let lease: u64 = field(&fields, "Lease")?.parse().expect("a number");
-        let mod_revision = field(&fields, "ModRevision")?.parse().expect("a number");
-        let revision = format!("--rev={}", field(&fields, "Revision")?);
-        let read = ["get", key, "--print-value-only", &revision];
-        let mut value = self.etcdctl_bytes(&read, b"");
-        assert_eq!(
-            value.pop(),
-            Some(b'\n'),
-            "etcdctl ends the value with a new line"
-        );
-        let lease = (lease != 0).then(|| format!("{lease:016x}"));
-        Some(Key {
-            value,
-            lease,
-            mod_revision,
-        })
-    }
-
-    /// The revision of the last change to any key.
-    pub fn revision(&self) -> u64 {
-        let fields = self.etcdctl(&["get", "leader", "-w", "fields"]);
-        field(&fields, "Revision")
-            .expect("every answer has one")
-            .parse()
-            .expect("a number")
-    }
-
-    /// Grants a lease.
-    pub fn grant(&self, ttl: Duration) -> String {
-        let answer = self.etcdctl(&["lease", "grant", &ttl.as_secs().to_string()]);
-        answer
-            .split(' ')
-            .nth(1)
-            .expect("lease ID granted with …")
-            .to_owned()
-    }
-
-    /// All leases.
-    pub fn leases(&self) -> Vec<String> {
-        let list = self.etcdctl(&["lease", "list"]);
-        list.lines().skip(1).map(str::to_owned).collect()
-    }
-
-    /// Puts a key, bound to a lease or not, with a value of any kind.
-    pub fn put(&self, key: &str, value: &[u8], lease: Option<&str>) {
-        let lease = format!("--lease={}", lease.unwrap_or("0"));
-        // An empty value can only be an argument, one with a null byte only be read.
-        let argument: &[&str] = if value.is_empty() { &[""] } else { &[] };
-        self.etcdctl_bytes(&[&["put", &lease, key], argument].concat(), value);
-    }
-
     fn log(&self) -> PathBuf {
         self.folder.path().join("etcd.log")
     }
@@ -373,6 +327,14 @@ impl Etcd {
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    if to.exists() {
+        fs::remove_dir_all(to).expect("an older copy");
+    }
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.expect("cp runs").success());
 }
 
 impl Drop for Etcd {
@@ -386,10 +348,4 @@ impl Drop for Etcd {
             );
         }
     }
-}
-
-/// A field of `etcdctl -w fields`: `"Lease" : 4027522140664172294`.
-fn field<'a>(fields: &'a str, name: &str) -> Option<&'a str> {
-    let name = format!("\"{name}\" : ");
-    fields.lines().find_map(|line| line.strip_prefix(&name))
 }

@@ -2,8 +2,12 @@
 //! recorded, and a way between the two that can be broken.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod answers;
+pub mod checker;
+pub mod cluster;
 pub mod daemon;
 pub mod etcd;
+pub mod etcdctl;
 pub mod operator;
 pub mod postgres;
 pub mod proxy;
@@ -27,6 +31,11 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// By when somebody leads again once faults stop: etcd looks for dead leases twice a second,
 /// a new etcd leader extends them by its election time-out; then a follower's read, and two tries.
 pub const FAIL_OVER: Duration = Duration::from_millis(2000 + 1500 + 667 + 800);
+
+/// The same for another TTL.
+pub fn fail_over(ttl: Duration) -> Duration {
+    ttl + Duration::from_millis(1500) + ttl / 3 + ttl / 5 * 2
+}
 
 static CHANGES: Mutex<()> = Mutex::new(());
 static CHANGED: Condvar = Condvar::new();

@@ -1,11 +1,13 @@
 //! Addresses that misbehave: a way to etcd that can be broken, one that is silent, one that refuses.
 
 use super::{changed, free_port, lock};
+use rustix::net::sockopt::{set_socket_linger, socket_linger};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What happens to bytes on their way.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,8 +18,16 @@ pub enum Way {
     Frozen,
     /// Questions arrive, answers are held back.
     Deaf,
+    /// Answers arrive, questions are held back.
+    Mute,
+    /// Everything takes 300 ms more, give or take 100.
+    Slow,
+    /// Questions arrive, answers become noise of the same length.
+    Garbage,
     /// Connections are closed as soon as they are there.
     Cut,
+    /// The same, by a reset.
+    Reset,
     /// Connections are taken, and that is all that ever happens on them.
     Silent,
 }
@@ -27,6 +37,21 @@ struct State {
     accepted: usize,
     open: Vec<TcpStream>,
     closing: bool,
+}
+
+impl State {
+    /// Ends all connections, by a reset or in order.
+    fn close_all(&mut self, by_reset: bool) {
+        for stream in self.open.drain(..) {
+            if by_reset {
+                reset_when_closed(&stream);
+                // Wakes whoever reads from it, and tells the other side nothing.
+                drop(stream.shutdown(Shutdown::Read));
+            } else {
+                drop(stream.shutdown(Shutdown::Both));
+            }
+        }
+    }
 }
 
 struct Shared {
@@ -95,8 +120,8 @@ impl Proxy {
     pub fn set(&self, way: Way) {
         let mut state = lock(&self.shared.state);
         state.way = way;
-        if way == Way::Cut {
-            close_all(&mut state);
+        if matches!(way, Way::Cut | Way::Reset) {
+            state.close_all(way == Way::Reset);
         }
         self.shared.moved.notify_all();
     }
@@ -107,7 +132,7 @@ impl Drop for Proxy {
         {
             let mut state = lock(&self.shared.state);
             state.closing = true;
-            close_all(&mut state);
+            state.close_all(false);
             self.shared.moved.notify_all();
         }
         // Wakes the acceptor, which sees that this is the end.
@@ -116,12 +141,6 @@ impl Drop for Proxy {
         for thread in acceptor.chain(std::mem::take(&mut *lock(&self.threads))) {
             drop(thread.join());
         }
-    }
-}
-
-fn close_all(state: &mut State) {
-    for stream in state.open.drain(..) {
-        drop(stream.shutdown(Shutdown::Both));
     }
 }
 
@@ -140,19 +159,22 @@ fn accept(
         state.accepted += 1;
         match state.way {
             Way::Cut => {}
+            Way::Reset => reset_when_closed(&client),
             Way::Silent => state.open.push(client),
-            Way::Open | Way::Frozen | Way::Deaf => {
+            _ => {
                 // Where etcd is not there, the client is hung up on.
                 if let Ok(server) = TcpStream::connect(endpoint) {
-                    let (client2, server2) = (copy_of(&client), copy_of(&server));
                     state.open.extend([copy_of(&client), copy_of(&server)]);
-                    let (there, back) = (Arc::clone(shared), Arc::clone(shared));
-                    lock(threads).extend([
-                        thread::spawn(move || forward(client, server, &there, &[Way::Frozen])),
-                        thread::spawn(move || {
-                            forward(server2, client2, &back, &[Way::Frozen, Way::Deaf]);
-                        }),
-                    ]);
+                    let (client2, server2) = (copy_of(&client), copy_of(&server));
+                    let mut threads = lock(threads);
+                    for (from, to, answers) in [(client, server, false), (server2, client2, true)] {
+                        let (shared, shared2) = (Arc::clone(shared), Arc::clone(shared));
+                        let (put, arrived) = channel();
+                        threads.push(thread::spawn(move || read(from, &put, &shared, answers)));
+                        threads.push(thread::spawn(move || {
+                            write(to, &arrived, &shared2, answers);
+                        }));
+                    }
                 }
             }
         }
@@ -165,24 +187,61 @@ fn copy_of(stream: &TcpStream) -> TcpStream {
     stream.try_clone().expect("a second handle")
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared, held_back: &[Way]) {
+fn reset_when_closed(stream: &TcpStream) {
+    set_socket_linger(stream, Some(Duration::ZERO)).expect("an open socket");
+}
+
+/// Bytes, and when they arrive at the earliest.
+type Sent = (Instant, Vec<u8>);
+
+fn read(mut from: TcpStream, put: &Sender<Sent>, shared: &Shared, answers: bool) {
     let mut buffer = [0; 16 * 1024];
+    let mut due = Instant::now();
     loop {
         let length = from.read(&mut buffer).unwrap_or(0);
-        let state = lock(&shared.state);
-        let hold = |state: &mut State| held_back.contains(&state.way) && !state.closing;
-        drop(
-            shared
-                .moved
-                .wait_while(state, hold)
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        if length == 0 || to.write_all(&buffer[..length]).is_err() {
+        if length == 0 {
+            return;
+        }
+        let mut bytes = buffer[..length].to_vec();
+        let way = lock(&shared.state).way;
+        if way == Way::Garbage && answers {
+            fastrand::fill(&mut bytes);
+        }
+        let delay = match way {
+            Way::Slow => Duration::from_millis(fastrand::u64(200..=400)),
+            _ => Duration::ZERO,
+        };
+        // In the order in which they were sent.
+        due = due.max(Instant::now() + delay);
+        if put.send((due, bytes)).is_err() {
+            return;
+        }
+    }
+}
+
+fn write(mut to: TcpStream, arrived: &Receiver<Sent>, shared: &Shared, answers: bool) {
+    let held_back = [Way::Frozen, if answers { Way::Deaf } else { Way::Mute }];
+    for (due, bytes) in arrived {
+        let mut state = lock(&shared.state);
+        loop {
+            let left = due.saturating_duration_since(Instant::now());
+            let held = held_back.contains(&state.way);
+            if state.closing || (!held && left.is_zero()) {
+                break;
+            }
+            let longest = if held { Duration::MAX } else { left };
+            let moved = shared.moved.wait_timeout(state, longest);
+            state = moved.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        if to.write_all(&bytes).is_err() {
             break;
         }
     }
-    drop(to.shutdown(Shutdown::Both));
-    drop(from.shutdown(Shutdown::Both));
+    let linger = socket_linger(&to).unwrap_or(None);
+    if linger.is_none() {
+        drop(to.shutdown(Shutdown::Both));
+    }
 }
 
 /// An endpoint where nobody listens.

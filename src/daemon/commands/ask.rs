@@ -112,7 +112,7 @@ impl Asker {
 pub(in crate::daemon) fn verdict(failure: &Failure) -> &'static str {
     match failure.kind {
         FailureKind::Refused => "refuses",
-        FailureKind::Unauthenticated => "cannot be talked to",
+        FailureKind::Unauthenticated | FailureKind::Exhausted => "cannot be talked to",
         _ => "does not answer",
     }
 }

@@ -32,12 +32,13 @@ const REASONS: [(LossReason, &str); 9] = [
     (LossReason::Died, "died"),
 ];
 
-const KINDS: [(FailureKind, &str); 5] = [
+const KINDS: [(FailureKind, &str); 6] = [
     (FailureKind::LeaseNotFound, "lease_not_found"),
     (FailureKind::TimedOut, "timed_out"),
     (FailureKind::Refused, "refused"),
     (FailureKind::Unauthenticated, "unauthenticated"),
     (FailureKind::Unreachable, "unreachable"),
+    (FailureKind::Exhausted, "exhausted"),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -283,40 +283,42 @@ fn an_expired_token_is_replaced_at_once_at_the_same_endpoint_and_without_a_word(
 }
 
 #[test]
-fn who_cannot_show_who_it_is_is_told_once_even_in_the_middle_of_an_outage() {
-    let mut harness = Harness::new(1);
-    let told = |harness: &mut Harness, failure: Failure| {
-        let call = harness.take(|action| match action {
-            Action::Connect { call, .. } => Some(*call),
-            _ => None,
-        });
-        harness.events.clear();
-        let result = Err(failure);
-        harness.handle(Input::Opened { call, result });
-        let call = harness.take(|action| match action {
-            Action::BackOff { call, .. } => Some(*call),
-            _ => None,
-        });
-        harness.handle(Input::BackedOff { call });
-        harness.events.iter().find_map(|event| match event {
-            Event::Unanswered { failure, .. } => Some(failure.kind),
-            _ => None,
-        })
-    };
-    let unreachable = || Failure::new(FailureKind::Unreachable, "refused");
-    let kinds = [
-        told(&mut harness, unreachable()),
-        told(&mut harness, unreachable()),
-        told(&mut harness, unauthenticated()),
-        told(&mut harness, unauthenticated()),
-        told(&mut harness, unreachable()),
-    ];
-    let expected = [
-        Some(FailureKind::Unreachable),
-        None,
-        Some(FailureKind::Unauthenticated),
-        None,
-        None,
-    ];
-    assert_eq!(kinds, expected);
+fn who_needs_help_is_told_once_even_in_the_middle_of_an_outage() {
+    for helpless in [FailureKind::Unauthenticated, FailureKind::Exhausted] {
+        let mut harness = Harness::new(1);
+        let told = |harness: &mut Harness, failure: Failure| {
+            let call = harness.take(|action| match action {
+                Action::Connect { call, .. } => Some(*call),
+                _ => None,
+            });
+            harness.events.clear();
+            let result = Err(failure);
+            harness.handle(Input::Opened { call, result });
+            let call = harness.take(|action| match action {
+                Action::BackOff { call, .. } => Some(*call),
+                _ => None,
+            });
+            harness.handle(Input::BackedOff { call });
+            harness.events.iter().find_map(|event| match event {
+                Event::Unanswered { failure, .. } => Some(failure.kind),
+                _ => None,
+            })
+        };
+        let unreachable = || Failure::new(FailureKind::Unreachable, "refused");
+        let kinds = [
+            told(&mut harness, unreachable()),
+            told(&mut harness, unreachable()),
+            told(&mut harness, Failure::new(helpless, "help")),
+            told(&mut harness, Failure::new(helpless, "help")),
+            told(&mut harness, unreachable()),
+        ];
+        let expected = [
+            Some(FailureKind::Unreachable),
+            None,
+            Some(helpless),
+            None,
+            None,
+        ];
+        assert_eq!(kinds, expected);
+    }
 }

@@ -1,0 +1,247 @@
+//! What the election does when containers are paused, or lose their network, their address or
+//! etcd's name.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "support/compose.rs"]
+mod compose;
+#[path = "support/process.rs"]
+mod process;
+mod support;
+
+use compose::{Compose, binaries, docker, inspect};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, atomic::AtomicU32, atomic::Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
+use support::checker::{stall, terms, within_bound};
+use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, wait_for_roles, wait_for_settled};
+use support::{FAIL_OVER, TTL, let_pass};
+
+/// The image is built once, and goes with the last test that uses it.
+fn image() -> Arc<Compose> {
+    static IMAGE: LazyLock<Mutex<Weak<Compose>>> = LazyLock::new(Mutex::default);
+    let mut image = IMAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    image.upgrade().unwrap_or_else(|| {
+        let built = Arc::new(Compose::new(&binaries().pop().unwrap()));
+        *image = Arc::downgrade(&built);
+        built
+    })
+}
+
+/// A thing of docker's that is removed at the end, also after a failure.
+struct Thing {
+    name: String,
+    remove: &'static [&'static str],
+}
+
+impl Drop for Thing {
+    fn drop(&mut self) {
+        // Perhaps after a failed test: a second panic would hide what the first one says.
+        let mut command = Command::new("docker");
+        command.args(self.remove).arg(&self.name);
+        let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
+
+/// A network with an etcd and replicas, all in containers of their own.
+struct Site {
+    // Dropped in this order: a network that is in use cannot be removed.
+    replicas: Vec<Daemon>,
+    containers: Vec<Thing>,
+    network: Thing,
+    image: Arc<Compose>,
+}
+
+/// By which name the replicas know their etcd.
+const ETCD: &str = "etcd_server";
+
+impl Site {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let image = image();
+        let network = Thing {
+            name: format!("leader_election_faults_{}_{number}", std::process::id()),
+            remove: &["network", "rm"],
+        };
+        docker(&["network", "create", &network.name]);
+        let mut site = Self {
+            replicas: Vec::new(),
+            containers: Vec::new(),
+            network,
+            image,
+        };
+        site.start_etcd();
+        site
+    }
+
+    /// Starts a container that belongs to the network.
+    fn container(&mut self, role: &str) -> String {
+        let name = format!("{}_{role}", self.network.name);
+        self.containers.push(Thing {
+            name: name.clone(),
+            remove: &["rm", "--force"],
+        });
+        name
+    }
+
+    fn start_etcd(&mut self) {
+        let name = self.container(ETCD);
+        // What the demo runs, from the image that it names.
+        let network = &self.network.name;
+        let run = ["run", "--detach", "--name", &name, "--network", network];
+        let etcd = [
+            "--network-alias",
+            ETCD,
+            "quay.io/coreos/etcd:v3.5.30",
+            "etcd",
+            "--listen-client-urls=http://0.0.0.0:2378",
+            "--advertise-client-urls=http://etcd_server:2378",
+        ];
+        docker(&[&run[..], &etcd].concat());
+    }
+
+    fn start_replica(&mut self, name: &str) {
+        let container = self.container(name);
+        let mut command = Command::new("docker");
+        command.args(["run", "--rm", "--name", &container]);
+        command.args(["--network", &self.network.name, self.image.project()]);
+        command.args(["--name", name, "--etcd", &format!("{ETCD}:2378")]);
+        command.args(["--ttl", "2s", "--log-format", "json"]);
+        self.replicas.push(Daemon::spawn(name, command));
+    }
+
+    /// Starts two replicas; returns which leads.
+    fn elect(&mut self) -> usize {
+        for name in ["server1", "server2"] {
+            self.start_replica(name);
+        }
+        let leader = wait_for_roles(&mut self.replicas);
+        self.replicas[leader].wait_for_refreshes(1);
+        leader
+    }
+
+    fn container_of(&self, role: &str) -> String {
+        format!("{}_{role}", self.network.name)
+    }
+
+    fn address_of(&self, container: &str) -> String {
+        let network = &self.network.name;
+        let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+        inspect(container, &format)
+    }
+
+    /// Has the network given the address of somebody who left it to another?
+    fn take_address(&mut self) {
+        self.start_replica("server3");
+        self.replicas.last_mut().unwrap().wait_for(FOLLOWER);
+    }
+
+    fn all(&self) -> Vec<&Daemon> {
+        self.replicas.iter().collect()
+    }
+}
+
+#[test]
+fn a_paused_container_of_the_leader_says_first_that_it_leads_no_more() {
+    let mut site = Site::new();
+    let old = site.elect();
+    let container = site.container_of(&site.replicas[old].name);
+    let paused = SystemTime::now();
+    docker(&["pause", &container]);
+    site.replicas[1 - old].wait_for(LEADER);
+    let_pass((TTL * 3).saturating_sub(paused.elapsed().unwrap()));
+    site.replicas[old].skip();
+    docker(&["unpause", &container]);
+    site.replicas[old].wait_for_line("its first line after the pause", |line| {
+        let message = line.message();
+        assert!(message.starts_with(LOST), "{message}");
+        true
+    });
+    site.replicas[old].wait_for(FOLLOWER);
+    let new = wait_for_settled(&mut site.replicas);
+    assert_eq!(new, 1 - old);
+    let all = terms(&site.all());
+    assert_eq!(all.len(), 2);
+    within_bound(
+        "leader's container paused",
+        stall(&all, paused),
+        FAIL_OVER,
+        TTL,
+    );
+}
+
+#[test]
+fn a_leader_without_network_stops_and_comes_back_with_another_address() {
+    let mut site = Site::new();
+    let old = site.elect();
+    let container = site.container_of(&site.replicas[old].name);
+    let address = site.address_of(&container);
+    let cut = SystemTime::now();
+    docker(&["network", "disconnect", &site.network.name, &container]);
+    site.replicas[old].wait_for_start(LOST);
+    site.replicas[1 - old].wait_for(LEADER);
+    site.take_address();
+    docker(&["network", "connect", &site.network.name, &container]);
+    assert_ne!(site.address_of(&container), address);
+    site.replicas[old].wait_for(FOLLOWER);
+    let new = wait_for_settled(&mut site.replicas);
+    let all = terms(&site.all());
+    assert_eq!(all.len(), 2);
+    within_bound("leader's network gone", stall(&all, cut), FAIL_OVER, TTL);
+
+    // It is as good as ever: it leads when it is its turn.
+    for (number, replica) in site.replicas.iter().enumerate() {
+        if number != old {
+            docker(&["kill", &site.container_of(&replica.name)]);
+        }
+    }
+    let killed = SystemTime::now();
+    for (number, replica) in site.replicas.iter_mut().enumerate() {
+        if number != old {
+            replica.wait_exit();
+        }
+    }
+    site.replicas[old].wait_for(LEADER);
+    site.replicas[old].wait_for_refreshes(2);
+    assert_ne!(new, old);
+    let all = terms(&site.all());
+    let fault = "another address, leader killed";
+    within_bound(fault, stall(&all, killed), FAIL_OVER, TTL);
+}
+
+#[test]
+fn etcds_name_may_be_unknown_for_a_while_and_then_mean_another_address() {
+    let mut site = Site::new();
+    let leader = site.elect();
+    let etcd = site.container_of(ETCD);
+    let address = site.address_of(&etcd);
+    let gone = SystemTime::now();
+    docker(&["network", "disconnect", &site.network.name, &etcd]);
+    site.replicas[leader].wait_for_start(LOST);
+    // Somebody who comes now finds nobody by that name, and takes the address.
+    site.start_replica("server3");
+    site.replicas[2].wait_for_line("a name that is unknown", |line| {
+        line.is_warning() && line.message().contains("lookup")
+    });
+    let_pass((TTL * 2).saturating_sub(gone.elapsed().unwrap()));
+    assert!(!site.replicas.iter().any(Daemon::leads));
+    docker(&[
+        "network",
+        "connect",
+        "--alias",
+        ETCD,
+        &site.network.name,
+        &etcd,
+    ]);
+    let back = SystemTime::now();
+    assert_ne!(site.address_of(&etcd), address);
+    wait_for_settled(&mut site.replicas);
+    let all = terms(&site.all());
+    within_bound(
+        "etcd's name unknown, then another address",
+        stall(&all, back),
+        FAIL_OVER,
+        TTL,
+    );
+}
