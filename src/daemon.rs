@@ -8,6 +8,7 @@ mod killing;
 mod log;
 mod notify;
 mod orders;
+mod release;
 mod report;
 mod sidecar;
 mod signals;
@@ -15,14 +16,15 @@ mod wrapper;
 
 use crate::{
     config::{Cluster, Config},
-    election::{self, Candidate, Election, Leadership},
+    election::{Candidate, Election, Leadership},
     etcd,
     printable::Printable,
-    protocol::{Event, LeaseId},
+    protocol::Event,
 };
 use anyhow::{Context, anyhow};
 use cli::{Task, Work};
 use notify::Notifier;
+use release::release;
 use report::Reporter;
 use rustix::io::Errno;
 use sidecar::Server;
@@ -58,7 +60,7 @@ pub fn run() -> ExitCode {
     let files = check_files(options.config.cluster());
     let end = files.and_then(|()| match options.work {
         Work::TakePart { command, http } => run_election(options.config, command, http),
-        Work::Release(lease) => block_on(release(options.config, lease)),
+        Work::Release(lease) => block_on(release(options.config, lease)).map(|()| End::Withdrawn),
     });
     let (exit, patience) = match end {
         Ok(End::Withdrawn) => (ExitCode::SUCCESS, LAST_WORDS),
@@ -108,20 +110,6 @@ fn run_election(
         return Ok(End::CommandEnded(code));
     }
     block_on(take_part(config, command, http))
-}
-
-/// Revokes the lease of a daemon that is gone; all that acted by it is dead.
-async fn release(config: Config, lease: LeaseId) -> anyhow::Result<End> {
-    // Whoever stops a daemon may stop this too, too early.
-    let _signals = Signals::new(false)?;
-    let name = Printable(config.name().as_str().as_bytes()).to_string();
-    warn!(name, %lease, "The daemon is gone, and its COMMAND was killed; revoking its lease.");
-    let revoked = election::revoke(config, lease).await;
-    revoked.map_err(|failure| {
-        let reason = Printable(failure.message.as_bytes()).to_string();
-        anyhow!("the lease {lease} could not be revoked ({reason}); it ends by itself")
-    })?;
-    Ok(End::Withdrawn)
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

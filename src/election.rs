@@ -4,18 +4,13 @@ mod driver;
 mod offer;
 
 use crate::{
-    backoff::Jitter,
     clock,
     config::Config,
-    etcd::{self, Keys},
-    protocol::{
-        Event, Failure, FailureKind, FencingToken, LeaseId, LossReason, Moment, Role, Status, Term,
-        Timing,
-    },
+    protocol::{Event, FencingToken, LossReason, Moment, Role, Status, Term},
 };
 use driver::{Command, Driver};
 use offer::Offer;
-use std::{io, sync::Arc};
+use std::io;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -236,35 +231,5 @@ impl Drop for Leadership {
     fn drop(&mut self) {
         // If the driver is gone, nothing is left to release.
         let _ = self.commands.send(Command::Stopped(self.term));
-    }
-}
-
-/// Revokes a lease whose holder is gone, and with it all that acted by it.
-///
-/// # Errors
-/// The last failure, once the lease's TTL has passed.
-#[cfg(feature = "daemon")]
-pub(crate) async fn revoke(config: Config, lease: LeaseId) -> Result<(), Failure> {
-    let cluster = Arc::new(config.cluster().clone());
-    let timing = Timing::new(config.ttl().as_duration(), config.grace());
-    let until = clock::now() + timing.ttl();
-    let keys = Arc::new(Keys::new(config.leader_key()));
-    let mut jitter = Jitter::new();
-    let mut endpoints = (0..cluster.endpoints().len()).cycle();
-    loop {
-        let endpoint = endpoints.next().unwrap_or_default();
-        let keys = Arc::clone(&keys);
-        let revoking = async {
-            let limit = timing.limit();
-            let connection =
-                etcd::connect(Arc::clone(&cluster), endpoint, keys, None, limit).await?;
-            connection.revoke(lease, limit).await
-        };
-        match revoking.await {
-            Err(failure) if failure.kind == FailureKind::LeaseNotFound => return Ok(()),
-            Err(_) if clock::now() < until => {}
-            result => return result,
-        }
-        tokio::time::sleep(jitter.up_to(timing.longest_back_off())).await;
     }
 }

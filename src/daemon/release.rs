@@ -1,0 +1,56 @@
+//! `--release`: revokes the lease of a daemon that is gone.
+
+use super::signals::Signals;
+use crate::{
+    backoff::Jitter,
+    clock,
+    config::Config,
+    etcd::{self, Keys},
+    printable::Printable,
+    protocol::{Failure, FailureKind, LeaseId, Timing},
+};
+use anyhow::anyhow;
+use std::sync::Arc;
+use tracing::warn;
+
+/// Revokes the lease of a daemon that is gone; all that acted by it is dead.
+pub(super) async fn release(config: Config, lease: LeaseId) -> anyhow::Result<()> {
+    // Whoever stops a daemon may stop this too, too early.
+    let _signals = Signals::new(false)?;
+    let name = Printable(config.name().as_str().as_bytes()).to_string();
+    warn!(name, %lease, "The daemon is gone, and its COMMAND was killed; revoking its lease.");
+    let revoked = revoke(config, lease).await;
+    revoked.map_err(|failure| {
+        let reason = Printable(failure.message.as_bytes()).to_string();
+        anyhow!("the lease {lease} could not be revoked ({reason}); it ends by itself")
+    })
+}
+
+/// Revokes a lease.
+///
+/// # Errors
+/// The last failure, once the lease's TTL has passed.
+async fn revoke(config: Config, lease: LeaseId) -> Result<(), Failure> {
+    let cluster = Arc::new(config.cluster().clone());
+    let timing = Timing::new(config.ttl().as_duration(), config.grace());
+    let until = clock::now() + timing.ttl();
+    let keys = Arc::new(Keys::new(config.leader_key()));
+    let mut jitter = Jitter::new();
+    let mut endpoints = (0..cluster.endpoints().len()).cycle();
+    loop {
+        let endpoint = endpoints.next().unwrap_or_default();
+        let keys = Arc::clone(&keys);
+        let revoking = async {
+            let limit = timing.limit();
+            let connection =
+                etcd::connect(Arc::clone(&cluster), endpoint, keys, None, limit).await?;
+            connection.revoke(lease, limit).await
+        };
+        match revoking.await {
+            Err(failure) if failure.kind == FailureKind::LeaseNotFound => return Ok(()),
+            Err(_) if clock::now() < until => {}
+            result => return result,
+        }
+        tokio::time::sleep(jitter.up_to(timing.longest_back_off())).await;
+    }
+}
