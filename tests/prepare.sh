@@ -30,6 +30,9 @@ there protoc || missing+=(protobuf-compiler)
 there shellcheck || missing+=(shellcheck)
 # Debian keeps the server's programs off the PATH, one folder for each version.
 there initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+# haproxy is where only root looks.
+there haproxy || [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
+there prometheus || missing+=(prometheus)
 if ((debian)); then
     there debootstrap || missing+=(debootstrap)
     # Bookworm's is 1.29, the classic one, which tests/fetch.sh cannot fetch: it is no single program.

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod etcd;
 pub mod etcdctl;
+pub mod http;
 pub mod operator;
 pub mod postgres;
 pub mod proxy;

@@ -1,0 +1,511 @@
+//! `--http`: what a replica tells over HTTP, to whom, and what that costs the election.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, REFRESHED, command, json};
+use support::etcd::{Etcd, binaries, on_each_etcd};
+use support::http::{Server, ask, get, get_json, read, send, wait_for_code};
+use support::proxy::refusing;
+use support::{FAIL_OVER, TTL, free_port, look_until};
+
+/// Those that have nothing but a role to tell.
+const QUESTIONS: [&str; 4] = ["/leader", "/follower", "/live", "/ready"];
+
+fn address() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
+
+/// A replica that serves HTTP at this address.
+fn served(name: &str, endpoints: &str, address: &str) -> Command {
+    let mut command = json(name, endpoints);
+    command.args(["--http", address]);
+    command
+}
+
+/// A leader and a follower, with their addresses.
+fn pair(etcd: &Etcd) -> [(Daemon, String); 2] {
+    let [(leads, follows), names] = [(address(), address()), (LEADER.into(), FOLLOWER.into())];
+    let mut leader = Daemon::spawn("leads", served("leads", &etcd.endpoint(), &leads));
+    leader.wait_for(&names.0);
+    let mut follower = Daemon::spawn("follows", served("follows", &etcd.endpoint(), &follows));
+    follower.wait_for(&names.1);
+    [(leader, leads), (follower, follows)]
+}
+
+fn codes(address: &str) -> [u16; 4] {
+    QUESTIONS.map(|question| get(address, question).code)
+}
+
+#[test]
+fn who_leads_and_who_follows_is_told_through_a_fail_over() {
+    on_each_etcd(|etcd| {
+        let [(mut leader, leads), (mut follower, follows)] = pair(&etcd);
+        assert_eq!(codes(&leads), [200, 503, 200, 200]);
+        assert_eq!(codes(&follows), [503, 200, 200, 200]);
+        leader.crash();
+        follower.wait_for(LEADER);
+        assert_eq!(codes(&follows), [200, 503, 200, 200]);
+        follower.signal(Signal::TERM);
+        follower.wait_exit();
+        assert!(TcpStream::connect(&follows).is_err());
+    });
+}
+
+#[test]
+fn an_etcd_that_is_not_there_makes_a_replica_alive_and_not_ready() {
+    let mut etcd = Etcd::absent(binaries().last().unwrap());
+    let address = address();
+    let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
+    wait_for_code(&address, "/live", 200);
+    assert_eq!(codes(&address), [503, 503, 200, 503]);
+    etcd.up();
+    replica.wait_for(LEADER);
+    assert_eq!(codes(&address), [200, 503, 200, 200]);
+    etcd.kill();
+    wait_for_code(&address, "/ready", 503);
+    replica.wait_for_start(LOST);
+    assert_eq!(codes(&address), [503, 503, 200, 503]);
+    etcd.up();
+    wait_for_code(&address, "/ready", 200);
+}
+
+#[test]
+fn a_leader_without_etcd_says_so_no_later_than_its_deadline() {
+    on_each_etcd(|etcd| {
+        let address = address();
+        let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
+        replica.wait_for(LEADER);
+        replica.wait_for_refreshes(1);
+        etcd.freeze();
+        let mut last = Instant::now();
+        loop {
+            let asked = Instant::now();
+            if get(&address, "/leader").code != 200 {
+                break;
+            }
+            last = asked;
+        }
+        let renewed = replica.last(REFRESHED).at;
+        let after = last.saturating_duration_since(renewed);
+        assert!(
+            after < TTL * 9 / 10,
+            "it said so {after:?} after its last renewal"
+        );
+        etcd.thaw();
+    });
+}
+
+#[test]
+fn a_leader_that_was_stopped_for_long_tells_the_truth_with_its_first_word() {
+    let etcd = Etcd::newest();
+    for _ in 0..3 {
+        let [(mut leader, leads), (mut follower, _)] = pair(&etcd);
+        leader.signal(Signal::STOP);
+        // The kernel takes the questions.
+        let questions = [(); 20].map(|()| {
+            let mut stream = TcpStream::connect(&leads).unwrap();
+            stream
+                .write_all(b"GET /leader HTTP/1.1\r\nHost: test\r\n\r\n")
+                .unwrap();
+            stream
+        });
+        follower.wait_for(LEADER);
+        leader.signal(Signal::CONT);
+        for question in questions {
+            assert_eq!(read(question).unwrap().code, 503);
+        }
+        leader.wait_for(FOLLOWER);
+    }
+}
+
+#[test]
+fn the_status_tells_all_that_there_is_to_tell() {
+    let etcd = Etcd::newest();
+    let (leads, follows) = (address(), address());
+    let mut command = served("leads", &etcd.endpoint(), &leads);
+    command.args(["--advertise", "http://10.0.0.1:80/\"x\""]);
+    let mut leader = Daemon::spawn("leads", command);
+    leader.wait_for(LEADER);
+    let bad = refusing();
+    let endpoints = format!("{bad},{}", etcd.endpoint());
+    let mut follower = Daemon::spawn("follows", served("follows", &endpoints, &follows));
+    follower.wait_for(FOLLOWER);
+
+    let told = get_json(&leads, "/status");
+    let key = etcd.key("leader").unwrap();
+    assert_eq!(told["name"], "leads");
+    assert_eq!(told["role"], "leader");
+    assert_eq!(told["token"], key.mod_revision);
+    assert_eq!(told["lease"], key.lease.clone().unwrap());
+    assert_eq!(told["ttl"], 2);
+    let remaining = told["remaining"].as_f64().unwrap();
+    assert!(remaining > 0.0 && remaining <= 1.8, "{remaining}");
+    assert_eq!(told["endpoint"], etcd.endpoint());
+    assert_eq!(told["leader"]["name"], "leads");
+    assert_eq!(told["leader"]["address"], "http://10.0.0.1:80/\"x\"");
+    assert_eq!(told["transitions"][0]["role"], "leader");
+    assert_eq!(told["since"], told["transitions"][0]["at"]);
+
+    let told = get_json(&follows, "/status");
+    assert_eq!(told["role"], "follower");
+    assert_eq!(told["endpoint"], etcd.endpoint());
+    assert_eq!(told["leader"]["token"], key.mod_revision);
+    assert_eq!(told["leader"]["lease"], key.lease.unwrap());
+    assert_eq!(
+        (&told["token"], &told["remaining"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(told["transitions"][0]["leader"], "leads");
+
+    etcd.etcdctl(&["del", "leader"]);
+    follower.wait_for(LEADER);
+    leader.wait_for(FOLLOWER);
+    let told = get_json(&leads, "/status");
+    let transitions = told["transitions"].as_array().unwrap();
+    let lost = transitions
+        .iter()
+        .find(|it| it["role"] == "stopping")
+        .unwrap();
+    assert_eq!(lost["reason"], "the leader key was deleted");
+    assert_eq!(told["leader"]["name"], "follows");
+    assert_eq!(told["leader"]["address"], Value::Null);
+    assert_eq!(transitions.last().unwrap()["leader"], "follows");
+}
+
+#[test]
+fn a_wrapper_does_not_lead_while_its_command_stops() {
+    let etcd = Etcd::newest();
+    let address = address();
+    let mut command = served("one", &etcd.endpoint(), &address);
+    command.args([
+        "--",
+        "sh",
+        "-c",
+        "trap 'echo told; read go; exit' TERM; echo runs; while :; do sleep 0.02; done",
+    ]);
+    command.stdin(std::process::Stdio::piped());
+    let mut replica = Daemon::spawn("one", command);
+    replica.wait_for("runs");
+    assert_eq!(codes(&address), [200, 503, 200, 200]);
+    replica.signal(Signal::TERM);
+    replica.wait_for("told");
+    assert_eq!(codes(&address), [503, 503, 200, 200]);
+    assert_eq!(get_json(&address, "/status")["role"], "stopping");
+    replica.close_stdin();
+    replica.wait_exit();
+}
+
+#[test]
+fn the_metrics_count_what_happens() {
+    let etcd = Etcd::newest();
+    let address = address();
+    let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
+    replica.wait_for_refreshes(3);
+    let metric = |name: &str| -> f64 {
+        let answer = get(&address, "/metrics");
+        assert!(
+            answer
+                .head
+                .contains("content-type: application/openmetrics-text")
+        );
+        assert!(answer.body.ends_with("# EOF\n"));
+        let line = answer
+            .body
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("{name} in {}", answer.body))
+            .parse()
+            .unwrap()
+    };
+    assert_eq!(
+        metric("leader_election_role{role=\"leader\"}").to_string(),
+        "1"
+    );
+    assert_eq!(
+        metric("leader_election_role{role=\"follower\"}").to_string(),
+        "0"
+    );
+    assert!(metric("leader_election_remaining_seconds") > 0.0);
+    assert!(metric("leader_election_renewals_total") >= 3.0);
+    assert!(metric("leader_election_renewal_duration_seconds_count") >= 3.0);
+    assert!(metric("leader_election_renewal_duration_seconds_sum") < 3.0);
+    assert_eq!(metric("leader_election_etcd_answers").to_string(), "1");
+    assert_eq!(metric("leader_election_transitions_total").to_string(), "1");
+    let version = format!(
+        "leader_election_build_info{{version=\"{}\"}}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(metric(&version).to_string(), "1");
+    let timed_out = "leader_election_failures_total{kind=\"timed_out\"}";
+    let not_renewed = "leader_election_losses_total{reason=\"not_renewed\"}";
+    assert_eq!((metric(timed_out) + metric(not_renewed)).to_string(), "0");
+    etcd.freeze();
+    replica.wait_for_start(LOST);
+    look_until("the failures are counted", || {
+        (metric(timed_out) >= 1.0 && metric("leader_election_etcd_answers") < 1.0).then_some(())
+    });
+    assert_eq!(metric(not_renewed).to_string(), "1");
+    assert_eq!(metric("leader_election_remaining_seconds").to_string(), "0");
+    etcd.thaw();
+}
+
+#[test]
+fn hostile_names_come_out_as_valid_json_and_not_at_all_as_metrics() {
+    let etcd = Etcd::newest();
+    let hostile = "a\"b\\c{d=\"e\"} 1\u{202e}é";
+    let address = address();
+    let mut replica = Daemon::spawn(hostile, served(hostile, &etcd.endpoint(), &address));
+    replica.wait_for(LEADER);
+    assert_eq!(get_json(&address, "/status")["name"], hostile);
+    assert_eq!(get_json(&address, "/status")["leader"]["name"], hostile);
+    assert!(!get(&address, "/metrics").body.contains("b\\c"));
+    // What others may have written is worse.
+    let worse = b"\x1b[2J\n\xff\"";
+    let lease = etcd.grant(Duration::from_secs(60));
+    etcd.put("leader", worse, Some(&lease));
+    look_until("it follows", || {
+        let told = get_json(&address, "/status");
+        (told["transitions"].as_array()?.last()?["leader"] == "\u{1b}[2J\n\u{fffd}\"").then_some(())
+    });
+    let body = get(&address, "/status").body;
+    assert!(
+        body.trim_end()
+            .chars()
+            .all(|character| !character.is_control()),
+        "{body:?}"
+    );
+}
+
+#[test]
+fn other_methods_and_paths_and_nonsense_are_refused() {
+    let etcd = Etcd::newest();
+    let address = address();
+    let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
+    replica.wait_for(LEADER);
+    for path in [
+        "/leader",
+        "/follower",
+        "/live",
+        "/ready",
+        "/status",
+        "/metrics",
+    ] {
+        let (get, head) = (get(&address, path), ask(&address, "HEAD", path));
+        assert_eq!((head.code, head.body.as_str()), (get.code, ""), "{path}");
+        assert!(head.head.contains("content-length: "));
+        for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+            let refused = ask(&address, method, path);
+            assert_eq!(refused.code, 405, "{method} {path}");
+            assert!(
+                refused.head.contains("allow: get, head"),
+                "{}",
+                refused.head
+            );
+        }
+    }
+    for path in ["/", "/leader/", "/Leader", "/leaderx", "//leader"] {
+        assert_eq!(get(&address, path).code, 404, "{path}");
+    }
+    assert_eq!(get(&address, "/leader?x=1").code, 200);
+    for nonsense in [
+        &b"\x16\x03\x01\x02\x00\x01"[..],
+        b"nonsense\r\n\r\n",
+        b"GET /leader HTTP/9.9\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(nonsense).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let code = read(stream).map_or(0, |answer| answer.code);
+        assert!(code == 0 || code >= 400, "{code}");
+    }
+    let mut huge = b"GET /leader HTTP/1.1\r\nx: ".to_vec();
+    huge.resize(1 << 20, b'x');
+    // It may be cut off while it is being sent.
+    let code = send(&address, &huge).map_or(0, |answer| answer.code);
+    assert!(code == 0 || code == 431, "{code}");
+    assert_eq!(codes(&address), [200, 503, 200, 200]);
+}
+
+#[test]
+fn hundreds_of_idle_connections_are_harmless_and_cut_off() {
+    let etcd = Etcd::newest();
+    let address = address();
+    let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
+    replica.wait_for(LEADER);
+    let began = Instant::now();
+    let idle: Vec<_> = (0..500)
+        .map(|number| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            if number % 2 == 0 {
+                stream.write_all(b"GET /leader HTTP/1.1\r\nHo").unwrap();
+            }
+            stream
+        })
+        .collect();
+    replica.wait_for_refreshes(5);
+    // They are served in turn, those that wait included.
+    assert_eq!(get(&address, "/leader").code, 200);
+    for stream in idle {
+        assert_ne!(read(stream).map_or(0, |answer| answer.code), 200);
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+    replica.skip();
+    replica.wait_for_refreshes(1);
+    let lines = replica.lines();
+    assert!(!lines.iter().any(|line| line.message().starts_with(LOST)));
+}
+
+#[test]
+fn an_address_that_is_taken_or_none_ends_it_at_start() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (command_too, code) in [(false, 1), (true, 125)] {
+        let mut command = served("one", &refusing(), &taken);
+        if command_too {
+            command.args(["--", "true"]);
+        }
+        let mut replica = Daemon::spawn("one", command);
+        assert_eq!(replica.wait_exit().code(), Some(code));
+        let error = replica.lines().last().unwrap().message();
+        assert!(
+            error.contains(&format!("could not listen for HTTP at {taken}")),
+            "{error}"
+        );
+        assert!(error.contains("Address already in use"), "{error}");
+    }
+    for nonsense in ["8008", "localhost:8008", "127.0.0.1", "127.0.0.1:99999", ""] {
+        let mut replica = Daemon::spawn("one", served("one", &refusing(), nonsense));
+        assert_eq!(replica.wait_exit().code(), Some(2), "{nonsense}");
+    }
+}
+
+#[test]
+fn the_health_command_tells_whether_a_daemon_is_alive() {
+    let etcd = Etcd::newest();
+    let address = address();
+    let health = |by_variable: bool, address: &str| {
+        let mut command = command();
+        command.arg("health");
+        if by_variable {
+            command.env("LEADER_ELECTION_HTTP", address);
+        } else {
+            command.arg(address);
+        }
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (code, said) = health(false, &address);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("could not ask the daemon at") && said.contains("refused"),
+        "{said}"
+    );
+    let everywhere = address.replace("127.0.0.1", "0.0.0.0");
+    let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &everywhere));
+    replica.wait_for(LEADER);
+    for address in [&address, &everywhere] {
+        for by_variable in [false, true] {
+            assert_eq!(
+                health(by_variable, address),
+                (Some(0), "alive\n".to_owned())
+            );
+        }
+    }
+    replica.signal(Signal::STOP);
+    assert_eq!(health(false, &address).0, Some(1));
+    replica.signal(Signal::CONT);
+    let (code, said) = health(false, &etcd.endpoint());
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no daemon of this program"), "{said}");
+}
+
+#[test]
+fn haproxy_routes_to_the_leader_and_follows_a_fail_over() {
+    let etcd = Etcd::newest();
+    let [(mut leader, leads), (mut follower, follows)] = pair(&etcd);
+    let front = address();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("haproxy.cfg");
+    let configuration = format!(
+        "defaults\n  mode http\n  timeout connect 1s\n  timeout client 5s\n  timeout server 5s\n\
+         frontend front\n  bind {front}\n  default_backend replicas\n\
+         backend replicas\n  option httpchk GET /leader\n  \
+         default-server check inter 100ms fall 1 rise 1\n  server one {leads}\n  server two {follows}\n"
+    );
+    fs::write(&file, configuration).unwrap();
+    let _haproxy = Server::start(Command::new("haproxy").arg("-f").arg(&file));
+    let routed_to = |name: &str| {
+        look_until(&format!("it routes to {name}"), || {
+            let request = b"GET /status HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+            let answer = send(&front, request)
+                .ok()
+                .filter(|answer| answer.code == 200)?;
+            let told: Value = serde_json::from_str(&answer.body).unwrap();
+            (told["name"] == name).then(Instant::now)
+        })
+    };
+    routed_to("leads");
+    let killed = leader.crash();
+    let took = routed_to("follows") - killed;
+    assert!(took < FAIL_OVER + TTL, "it took {took:?}");
+    follower.wait_for(LEADER);
+}
+
+#[test]
+fn prometheus_scrapes_and_knows_the_leader_and_its_rules() {
+    let etcd = Etcd::newest();
+    let [(_leader, leads), (_follower, follows)] = pair(&etcd);
+    let (folder, api) = (tempfile::tempdir().unwrap(), address());
+    let rules = format!("{}/examples/alerts.yaml", env!("CARGO_MANIFEST_DIR"));
+    let file = folder.path().join("prometheus.yml");
+    let configuration = format!(
+        "rule_files: [{rules}]\nscrape_configs:\n  - job_name: replicas\n    scrape_interval: 200ms\n    \
+         scrape_timeout: 200ms\n    static_configs: [{{targets: ['{leads}', '{follows}']}}]\n"
+    );
+    fs::write(&file, configuration).unwrap();
+    let checked = Command::new("promtool")
+        .args(["check", "rules", &rules])
+        .output()
+        .unwrap();
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
+    let _prometheus = Server::start(
+        Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.path().join("data").display()
+            ))
+            .arg(format!("--web.listen-address={api}")),
+    );
+    let query = "/api/v1/query?query=leader_election_role%7Brole%3D%22leader%22%7D";
+    look_until("it knows the leader", || {
+        let request = format!("GET {query} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        let answer = send(&api, request.as_bytes()).ok()?;
+        // Prometheus may send it in chunks; the object is in one of them.
+        let object = &answer.body[answer.body.find('{')?..=answer.body.rfind('}')?];
+        let told: Value = serde_json::from_str(object).ok()?;
+        let result = told["data"]["result"].as_array()?.clone();
+        let value = |address: &str| {
+            let of = |it: &&Value| it["metric"]["instance"] == address;
+            result.iter().find(of).map(|it| it["value"][1].clone())
+        };
+        (value(&leads)? == "1" && value(&follows)? == "0").then_some(())
+    });
+}
