@@ -71,7 +71,7 @@ fn transcript(up: &Up) -> String {
 fn wait_until_healthy(container: &str) {
     // There is no word on its health before its start.
     let health = "{{with .State.Health}}{{.Status}}{{end}}";
-    wait_until("a healthy etcd", || {
+    wait_until("a healthy container", || {
         (inspect(container, health) == "healthy").then_some(())
     });
 }
@@ -180,6 +180,10 @@ fn in_two_terminals_the_second_finds_the_etcd_of_the_first() {
         let (leader, _) = elect(&mut up, &SERVERS, in_demo);
         up.wait_for_another(leader, REFRESHED);
         assert_eq!(compose.container("etcd_server"), etcd);
+        for server in SERVERS {
+            // By its own word.
+            wait_until_healthy(&compose.container(server));
+        }
         assert_eq!(inspect(&etcd, "{{.State.StartedAt}}"), started);
 
         compose.run(&["stop"]);

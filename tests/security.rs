@@ -410,6 +410,31 @@ fn tokens_that_expire_within_seconds_cost_no_term_and_no_word() {
 }
 
 #[test]
+fn a_password_does_not_reach_a_command_but_whoever_revokes_for_a_dead_daemon_has_it() {
+    let etcd = with_users(&newest(), &[]);
+    let replica = |name: &str, script: &str| {
+        let mut command = plain(name, &etcd.endpoint());
+        command.args(["--etcd-user", "replica", "--", "sh", "-c", script]);
+        command.env("LEADER_ELECTION_ETCD_PASSWORD", "sesame");
+        command.env("NOTIFY_SOCKET", "@nobody listens here");
+        Daemon::spawn(name, command)
+    };
+    let mut first = replica("first", "env; echo runs; exec sleep 60");
+    first.wait_for("runs");
+    let environment = first.lines();
+    let environment: Vec<_> = environment.iter().map(Line::text).collect();
+    let has = |part: &str| environment.iter().any(|line| line.contains(part));
+    assert!(has("LEADER_ELECTION_TOKEN=") && has("PATH="));
+    assert!(!has("sesame") && !has("NOTIFY_SOCKET="), "{environment:?}");
+
+    let mut second = replica("second", "exec sleep 60");
+    second.wait_for(FOLLOWER);
+    let killed = first.crash();
+    let took = second.wait_for(LEADER).at - killed;
+    assert!(took < TTL, "nobody revoked: it took {took:?}");
+}
+
+#[test]
 fn a_password_appears_nowhere() {
     let etcd = with_users(&newest(), &[]);
     let folder = tempfile::tempdir().unwrap();

@@ -269,7 +269,7 @@ fn hostile_names_come_out_as_valid_json_and_not_at_all_as_metrics() {
     assert!(!get(&address, "/metrics").body.contains("b\\c"));
     // What others may have written is worse.
     let worse = b"\x1b[2J\n\xff\"";
-    let lease = etcd.grant(Duration::from_secs(60));
+    let lease = etcd.grant(Duration::from_mins(1));
     etcd.put("leader", worse, Some(&lease));
     look_until("it follows", || {
         let told = get_json(&address, "/status");

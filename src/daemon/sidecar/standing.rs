@@ -287,3 +287,72 @@ impl Transition {
 fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        config::Cluster,
+        protocol::{FencingToken, LeaseId, LossReason, Term},
+    };
+
+    const TERM: Term = Term {
+        token: FencingToken::new(1),
+        lease: LeaseId::new(1),
+    };
+
+    fn standing(role: Role) -> (watch::Sender<Status>, Standing) {
+        let cluster = Cluster::new(vec!["127.0.0.1:1".parse().unwrap()]).unwrap();
+        let config = Config::new("one".parse().unwrap(), cluster);
+        let (sender, status) = watch::channel(Status {
+            role,
+            leader: None,
+            acting: None,
+            endpoint: 0,
+        });
+        (sender, Standing::new(&config, status))
+    }
+
+    fn code(standing: &Standing, path: &str) -> u16 {
+        standing.answer(path).unwrap().code.as_u16()
+    }
+
+    #[test]
+    fn whoever_acts_past_its_deadline_does_not_lead_and_is_not_alive() {
+        let (soon, past) = (clock::now() + Duration::from_mins(1), clock::now());
+        let leader = |deadline| {
+            standing(Role::Leader {
+                term: TERM,
+                deadline,
+            })
+        };
+        let stopping = |by| {
+            let reason = LossReason::NotRenewed;
+            standing(Role::Stopping {
+                term: TERM,
+                by,
+                reason,
+            })
+        };
+        for ((_election, standing), leads, lives) in [
+            (leader(soon), 200, 200),
+            (leader(past), 503, 500),
+            (stopping(soon), 503, 200),
+            (stopping(past), 503, 500),
+            (standing(Role::Follower), 503, 200),
+        ] {
+            assert_eq!(code(&standing, "/leader"), leads);
+            assert_eq!(code(&standing, "/live"), lives);
+        }
+    }
+
+    #[test]
+    fn an_election_that_has_died_is_not_alive_and_one_that_has_withdrawn_is() {
+        for (role, lives) in [(Role::Follower, 500), (Role::Withdrawn, 200)] {
+            let (election, standing) = standing(role);
+            drop(election);
+            assert_eq!(code(&standing, "/live"), lives);
+        }
+    }
+}
