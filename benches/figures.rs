@@ -58,6 +58,29 @@ fn main() {
         next.wait_exit();
     }
 
+    let mut command_after_kill = Vec::new();
+    let mut command_after_end = Vec::new();
+    for _ in 0..runs {
+        let mut first = wrapped("a", &etcd);
+        first.wait_for(RUNS);
+        let mut second = wrapped("b", &etcd);
+        second.wait_for(FOLLOWER);
+        let_pass(Duration::from_millis(200));
+        let killed = Instant::now();
+        first.signal(Signal::KILL);
+        command_after_kill.push(second.wait_for(RUNS).at - killed);
+        first.wait_exit();
+
+        let mut third = wrapped("c", &etcd);
+        third.wait_for(FOLLOWER);
+        let_pass(Duration::from_millis(200));
+        let ended = Instant::now();
+        second.close_stdin();
+        command_after_end.push(third.wait_for(RUNS).at - ended);
+        third.close_stdin();
+        third.wait_exit();
+    }
+
     let mut leader = Daemon::spawn("a", daemon::plain("a", &etcd.endpoint()));
     leader.wait_for(LEADER);
     let mut follower = Daemon::spawn("b", daemon::plain("b", &etcd.endpoint()));
@@ -80,6 +103,14 @@ fn main() {
         "from SIGKILL of the leader to the next one leading",
         &mut from_kill,
     );
+    row(
+        "from the end of COMMAND to the next one running",
+        &mut command_after_end,
+    );
+    row(
+        "from SIGKILL of a daemon to the next COMMAND running",
+        &mut command_after_kill,
+    );
     println!(
         "| resident memory of a leader | {} KiB |",
         resident(&leader)
@@ -99,6 +130,17 @@ fn main() {
 }
 
 /// Notes when etcd tells of the deletion of the `leader` key.
+/// What COMMAND says first.
+const RUNS: &str = "runs";
+
+/// A replica whose COMMAND ends with its standard input.
+fn wrapped(name: &str, etcd: &Etcd) -> Daemon {
+    let mut command = daemon::plain(name, &etcd.endpoint());
+    command.args(["--", "sh", "-c", "echo runs; read line"]);
+    command.stdin(Stdio::piped());
+    Daemon::spawn(name, command)
+}
+
 fn deletion_of_leader(binary: &std::path::Path, etcd: &Etcd) -> thread::JoinHandle<Instant> {
     let mut watch = Command::new(binary.with_file_name("etcdctl"))
         .env("ETCDCTL_API", "3")
