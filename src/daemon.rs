@@ -51,8 +51,9 @@ pub fn run() -> ExitCode {
             ..
         }
     );
-    // COMMAND has standard output.
-    let log = log::start(options.log_format, options.log, !has_command);
+    // COMMAND has standard output, also when its daemon is gone.
+    let stdout_is_ours = matches!(options.work, Work::TakePart { command: None, .. });
+    let log = log::start(options.log_format, options.log, stdout_is_ours);
     if let Some(error) = options.unfit_rust_log {
         let error = Printable(error.as_bytes());
         warn!("RUST_LOG is ignored: {error}");
@@ -158,12 +159,29 @@ async fn take_part(
     let mut goes_on = true;
     while goes_on || actor.acts() {
         tokio::select! {
+            // So that a COMMAND that was told to stop together with this is known to be.
+            biased;
+            signal = signals.next() => match signal {
+                Received::PassOn(signal) => actor.pass_on(signal),
+                Received::Stop(signal) if asked_to_stop => {
+                    actor.kill().await;
+                    return Ok(End::Signalled(signal));
+                }
+                Received::Stop(_) => {
+                    asked_to_stop = true;
+                    audience.notifier.stopping();
+                    candidate.withdraw();
+                }
+            },
             event = events.next(), if goes_on => match event {
                 Some(event) => audience.tell(event),
                 None => goes_on = false,
             },
             Some(leadership) = candidate.campaign(), if goes_on => {
-                actor.begin(leadership).context("could not start a guard for COMMAND")?;
+                if let Err(error) = actor.begin(leadership) {
+                    end = Err(anyhow!(error).context("could not start a guard for COMMAND"));
+                    candidate.withdraw();
+                }
             }
             ended = actor.ended() => {
                 let (ended, leadership) = ended.context("could not watch over COMMAND")?;
@@ -177,18 +195,6 @@ async fn take_part(
                 audience.server = None;
                 end = Err(died.context("could not go on serving HTTP"));
                 candidate.withdraw();
-            }
-            signal = signals.next() => match signal {
-                Received::PassOn(signal) => actor.pass_on(signal),
-                Received::Stop(signal) if asked_to_stop => {
-                    actor.kill().await;
-                    return Ok(End::Signalled(signal));
-                }
-                Received::Stop(_) => {
-                    asked_to_stop = true;
-                    audience.notifier.stopping();
-                    candidate.withdraw();
-                }
             }
         }
     }
@@ -237,7 +243,7 @@ fn exit_code(ended: Ended) -> Option<u8> {
             Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => OUR_FAILURE,
             _ => 126,
         }),
-        Ended::GuardNeverRan => Some(OUR_FAILURE),
+        Ended::GuardFailed => Some(OUR_FAILURE),
     }
 }
 

@@ -126,3 +126,20 @@ fn an_act_that_the_documents_warn_of_allows_an_overlap_until_the_old_deadline() 
 fn such_an_act_does_not_let_the_old_leader_be_renewed() {
     around_an_act(1.9);
 }
+
+#[test]
+#[should_panic = "tokens must grow"]
+fn such_an_act_lets_no_token_fall_once_the_old_deadline_has_passed() {
+    let act = Allowance::after(|| {});
+    let now = SystemTime::now().duration_since(clock(0.0)).unwrap();
+    let now = now.as_secs_f64();
+    let old = process("old", &[(now - 1.0, LEADER, 7, now + 1.0)], None);
+    let heir = process("heir", &[(now + 100.0, LEADER, 6, now + 101.8)], None);
+    check(&[act], &[old, heir]);
+}
+
+#[test]
+#[should_panic = "begins a term that was over"]
+fn a_term_that_is_over_when_it_is_begun_in_words_is_found() {
+    check(&[], &[process("one", &[(2.0, LEADER, 7, 1.9)], None)]);
+}

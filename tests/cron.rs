@@ -83,7 +83,7 @@ fn cron_runs_once(binary: &Path) {
     // Whoever of the two looks at its clock first has killed it.
     up.wait_for("the end of what was paused", |lines| {
         let over = |line: &String| {
-            line.contains("'cron' has stopped.") || line.contains("'cron' was still there")
+            line.contains("'cron' has stopped.") || line.contains("'cron' was not gone")
         };
         lines.iter().any(over).then_some(())
     });

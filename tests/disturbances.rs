@@ -94,6 +94,8 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     old.wait_for(LEADER);
     let mut new = Daemon::spawn("new", json("new", &etcd.endpoint()));
     new.wait_for(FOLLOWER);
+    // On a busy machine it may have had to connect twice.
+    let before = old.warnings().len();
     let normal = getrlimit(Resource::Nofile);
     let none = Rlimit {
         current: Some(0),
@@ -117,7 +119,8 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     assert!(used < TTL / 5, "it used {used:?} of the processor");
     assert!(!old.has_ended());
     // That the connection broke, and why there is no other.
-    assert_eq!(old.warnings().len(), 2, "{:?}", old.warnings());
+    let warnings = &old.warnings()[before..];
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
     prlimit(Some(old.pid()), Resource::Nofile, normal).unwrap();
     old.wait_for(FOLLOWER);
     new.skip();

@@ -4,9 +4,9 @@
 
 mod support;
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Signal, kill_process, kill_process_group};
 use std::time::Duration;
-use support::daemon::{Daemon, FOLLOWER, LOST};
+use support::daemon::{Daemon, FOLLOWER, LOST, Stream};
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::{Proxy, Way};
 use support::record::{Instant, Record, guard};
@@ -139,9 +139,16 @@ fn a_daemon_that_is_killed() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
-            replicas.get(&first.name).0.signal(Signal::KILL);
+            let old = &mut replicas.get(&first.name).0;
+            let guard = guard(old);
+            old.signal(Signal::KILL);
+            // As a service manager does with all that is left; it may find nobody any more.
+            let _ = kill_process_group(guard, Signal::TERM);
             let (_, gap) = replicas.next(&first);
             assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
+            let old = &mut replicas.get(&first.name).0;
+            let said = old.wait_for_start("The daemon is gone");
+            assert_eq!(said.stream, Stream::Err);
             replicas.stop();
         }
     });

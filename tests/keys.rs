@@ -196,14 +196,24 @@ fn a_full_database_costs_no_term_and_once_there_is_room_again_somebody_leads() {
     replicas[leader].wait_for_refreshes(6);
 
     let dead = replicas.remove(leader);
+    let before: Vec<_> = replicas
+        .iter()
+        .map(|replica| replica.warnings().len())
+        .collect();
     dead.signal(Signal::KILL);
     for replica in &mut replicas {
         replica.wait_for_line("a refusal", |line| line.message().contains("refuses"));
     }
     let_pass(TTL);
     assert!(!replicas.iter().any(Daemon::leads));
-    for replica in &replicas {
-        assert_eq!(replica.warnings().len(), 1, "{:?}", replica.warnings());
+    for (replica, before) in replicas.iter().zip(before) {
+        let warnings = &replica.warnings()[before..];
+        let refusals = warnings
+            .iter()
+            .filter(|warning| warning.contains("refuses"));
+        assert_eq!(refusals.count(), 1, "{warnings:?}");
+        // A full disk may be slow first.
+        assert!(warnings.len() <= 2, "{warnings:?}");
     }
     etcd.etcdctl(&["del", "filler"]);
     etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
@@ -241,7 +251,7 @@ fn after_a_restored_backup_whoever_leads_was_elected_anew() {
             replicas[leader].skip();
             replicas[leader].wait_for_refreshes(2);
             let terms_before = replicas[leader].count(LEADER);
-            allowed.push(Allowance::after(|| etcd.restore()));
+            allowed.push(Allowance::after_the_end_of_history(|| etcd.restore()));
             let restored = SystemTime::now();
             replicas[leader].wait_for_start(LOST);
             wait_for_settled(&mut replicas);

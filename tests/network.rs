@@ -209,3 +209,48 @@ fn keys_deleted_while_the_opening_of_a_watch_is_held_are_missed_by_the_next_read
         assert_eq!(follower.count(LEADER), 1);
     });
 }
+
+fn held_opening(compacts: bool) {
+    on_each_etcd(|etcd| {
+        let ttl = Duration::from_secs(10);
+        let way = Answers::start(&etcd.endpoint());
+        let start = |name: &str, endpoint: &str| {
+            let mut command = command();
+            command.args(["--name", name, "--etcd", endpoint, "--ttl", "10s"]);
+            command.args(["--log-format", "json"]);
+            Daemon::spawn(name, command)
+        };
+        let mut leader = start("leader", &etcd.endpoint());
+        leader.wait_for(LEADER);
+        way.hold_questions(Question::Watch);
+        let mut follower = start("follower", &way.endpoint());
+        follower.wait_for(FOLLOWER);
+        wait_until("it watches", PATIENCE, || (way.seen() > 0).then_some(()));
+        leader.signal(Signal::TERM);
+        leader.wait_exit();
+        if compacts {
+            etcd.put("something", b"else", None);
+            etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
+        }
+        let released = SystemTime::now();
+        way.release();
+        follower.wait_for(LEADER);
+        let all = terms(&[&leader, &follower]);
+        within_bound(
+            "watch's question held",
+            stall(&all, released),
+            ttl / 10,
+            ttl,
+        );
+    });
+}
+
+#[test]
+fn held_question() {
+    held_opening(false);
+}
+
+#[test]
+fn held_question_compacted() {
+    held_opening(true);
+}

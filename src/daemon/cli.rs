@@ -248,6 +248,11 @@ fn refuse_options_of_candidates(matches: &ArgMatches) -> Result<(), clap::Error>
 fn refuse_options_of_commands(matches: &ArgMatches) -> Result<(), clap::Error> {
     let has_command = ["command", "release"].map(|option| matches.contains_id(option));
     let given = |option: &&str| matches.value_source(option) == Some(ValueSource::CommandLine);
+    // An unset variable would make it a daemon that runs nothing.
+    if has_command == [false; 2] && std::env::args_os().any(|argument| argument == "--") {
+        let message = "there is no COMMAND after --".to_owned();
+        return Err(Args::command().error(ErrorKind::MissingRequiredArgument, message));
+    }
     match ["grace", "stop_timeout"].into_iter().find(given) {
         Some(option) if has_command == [false; 2] => {
             let option = option.replace('_', "-");

@@ -5,7 +5,7 @@
 //! means that the daemon is gone.
 
 use super::{
-    killing::{self, ROUND, Reaped, Schedule},
+    killing::{self, LONG_ROUND, Left, Reaped, Schedule},
     orders::{Order, Report, receive_stdin, take_lines},
 };
 use crate::{clock, protocol::Moment};
@@ -21,6 +21,7 @@ use std::{
     os::unix::{net::UnixStream, process::CommandExt},
     process::{Command, ExitCode, Stdio},
     sync::{Arc, atomic::AtomicBool},
+    thread,
 };
 
 /// The first argument of a guard; a lease and the daemon's own arguments follow.
@@ -29,6 +30,9 @@ pub(super) const GUARD: &str = "--guard";
 pub(super) const RELEASE: &str = "--release";
 /// What runs once more as a guard or to revoke a lease, whatever became of its file.
 pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// How often revoking is begun again after a signal has ended it.
+const RELEASES: usize = 5;
 
 /// What concerns this program alone, and is not in COMMAND's environment.
 const OURS_ALONE: [&str; 2] = ["LEADER_ELECTION_ETCD_PASSWORD", "NOTIFY_SOCKET"];
@@ -52,25 +56,37 @@ pub(super) fn run_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Opt
     let lease = arguments.next()?;
     let arguments: Vec<_> = arguments.collect();
     let (own, command) = split(&arguments);
-    let guarded = Guard::new(command).and_then(Guard::guard);
-    if let Ok(End::DaemonGone) = guarded {
-        // Returns only if it fails; the lease runs out by itself then.
-        let error = Command::new(THIS_PROGRAM)
-            .arg0(program)
-            .args(own)
-            .args([OsStr::new(RELEASE), &lease])
-            .stdin(Stdio::null())
-            .exec();
-        let _ = writeln!(
-            io::stderr(),
-            "WARN cannot revoke the lease of a daemon that is gone: {error}"
-        );
+    let done = Guard::new(command).and_then(|guard| match guard.guard() {
+        End::Reported => Ok(()),
+        End::DaemonGone => release(&program, own, &lease),
+    });
+    if let Err(error) = &done {
+        // Where standard error is closed, the daemon still learns that this has failed.
+        let _ = writeln!(io::stderr(), "WARN the guard of a COMMAND failed: {error}");
     }
-    Some(if guarded.is_ok() {
+    Some(if done.is_ok() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Has the lease of a daemon that is gone revoked, with the daemon's own options. If that cannot be
+/// done, it runs out by itself.
+fn release(program: &OsStr, own: &[OsString], lease: &OsStr) -> io::Result<()> {
+    let mut run = Command::new(THIS_PROGRAM);
+    run.arg0(program)
+        .args(own)
+        .args([OsStr::new(RELEASE), lease]);
+    run.stdin(Stdio::null());
+    // Whoever ended the daemon may send SIGTERM to all that is left, and until it listens, that ends
+    // this run too.
+    for _ in 0..RELEASES {
+        if run.status()?.code().is_some() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Separates this program's own arguments from COMMAND with its own.
@@ -96,8 +112,11 @@ struct Guard {
     unread: Vec<u8>,
     child_ended: UnixStream,
     timer: OwnedFd,
-    could_not_start: bool,
+    /// Whether there will never be a COMMAND.
+    never_runs: bool,
     running: Option<Running>,
+    /// Whether the daemon knows of a process that cannot be killed.
+    told_not_ours: bool,
 }
 
 struct Running {
@@ -138,19 +157,20 @@ impl Guard {
             unread: Vec::new(),
             child_ended,
             timer: clock::create_timer()?,
-            could_not_start: false,
+            never_runs: false,
             running: None,
+            told_not_ours: false,
         })
     }
 
     /// Runs COMMAND in its time, and returns when nothing of it is left.
-    fn guard(mut self) -> io::Result<End> {
+    fn guard(mut self) -> End {
         loop {
             if self.obey().is_err() {
                 // As good as gone: it makes no sense, or cannot be heard.
                 self.daemon_is_gone = true;
             }
-            let any_left = self.reap()?;
+            let any_left = self.reap();
             let now = clock::now();
             let mut wake = None;
             if let Some(running) = &mut self.running {
@@ -158,15 +178,18 @@ impl Guard {
                     tell_to_stop(running.process);
                 }
                 if self.daemon_is_gone || running.ended.is_some() || running.schedule.kills(now) {
-                    killing::kill_children()?;
-                    wake = Some(now + ROUND);
+                    let left = killing::kill_children(&[]);
+                    wake = Some(now + left.round());
+                    if let Left::NotOurs(process) = left {
+                        self.tell_not_ours(process);
+                    }
                 } else {
                     wake = Some(running.schedule.next());
                 }
             }
             if !any_left {
                 if self.daemon_is_gone {
-                    return Ok(End::DaemonGone);
+                    return End::DaemonGone;
                 }
                 if let Some(Running {
                     ended: Some((code, was_told)),
@@ -174,13 +197,15 @@ impl Guard {
                 }) = self.running
                 {
                     self.report(Report::Ended { code, was_told });
-                    return Ok(End::Reported);
+                    return End::Reported;
                 }
-                if self.could_not_start {
-                    return Ok(End::Reported);
+                if self.never_runs {
+                    return End::Reported;
                 }
             }
-            self.wait(wake)?;
+            if self.wait(wake).is_err() {
+                thread::sleep(LONG_ROUND);
+            }
         }
     }
 
@@ -196,9 +221,11 @@ impl Guard {
                 Err(error) => return Err(error),
             }
         }
+        let mut time = None;
         for order in take_lines(&mut self.unread)? {
             match (order, &mut self.running) {
-                (Order::Lead { stop_at, kill_at }, None) => self.start(stop_at, kill_at),
+                (Order::Lead { stop_at, kill_at }, None) => time = Some((stop_at, kill_at)),
+                (Order::Stop { .. }, None) => time = Some((Moment::default(), Moment::default())),
                 (Order::Lead { stop_at, kill_at }, Some(running)) => {
                     running.schedule.lead(stop_at, kill_at);
                 }
@@ -210,14 +237,26 @@ impl Guard {
                     let signal = Signal::from_named_raw(signal);
                     signal.map(|signal| kill_process(running.process, signal));
                 }
-                (Order::Stop { .. } | Order::Signal(_), _) => {}
+                (Order::Signal(_), _) => {}
             }
+        }
+        if let Some((stop_at, kill_at)) = time
+            && !self.never_runs
+        {
+            self.start(stop_at, kill_at);
         }
         Ok(())
     }
 
-    /// Starts COMMAND, and tells the daemon how that went.
+    /// Starts COMMAND if there is time, and tells the daemon how that went.
     fn start(&mut self, stop_at: Moment, kill_at: Moment) {
+        if clock::now() >= stop_at {
+            self.never_runs = true;
+            return self.report(Report::Ended {
+                code: 0,
+                was_told: true,
+            });
+        }
         let report = match self.command.spawn() {
             Ok(child) => {
                 let process = Pid::from_child(&child);
@@ -231,7 +270,7 @@ impl Guard {
                 }
             }
             Err(error) => {
-                self.could_not_start = true;
+                self.never_runs = true;
                 Report::NotStarted {
                     error: error.raw_os_error().unwrap_or_default(),
                 }
@@ -241,19 +280,29 @@ impl Guard {
     }
 
     /// Reaps all that has ended; returns true iff anything is left.
-    fn reap(&mut self) -> io::Result<bool> {
+    fn reap(&mut self) -> bool {
         loop {
-            match killing::reap()? {
-                Reaped::Child(child, code) => {
+            match killing::reap() {
+                Ok(Reaped::Child(child, code)) => {
                     if let Some(running) = &mut self.running
                         && running.process == child
                     {
                         running.ended = Some((code, running.schedule.told()));
                     }
                 }
-                Reaped::NoneEnded => return Ok(true),
-                Reaped::NoneLeft => return Ok(false),
+                // Whoever did that may have had reasons.
+                Ok(Reaped::Stopped(_)) => {}
+                Ok(Reaped::NoneEnded) | Err(_) => return true,
+                Ok(Reaped::NoneLeft) => return false,
             }
+        }
+    }
+
+    /// Says once that a process cannot be killed.
+    fn tell_not_ours(&mut self, process: Pid) {
+        if !std::mem::replace(&mut self.told_not_ours, true) {
+            let process = process.as_raw_nonzero().get();
+            self.report(Report::NotOurs { process });
         }
     }
 

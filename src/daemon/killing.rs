@@ -22,6 +22,8 @@ use std::{fs, io, time::Duration};
 
 /// How long those who were killed may take to be gone, before who is left is killed again.
 pub(super) const ROUND: Duration = Duration::from_millis(1);
+/// The same where that fails, for want of file descriptors or of permission.
+pub(super) const LONG_ROUND: Duration = Duration::from_millis(50);
 
 /// When COMMAND is told to stop, and when it is killed.
 #[derive(Clone, Copy, Debug)]
@@ -88,26 +90,58 @@ impl Schedule {
 
 /// Becomes the parent of every descendant whose own parent ends.
 ///
+/// Returns the children that there are already, which are not COMMAND's.
+///
 /// # Errors
 /// If the kernel does not tell who a process's children are.
-pub(super) fn adopt_descendants() -> io::Result<()> {
-    children().map_err(|error| {
+pub(super) fn adopt_descendants() -> io::Result<Vec<Pid>> {
+    let children = children().map_err(|error| {
         let reason = "/proc does not tell who the children of a process are";
         io::Error::new(error.kind(), format!("{reason}: {error}"))
     })?;
-    Ok(set_child_subreaper(Some(getpid()))?)
+    set_child_subreaper(Some(getpid()))?;
+    Ok(children)
 }
 
-/// Kills all children that there are now; theirs become this process's.
-///
-/// # Errors
-/// If the kernel does not tell who they are, which it did in [`adopt_descendants`].
-pub(super) fn kill_children() -> io::Result<()> {
-    for child in children()? {
-        // What has ended by itself is as good.
-        let _ = kill_process(child, Signal::KILL);
+/// Who is left after a round of killing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// No children but those to be spared.
+    Nobody,
+    /// Somebody, to be killed again soon: theirs are children now.
+    Somebody,
+    /// Somebody whom this process may not kill, as it is another user's.
+    NotOurs(Pid),
+    /// The kernel does not tell now, for want of file descriptors.
+    Unknown,
+}
+
+impl Left {
+    /// How long to wait before the next round.
+    pub fn round(self) -> Duration {
+        match self {
+            Self::Nobody | Self::Somebody => ROUND,
+            Self::NotOurs(_) | Self::Unknown => LONG_ROUND,
+        }
     }
-    Ok(())
+}
+
+/// Kills all children that there are now, but for those to be spared.
+pub(super) fn kill_children(spared: &[Pid]) -> Left {
+    let Ok(mut children) = children() else {
+        return Left::Unknown;
+    };
+    children.retain(|child| !spared.contains(child));
+    let mut left = Left::Nobody;
+    for child in children {
+        // What has ended by itself, and is not reaped, can be killed as well.
+        match kill_process(child, Signal::KILL) {
+            Err(Errno::PERM) => left = Left::NotOurs(child),
+            _ if left == Left::Nobody => left = Left::Somebody,
+            _ => {}
+        }
+    }
+    left
 }
 
 /// Whom [`reap`] has found.
@@ -115,6 +149,8 @@ pub(super) fn kill_children() -> io::Result<()> {
 pub(super) enum Reaped {
     /// A child that had ended, with its exit code as a shell has it.
     Child(Pid, u8),
+    /// A child that was stopped by a signal.
+    Stopped(Pid),
     /// Children, none of which has ended.
     NoneEnded,
     /// No children.
@@ -126,7 +162,9 @@ pub(super) enum Reaped {
 /// # Errors
 /// The kernel has no reason for any.
 pub(super) fn reap() -> io::Result<Reaped> {
-    match rustix::io::retry_on_intr(|| wait(WaitOptions::NOHANG)) {
+    let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+    match rustix::io::retry_on_intr(|| wait(options)) {
+        Ok(Some((child, status))) if status.stopped() => Ok(Reaped::Stopped(child)),
         Ok(Some((child, status))) => {
             let killed = || status.terminating_signal().map(|signal| 128 + signal);
             let code = status.exit_status().or_else(killed);

@@ -35,8 +35,11 @@ pub(super) enum Report {
     Started { process: i32 },
     /// COMMAND cannot be run, for this reason of the system's; there is no process of it.
     NotStarted { error: i32 },
-    /// COMMAND has ended with this exit code, and nothing of it is left.
+    /// COMMAND has ended with this exit code, and nothing of it is left. It was told to stop where
+    /// it never ran because there was no time any more.
     Ended { code: u8, was_told: bool },
+    /// This process is another user's, and cannot be killed.
+    NotOurs { process: i32 },
 }
 
 /// Both are lines of words.
@@ -81,6 +84,7 @@ impl fmt::Display for Report {
             Self::Started { process } => writeln!(f, "started {process}"),
             Self::NotStarted { error } => writeln!(f, "not-started {error}"),
             Self::Ended { code, was_told } => writeln!(f, "ended {code} {was_told}"),
+            Self::NotOurs { process } => writeln!(f, "not-ours {process}"),
         }
     }
 }
@@ -96,6 +100,10 @@ impl FromStr for Report {
                 .ok()
                 .map(|process| Self::Started { process }),
             ["not-started", error] => error.parse().ok().map(|error| Self::NotStarted { error }),
+            ["not-ours", process] => {
+                let process = process.parse().ok();
+                process.map(|process| Self::NotOurs { process })
+            }
             ["ended", code, was_told] => {
                 let both = code.parse().ok().zip(was_told.parse().ok());
                 both.map(|(code, was_told)| Self::Ended { code, was_told })

@@ -3,7 +3,7 @@
 
 use super::{
     guard::{GUARD, THIS_PROGRAM},
-    killing::{self, ROUND, Reaped},
+    killing::{self, LONG_ROUND, Left, Reaped},
     orders::{Order, Report, send_stdin, take_lines},
 };
 use crate::{
@@ -13,7 +13,11 @@ use crate::{
     printable::Printable,
     protocol::{Moment, Role, Status, Timing},
 };
-use rustix::{fs::Access, process::Pid};
+use rustix::{
+    fs::Access,
+    net::{SendFlags, send},
+    process::{Pid, Signal, kill_process},
+};
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -38,9 +42,9 @@ pub(super) enum Ended {
     ByItself(u8),
     /// It could not be run, for this reason of the system's.
     NeverRan(i32),
-    /// The guard died, and did so before it had run COMMAND.
-    GuardNeverRan,
-    /// The guard died.
+    /// The guard could not do its work.
+    GuardFailed,
+    /// Somebody killed the guard.
     GuardDied,
     /// The guard had not killed it in time.
     GuardLate,
@@ -56,7 +60,19 @@ pub(super) struct Wrapper {
     status: watch::Receiver<Status>,
     child_ended: unix::Signal,
     alarm: Alarm,
+    /// The children that were there before: an entrypoint that became this process left them.
+    spared: Vec<Pid>,
     running: Option<Running>,
+}
+
+/// What is known of a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    /// It runs as this process, or is not reaped yet.
+    Process(Pid),
+    /// It has ended by itself and not well, if this is true; else somebody killed it, or its work
+    /// was done.
+    Gone { failed: bool },
 }
 
 /// A guard, and the term that it is about.
@@ -64,9 +80,7 @@ struct Running {
     leadership: Leadership,
     socket: UnixStream,
     unread: Vec<u8>,
-    /// Until it is reaped.
-    guard: Option<Pid>,
-    started: bool,
+    guard: Guard,
     ended: Option<Ended>,
     said: Option<Order>,
     /// Whether the socket has come to its end.
@@ -77,6 +91,7 @@ struct Running {
     hurried: Option<Moment>,
     /// Whether the guard has not killed in time.
     late: bool,
+    told_not_ours: bool,
 }
 
 impl Wrapper {
@@ -89,7 +104,7 @@ impl Wrapper {
         config: &Config,
         status: watch::Receiver<Status>,
     ) -> io::Result<Self> {
-        killing::adopt_descendants()?;
+        let spared = killing::adopt_descendants()?;
         let program = command
             .first()
             .map_or_else(Default::default, |program| program.as_encoded_bytes());
@@ -107,6 +122,7 @@ impl Wrapper {
             status,
             child_ended: unix::signal(SignalKind::child())?,
             alarm: Alarm::new()?,
+            spared,
             running: None,
         })
     }
@@ -138,14 +154,14 @@ impl Wrapper {
             leadership,
             socket,
             unread: Vec::new(),
-            guard: Some(Pid::from_child(&guard)),
-            started: false,
+            guard: Guard::Process(Pid::from_child(&guard)),
             ended: None,
             said: None,
             hung_up: false,
             kill_at: clock::now(),
             hurried: None,
             late: false,
+            told_not_ours: false,
         });
         Ok(())
     }
@@ -178,29 +194,36 @@ impl Wrapper {
     /// If the system does not tell what it must.
     pub async fn ended(&mut self) -> io::Result<(Ended, Leadership)> {
         loop {
-            let any_left = self.reap()?;
-            if let Some(running) = &mut self.running {
-                running.listen(&self.name, &self.called);
+            self.reap();
+            let Some(running) = &mut self.running else {
+                // A child that nobody expected: as the first process of a container, it is ours.
+                self.child_ended.recv().await;
+                continue;
+            };
+            running.listen(&self.name, &self.called);
+            let said = running.guide(&self.timing, &self.status.borrow_and_update());
+            let left = running
+                .is_ours_to_kill()
+                .then(|| killing::kill_children(&self.spared));
+            if let Some(Left::NotOurs(process)) = left {
+                running.tell_not_ours(&self.name, &self.called, process.as_raw_nonzero().get());
             }
+            let wake = match left {
+                Some(left) => clock::now() + left.round(),
+                None if said => running.own_kill_at(&self.timing),
+                None => (clock::now() + LONG_ROUND).min(running.own_kill_at(&self.timing)),
+            };
             let is_over = |running: &mut Running| {
-                running.guard_is_gone() && (running.ended.is_some() || !any_left)
+                let nobody_left = running.ended.is_some() || left == Some(Left::Nobody);
+                running.guard_is_gone() && nobody_left
             };
             if let Some(over) = self.running.take_if(is_over) {
                 let ended = over.how_it_ended();
                 self.tell(ended);
                 return Ok((ended, over.leadership));
             }
-            let Some(running) = &mut self.running else {
-                // A child that nobody expected: as the first process of a container, it is ours.
-                self.child_ended.recv().await;
+            let Some(running) = &self.running else {
                 continue;
-            };
-            running.guide(&self.timing, &self.status.borrow_and_update());
-            let wake = if running.is_ours_to_kill() {
-                killing::kill_children()?;
-                clock::now() + ROUND
-            } else {
-                running.own_kill_at(&self.timing)
             };
             let election_goes_on = self.status.has_changed().is_ok();
             tokio::select! {
@@ -212,17 +235,23 @@ impl Wrapper {
         }
     }
 
-    /// Reaps all that has ended; returns true iff anything is left.
-    fn reap(&mut self) -> io::Result<bool> {
-        loop {
-            match killing::reap()? {
-                Reaped::Child(child, _) => {
-                    if let Some(running) = &mut self.running {
-                        running.guard.take_if(|guard| *guard == child);
-                    }
+    /// Reaps all that has ended.
+    fn reap(&mut self) {
+        let is_guard = |running: &Running, child| running.guard == Guard::Process(child);
+        // What cannot be reaped now can be reaped later.
+        while let Ok(reaped) = killing::reap() {
+            match (reaped, &mut self.running) {
+                (Reaped::Child(child, code), Some(running)) if is_guard(running, child) => {
+                    let failed = (1..128).contains(&code);
+                    running.guard = Guard::Gone { failed };
                 }
-                Reaped::NoneEnded => return Ok(true),
-                Reaped::NoneLeft => return Ok(false),
+                (Reaped::Child(child, _), _) => self.spared.retain(|spared| *spared != child),
+                // Nobody may stop a guard, and then COMMAND's end goes unheard.
+                (Reaped::Stopped(child), Some(running)) if is_guard(running, child) => {
+                    let _ = kill_process(child, Signal::CONT);
+                }
+                (Reaped::Stopped(_), _) => {}
+                (Reaped::NoneEnded | Reaped::NoneLeft, _) => break,
             }
         }
     }
@@ -239,18 +268,15 @@ impl Wrapper {
             ),
             Ended::GuardLate => warn!(
                 name,
-                "'{called}' was still there when its time was up (was this machine paused?), and \
-                 was killed."
+                "'{called}' was not gone when its time was up (is this machine paused or \
+                 overloaded at times?); what was left was killed."
             ),
             Ended::NeverRan(error) => {
                 let reason = io::Error::from_raw_os_error(error);
                 error!(name, "cannot run '{called}': {reason}");
             }
-            Ended::GuardNeverRan => {
-                error!(
-                    name,
-                    "cannot run '{called}': its guard died before it could"
-                );
+            Ended::GuardFailed => {
+                error!(name, "'{called}' has no guard any more: that one failed.");
             }
         }
     }
@@ -275,9 +301,11 @@ impl Running {
         for report in reports {
             match report {
                 Report::Started { process } => {
-                    self.started = true;
                     let token = self.leadership.token().get();
-                    let guard = self.guard.map(|guard| guard.as_raw_nonzero().get());
+                    let guard = match self.guard {
+                        Guard::Process(guard) => Some(guard.as_raw_nonzero().get()),
+                        Guard::Gone { .. } => None,
+                    };
                     info!(
                         name,
                         token, process, guard, "Running '{called}' as process {process}."
@@ -286,12 +314,26 @@ impl Running {
                 Report::NotStarted { error } => self.ended = Some(Ended::NeverRan(error)),
                 Report::Ended { was_told: true, .. } => self.ended = Some(Ended::AsTold),
                 Report::Ended { code, .. } => self.ended = Some(Ended::ByItself(code)),
+                Report::NotOurs { process } => self.tell_not_ours(name, called, process),
             }
         }
     }
 
+    /// Says once that nobody keeps the promise.
+    fn tell_not_ours(&mut self, name: &str, called: &str, process: i32) {
+        if !std::mem::replace(&mut self.told_not_ours, true) {
+            error!(
+                name,
+                process,
+                "'{called}' is to be killed, and its process {process} cannot be: it is another \
+                 user's. Two may run at once until it ends by itself."
+            );
+        }
+    }
+
     /// Tells the guard what follows from how things stand, and takes over where it is dead or late.
-    fn guide(&mut self, timing: &Timing, status: &Status) {
+    /// Returns false if the guard could not be told.
+    fn guide(&mut self, timing: &Timing, status: &Status) -> bool {
         let own = self.leadership.term();
         let order = match (self.hurried, status.role) {
             (Some(at), _) => Order::Stop { kill_at: at },
@@ -311,7 +353,9 @@ impl Running {
         if self.said != Some(order) && self.say(order) {
             self.said = Some(order);
         }
-        self.late |= self.guard.is_some() && clock::now() >= self.own_kill_at(timing);
+        let is_there = matches!(self.guard, Guard::Process(_));
+        self.late |= is_there && clock::now() >= self.own_kill_at(timing);
+        self.said == Some(order)
     }
 
     /// Whether this process kills, the guard included if it is there.
@@ -320,12 +364,11 @@ impl Running {
     }
 
     fn how_it_ended(&self) -> Ended {
-        let died = match (self.started, self.late) {
-            (false, _) => Ended::GuardNeverRan,
-            (true, false) => Ended::GuardDied,
-            (true, true) => Ended::GuardLate,
-        };
-        self.ended.unwrap_or(died)
+        self.ended.unwrap_or(match self.guard {
+            _ if self.late => Ended::GuardLate,
+            Guard::Gone { failed: true } => Ended::GuardFailed,
+            _ => Ended::GuardDied,
+        })
     }
 
     /// When this process kills what a guard that is late has left: in the middle between the
@@ -336,15 +379,15 @@ impl Running {
 
     /// Returns true iff it is dead, and all that it had to tell is known.
     fn guard_is_gone(&self) -> bool {
-        self.guard.is_none() && self.hung_up
+        matches!(self.guard, Guard::Gone { .. }) && self.hung_up
     }
 
     /// Returns false if the guard cannot be told now; then it keeps to what it was told before.
     fn say(&self, order: Order) -> bool {
         let line = order.to_string();
-        self.socket
-            .try_write(line.as_bytes())
-            .is_ok_and(|length| length == line.len())
+        // Not through the runtime: it knows only after a while that there is room.
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        send(&self.socket, line.as_bytes(), flags).is_ok_and(|length| length == line.len())
     }
 }
 

@@ -52,19 +52,24 @@ enum Link {
     },
 }
 
-/// What people were told of failures, the less hopeful the greater: an outage passes, whereas
-/// whoever cannot show who it is, or has no file descriptor left, needs somebody's help.
+/// What people were told of failures, the less hopeful the greater: an outage passes, a lack of
+/// file descriptors may, whereas a refusal needs somebody's help, and so does, at any rate, whoever
+/// cannot show who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
     Nothing,
     Unanswered,
-    Helpless,
+    Exhausted,
+    Refused,
+    Unauthenticated,
 }
 
 impl Told {
     fn of(failure: &Failure) -> Self {
         match failure.kind {
-            FailureKind::Unauthenticated | FailureKind::Exhausted => Self::Helpless,
+            FailureKind::Exhausted => Self::Exhausted,
+            FailureKind::Refused => Self::Refused,
+            FailureKind::Unauthenticated => Self::Unauthenticated,
             _ => Self::Unanswered,
         }
     }

@@ -47,6 +47,8 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 #[derive(Default)]
 struct State {
     held: Option<Question>,
+    /// Whether the questions themselves are held back, too.
+    questions: bool,
     seen: usize,
     connections: Vec<Arc<Connection>>,
     closing: bool,
@@ -62,6 +64,8 @@ struct Connection {
 struct Held {
     streams: BTreeSet<u32>,
     frames: Vec<Vec<u8>>,
+    questions: Vec<Vec<u8>>,
+    whole: BTreeSet<u32>,
 }
 
 /// A proxy in front of an endpoint.
@@ -98,6 +102,12 @@ impl Answers {
         state.seen = 0;
     }
 
+    /// From the next such question on, it does not reach etcd.
+    pub fn hold_questions(&self, question: Question) {
+        self.hold(question);
+        lock(&self.state).questions = true;
+    }
+
     /// How many such questions came since then.
     pub fn seen(&self) -> usize {
         lock(&self.state).seen
@@ -107,9 +117,14 @@ impl Answers {
     pub fn release(&self) {
         let mut state = lock(&self.state);
         state.held = None;
+        state.questions = false;
         for connection in &state.connections {
             let mut held = lock(&connection.held);
             held.streams.clear();
+            held.whole.clear();
+            for frame in held.questions.drain(..) {
+                drop((&connection.server).write_all(&frame));
+            }
             for frame in held.frames.drain(..) {
                 drop((&connection.client).write_all(&frame));
             }
@@ -187,13 +202,24 @@ fn forward_questions(connection: &Connection, shared: &Mutex<State>) -> std::io:
             let mut state = lock(shared);
             let held = state.held;
             if frame[3] == DATA && held.is_some_and(|question| question.is(&frame[HEAD..])) {
-                lock(&connection.held).streams.insert(stream_of(&frame));
+                let mut held = lock(&connection.held);
+                if state.questions {
+                    held.whole.insert(stream_of(&frame));
+                } else {
+                    held.streams.insert(stream_of(&frame));
+                }
+                drop(held);
                 state.seen += 1;
                 drop(state);
                 changed();
             }
         }
-        (&connection.server).write_all(&frame)?;
+        let mut held = lock(&connection.held);
+        if frame[3] == DATA && held.whole.contains(&stream_of(&frame)) {
+            held.questions.push(frame);
+        } else {
+            (&connection.server).write_all(&frame)?;
+        }
     }
 }
 

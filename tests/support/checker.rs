@@ -1,7 +1,7 @@
 //! Reads what processes say of themselves, in lines of the JSON format and on one clock, and fails
 //! on what the documents don't allow: two who act at once, a token that does not grow, a stall.
 
-use super::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED};
+use super::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, Stream};
 use serde_json::Value;
 use std::time::{Duration, SystemTime};
 
@@ -25,10 +25,22 @@ impl Statements {
         let ended = daemon.ended();
         Self {
             name: daemon.name.clone(),
-            lines: daemon.lines().iter().filter_map(Line::json).collect(),
+            lines: daemon
+                .lines()
+                .iter()
+                .filter_map(|line| statement(&daemon.name, line))
+                .collect(),
             ended,
         }
     }
+}
+
+/// What a line says. On standard output, all of them are objects; nothing must go unread.
+fn statement(name: &str, line: &Line) -> Option<Value> {
+    let said = line.json();
+    let is_ours = line.stream == Stream::Out;
+    assert!(said.is_some() || !is_ours, "{name} says {:?}", line.text());
+    said
 }
 
 /// A time in which a process acted, by its own words.
@@ -55,16 +67,27 @@ pub struct Term {
 pub struct Allowance {
     begun: SystemTime,
     done: SystemTime,
+    /// Whether another history of etcd's begins, in which tokens are counted anew.
+    ends_history: bool,
 }
 
 impl Allowance {
-    /// Takes keys or leases away from their holder, or etcd's history from everybody.
+    /// Takes keys or leases away from their holder.
     pub fn after(act: impl FnOnce()) -> Self {
         let begun = SystemTime::now();
         act();
         Self {
             begun,
             done: SystemTime::now(),
+            ends_history: false,
+        }
+    }
+
+    /// Takes etcd's history from everybody.
+    pub fn after_the_end_of_history(act: impl FnOnce()) -> Self {
+        Self {
+            ends_history: true,
+            ..Self::after(act)
         }
     }
 
@@ -74,6 +97,7 @@ impl Allowance {
         first.from < self.done
             && self.begun <= second.from
             && first.deadline <= self.done + first.ttl * 9 / 10
+            && (self.ends_history || second.from <= first.deadline)
     }
 }
 
@@ -162,6 +186,8 @@ fn terms_of(statements: &Statements) -> Vec<Term> {
         let at = || time(line, "timestamp");
         if message == LEADER {
             assert!(open.is_none(), "{name} leads twice at once: {line}");
+            let until = time(line, "acts_until");
+            assert!(at() <= until, "{name} begins a term that was over: {line}");
             open = Some(Term {
                 name: name.clone(),
                 token: number(line, "token"),

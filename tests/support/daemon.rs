@@ -229,6 +229,18 @@ impl Daemon {
         self.lines().iter().any(|line| line.message() == message)
     }
 
+    /// Waits until something that begins so came out, before or after whatever else was waited for:
+    /// standard output and error have no order among each other.
+    pub fn wait_until_said(&self, start: &str) -> Line {
+        let what = format!("{} says {start:?} at any time", self.name);
+        wait_until(&what, PATIENCE, || {
+            let lines = self.lines();
+            lines
+                .into_iter()
+                .find(|line| line.message().starts_with(start))
+        })
+    }
+
     /// Closes its standard input, which the command must have piped.
     pub fn close_stdin(&mut self) {
         drop(self.child.stdin.take().expect("piped"));

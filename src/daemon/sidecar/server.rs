@@ -14,6 +14,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use rustix::process::{Resource, getrlimit};
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -25,7 +26,8 @@ use tracing::debug;
 
 /// How long a connection may last; each carries one request.
 const LONGEST: Duration = Duration::from_secs(5);
-/// How many there may be at once; others wait to be accepted.
+/// How many there may be at once; others wait to be accepted. Where there are few file descriptors,
+/// it is a quarter of them.
 const MOST: usize = 128;
 /// How long a request's head may be, in bytes.
 const LARGEST: usize = 16 * 1024;
@@ -36,6 +38,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(in crate::daemon) struct Server {
     standing: Arc<Standing>,
     listener: TcpListener,
+    most: usize,
     connections: JoinSet<()>,
 }
 
@@ -45,9 +48,12 @@ impl Server {
         if let Ok(address) = listener.local_addr() {
             debug!(%address, "Listening for HTTP at {address}.");
         }
+        let files = getrlimit(Resource::Nofile).current;
         Self {
             standing: Arc::new(Standing::new(config, status)),
             listener,
+            most: usize::try_from(files.unwrap_or(u64::MAX) / 4)
+                .map_or(MOST, |files| files.clamp(1, MOST)),
             connections: JoinSet::new(),
         }
     }
@@ -62,7 +68,7 @@ impl Server {
     /// Cancel safe.
     pub async fn serve(&mut self) -> io::Error {
         loop {
-            let has_room = self.connections.len() < MOST;
+            let has_room = self.connections.len() < self.most;
             tokio::select! {
                 accepted = self.listener.accept(), if has_room => match accepted {
                     Ok((stream, _)) => {
