@@ -43,6 +43,7 @@ pub fn run() -> ExitCode {
     let options = match cli::parse() {
         Task::TakePart(options) => *options,
         Task::Command(command) => return commands::run(*command),
+        Task::Aside(command) => return commands::run_aside(&command),
     };
     let has_command = matches!(
         options.work,

@@ -34,7 +34,7 @@ impl Election {
     }
 
     /// Returns what will happen in this election, for whoever wants to know more than whether it
-    /// leads. Events wait until they are read or this is dropped.
+    /// leads. Events wait until they are read or this is dropped; a second call ends the first one's.
     #[must_use]
     pub fn events(&mut self) -> Events {
         let (events, received) = mpsc::unbounded_channel();
@@ -174,6 +174,8 @@ impl Leadership {
     /// `None` once the term is over.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
+        // Without an election, nobody renews it.
+        self.status.has_changed().ok()?;
         match self.status.borrow().role {
             Role::Leader { term, deadline } if term == self.term => Some(deadline),
             _ => None,

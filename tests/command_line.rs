@@ -80,6 +80,9 @@ fn options_of_candidates_are_refused_beside_a_command_and_their_variables_do_no_
             ("--advertise", "here"),
             ("--log-format", "json"),
             ("--log", "info"),
+            ("--grace", "300ms"),
+            ("--stop-timeout", "1s"),
+            ("--http", "127.0.0.1:1"),
         ] {
             for arguments in [[option, value, command_name], [command_name, option, value]] {
                 let run = run(at(&etcd.endpoint(), &arguments));
@@ -89,7 +92,16 @@ fn options_of_candidates_are_refused_beside_a_command_and_their_variables_do_no_
             }
         }
     }
-    let variables = ["NAME", "TTL", "ADVERTISE", "LOG_FORMAT", "LOG"];
+    let variables = [
+        "NAME",
+        "TTL",
+        "ADVERTISE",
+        "LOG_FORMAT",
+        "LOG",
+        "GRACE",
+        "STOP_TIMEOUT",
+        "HTTP",
+    ];
     for value in ["\u{1b}nonsense=", "5s"] {
         let mut command = at(&etcd.endpoint(), &["status"]);
         for variable in variables {
@@ -121,7 +133,14 @@ fn time_outs_that_make_no_sense_are_refused() {
 
 #[test]
 fn the_completions_and_the_man_page_name_every_command_and_option() {
-    let commands = ["status", "observe", "step-down", "completions", "man"];
+    let commands = [
+        "status",
+        "observe",
+        "step-down",
+        "health",
+        "completions",
+        "man",
+    ];
     let options = [
         "--name",
         "--etcd",
@@ -133,6 +152,9 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
         "--leader-key",
         "--advertise",
         "--ttl",
+        "--grace",
+        "--stop-timeout",
+        "--http",
         "--log-format",
         "--log",
         "--if-leader",

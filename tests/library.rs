@@ -309,7 +309,9 @@ fn without_the_daemon_none_of_its_dependencies_is_built() {
         "clap_mangen",
         "humantime",
         "tracing-subscriber",
+        "signal-hook",
         "signal-hook-registry",
+        "prometheus-client",
     ] {
         let is_it = |it: &String| it == name;
         assert!(with.iter().any(is_it), "{name} is the daemon's");

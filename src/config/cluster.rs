@@ -94,6 +94,7 @@ pub enum InvalidEndpoint {
 ///
 /// The files are read anew for each connection, so that they can be replaced while it runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tls {
     /// The certificates of the authorities to trust, as PEM; the system's where there are none.
     pub authorities: Option<PathBuf>,
@@ -103,6 +104,7 @@ pub struct Tls {
 
 /// What etcd is told when it asks who this is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Credentials {
     /// The user.
     pub user: String,
@@ -110,8 +112,17 @@ pub struct Credentials {
     pub password: Password,
 }
 
+impl Credentials {
+    /// Tells the user and its password.
+    pub fn new(user: impl Into<String>, password: Password) -> Self {
+        let user = user.into();
+        Self { user, password }
+    }
+}
+
 /// Where a password comes from. It is never shown, by `Debug` neither.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Password {
     /// This is it.
     Text(String),

@@ -161,6 +161,8 @@ Examples:
 pub(super) enum Task {
     TakePart(Box<Options>),
     Command(Box<(Command, Cluster, LeaderKey)>),
+    /// A command that asks nothing of etcd.
+    Aside(Box<Command>),
 }
 
 /// How to take part.
@@ -193,6 +195,9 @@ pub(super) fn parse() -> Task {
         Args::from_arg_matches(&matches)
     });
     let mut args = parsed.unwrap_or_else(|error| harmless(error).exit());
+    if let Some(command) = args.subcommand.take_if(|command| !command.asks_etcd()) {
+        return Task::Aside(Box::new(command));
+    }
     let (cluster, leader_key) = args
         .connection
         .validated()
@@ -220,10 +225,28 @@ fn matches() -> Result<ArgMatches, clap::Error> {
         }
     });
     match without_variables.try_get_matches() {
+        Ok(matches) if matches.subcommand_name().is_some_and(Command::is_aside) => {
+            // Neither do those that say how to reach etcd.
+            Args::command()
+                .mut_args(|arg| arg.env(None))
+                .try_get_matches()
+        }
         Ok(matches) if matches.subcommand().is_some() => Ok(matches),
+        // Where variables make no sense, such a command is not concerned.
+        Err(error) if error.use_stderr() && names_aside() => {
+            let without = Args::command().mut_args(|arg| arg.env(None));
+            without.try_get_matches().or(Err(error))
+        }
         Err(error) if error.use_stderr() => Err(error),
         _ => Args::command().try_get_matches(),
     }
+}
+
+/// Whether one of the arguments may be a command that asks nothing of etcd.
+fn names_aside() -> bool {
+    std::env::args()
+        .skip(1)
+        .any(|argument| Command::is_aside(&argument))
 }
 
 /// clap's own way to do so would refuse the options that say how to reach etcd as well.

@@ -35,12 +35,23 @@ pub(super) fn run((command, cluster, leader_key): (Command, Cluster, LeaderKey))
         }
         Command::StepDown { if_leader, timeout } => files()
             .and_then(|()| block_on(step_down::run(&cluster, &leader_key, if_leader, timeout))),
-        Command::Completions { shell } => {
-            print(completions(shell).trim_end()).map(|_| ExitCode::SUCCESS)
-        }
-        Command::Health { address } => health::run(address),
-        Command::Man => print(man_page().trim_end()).map(|_| ExitCode::SUCCESS),
+        aside => return run_aside(&aside),
     };
+    exit(done)
+}
+
+/// Runs a command that asks nothing of etcd, to its exit code.
+pub(super) fn run_aside(command: &Command) -> ExitCode {
+    let printed = match command {
+        Command::Completions { shell } => print(completions(*shell).trim_end()),
+        Command::Man => print(man_page().trim_end()),
+        Command::Health { address } => health::run(*address),
+        Command::Status { .. } | Command::Observe { .. } | Command::StepDown { .. } => Ok(true),
+    };
+    exit(printed.map(|_| ExitCode::SUCCESS))
+}
+
+fn exit(done: anyhow::Result<ExitCode>) -> ExitCode {
     done.unwrap_or_else(|error| {
         // Where standard error is closed, the exit code has to do.
         let _ = writeln!(io::stderr(), "error: {error:#}");

@@ -40,11 +40,13 @@ impl Notifier {
     /// has granted it a lease.
     pub fn note(&mut self, event: &Event) {
         match event {
-            Event::Granted { .. } if !self.is_ready => {
-                self.is_ready = true;
-                self.tell("READY=1");
+            // Or a later one, if that could not be sent.
+            Event::Granted { .. } | Event::Renewed { .. } if !self.is_ready => {
+                self.is_ready = self.tell("READY=1");
             }
-            Event::Leading { .. } => self.tell("STATUS=The leader."),
+            Event::Leading { .. } => {
+                self.tell("STATUS=The leader.");
+            }
             Event::Following { leader } => {
                 let leader = Printable(&leader.value);
                 self.tell(&format!("STATUS=A follower of '{leader}'."));
@@ -52,7 +54,9 @@ impl Notifier {
             Event::SomebodyStillActs | Event::LeaderGone => {
                 self.tell("STATUS=A follower; nobody leads.");
             }
-            Event::Lost { .. } => self.tell("STATUS=No longer the leader."),
+            Event::Lost { .. } => {
+                self.tell("STATUS=No longer the leader.");
+            }
             _ => {}
         }
     }
@@ -62,17 +66,19 @@ impl Notifier {
         self.tell("STOPPING=1");
     }
 
-    fn tell(&mut self, what: &str) {
+    /// Returns false if that must be tried again.
+    fn tell(&mut self, what: &str) -> bool {
         let Some((socket, address)) = &self.manager else {
-            return;
+            return true;
         };
         match socket.send_to_addr(what.as_bytes(), address) {
-            Ok(_) => {}
+            Ok(_) => true,
             // The election waits for nobody.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
                 complain(&error);
                 self.manager = None;
+                true
             }
         }
     }

@@ -45,7 +45,11 @@ impl Connection {
     /// Watches both keys: two watches on one stream, so that a role for just these two keys
     /// suffices.
     pub async fn watch(&self, from_revision: i64, limit: Duration) -> Result<Watch, Failure> {
-        let options = || Some(WatchOptions::new().with_start_revision(from_revision));
+        // Many large changes at once would not fit into one message.
+        let options = || {
+            let options = WatchOptions::new().with_start_revision(from_revision);
+            Some(options.with_fragment())
+        };
         let mut watches = self.client.watch_client();
         let opening = async {
             let mut stream = watches

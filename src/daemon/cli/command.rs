@@ -80,6 +80,21 @@ pub(in crate::daemon) enum Command {
     Man,
 }
 
+impl Command {
+    /// Whether a command of this name asks nothing of etcd.
+    pub fn is_aside(name: &str) -> bool {
+        ["health", "completions", "man"].contains(&name)
+    }
+
+    /// Whether it asks anything of etcd.
+    pub fn asks_etcd(&self) -> bool {
+        !matches!(
+            self,
+            Self::Health { .. } | Self::Completions { .. } | Self::Man
+        )
+    }
+}
+
 /// A shell that can be taught to complete.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(in crate::daemon) enum Shell {

@@ -116,7 +116,7 @@ pub(super) fn in_words(
 ) -> String {
     let mut words = words::sentence(situation, leader_key);
     if situation.leader.is_none()
-        && situation.without_lease.is_none()
+        && situation.acting.is_some()
         && let Some(lease) = lease
     {
         let end = words::end_of(lease);

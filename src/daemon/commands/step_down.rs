@@ -72,10 +72,20 @@ pub(super) async fn run(
     // How things stand is told if that takes no time.
     let now = Asker::new(asker.cluster(), leader_key, Duration::from_secs(2));
     let standing = match look(&now).await {
+        Ok((situation, _)) if is_next(&situation, &leader) => {
+            print(&sentence(&situation, leader_key))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Ok((situation, lease)) => in_words(&situation, leader_key, lease),
         Err(_) => "how things stand is not known.".to_owned(),
     };
     bail!("nobody else began to lead within {timeout}: {standing}")
+}
+
+/// Whether somebody leads in a later term.
+fn is_next(situation: &Situation, before: &Leader) -> bool {
+    let leader = situation.leader.as_ref();
+    leader.is_some_and(|leader| leader.token > before.token)
 }
 
 /// Waits for the next term.
@@ -87,8 +97,7 @@ async fn next_leader(
     loop {
         match observer.next().await {
             Some(Observed::Situation(situation)) => {
-                let next = situation.leader.as_ref();
-                if next.is_some_and(|leader| leader.token > before.token) {
+                if is_next(&situation, before) {
                     return Ok(situation);
                 }
             }

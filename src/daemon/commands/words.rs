@@ -50,7 +50,8 @@ pub(super) fn sentence(situation: &Situation, leader_key: &LeaderKey) -> String 
             };
             format!(
                 "Nobody leads, and nobody can until somebody deletes the key '{key}{suffix}', which \
-                 is bound to no lease and holds '{value}'."
+                 is bound to no lease and holds '{value}'{}.",
+                acting()
             )
         }
         None => format!("Nobody leads{}.", acting()),

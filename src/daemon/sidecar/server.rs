@@ -15,19 +15,19 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustix::process::{Resource, getrlimit};
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, io, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tracing::debug;
 
 /// How long a connection may last; each carries one request.
 const LONGEST: Duration = Duration::from_secs(5);
-/// How many there may be at once; others wait to be accepted. Where there are few file descriptors,
-/// it is a quarter of them.
+/// How many there may be at once; one more costs the oldest its place, which has had time enough.
+/// Where there are few file descriptors, it is a quarter of them.
 const MOST: usize = 128;
 /// How long a request's head may be, in bytes.
 const LARGEST: usize = 16 * 1024;
@@ -40,6 +40,7 @@ pub(in crate::daemon) struct Server {
     listener: TcpListener,
     most: usize,
     connections: JoinSet<()>,
+    oldest_first: VecDeque<AbortHandle>,
 }
 
 impl Server {
@@ -55,6 +56,7 @@ impl Server {
             most: usize::try_from(files.unwrap_or(u64::MAX) / 4)
                 .map_or(MOST, |files| files.clamp(1, MOST)),
             connections: JoinSet::new(),
+            oldest_first: VecDeque::new(),
         }
     }
 
@@ -68,25 +70,41 @@ impl Server {
     /// Cancel safe.
     pub async fn serve(&mut self) -> io::Error {
         loop {
-            let has_room = self.connections.len() < self.most;
             tokio::select! {
-                accepted = self.listener.accept(), if has_room => match accepted {
-                    Ok((stream, _)) => {
-                        let standing = Arc::clone(&self.standing);
-                        self.connections.spawn(serve_one(stream, standing));
-                    }
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => self.take(stream),
                     Err(error) => {
                         debug!("A connection could not be accepted: {error}");
                         sleep(PAUSE).await;
                     }
                 },
                 Some(ended) = self.connections.join_next() => {
-                    if let Err(error) = ended {
+                    if let Err(error) = ended && error.is_panic() {
                         return io::Error::other(format!("a task died: {error}"));
                     }
                 }
             }
         }
+    }
+}
+
+impl Server {
+    fn take(&mut self, stream: TcpStream) {
+        while self
+            .oldest_first
+            .front()
+            .is_some_and(AbortHandle::is_finished)
+        {
+            self.oldest_first.pop_front();
+        }
+        if self.oldest_first.len() >= self.most
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
+        let serving = serve_one(stream, Arc::clone(&self.standing));
+        let serving = self.connections.spawn(serving);
+        self.oldest_first.push_back(serving);
     }
 }
 

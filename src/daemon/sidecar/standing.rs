@@ -17,6 +17,9 @@ use std::{
 };
 use tokio::sync::watch;
 
+/// How long it may take who wakes up late to notice that.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// How many transitions are told.
 const TRANSITIONS: usize = 20;
 
@@ -57,7 +60,9 @@ struct Transition {
 struct Record {
     timing: Timing,
     /// Whether etcd answers; nothing before it has.
-    answers: bool,
+    answers: Option<bool>,
+    /// Since when it was seen to act past its deadline.
+    late_since: Option<Moment>,
     transitions: VecDeque<Transition>,
 }
 
@@ -79,7 +84,8 @@ impl Standing {
             status,
             record: Mutex::new(Record {
                 timing: Timing::new(config.ttl().as_duration(), config.grace()),
-                answers: false,
+                answers: None,
+                late_since: None,
                 transitions: VecDeque::new(),
             }),
             metrics: Metrics::new(),
@@ -93,10 +99,11 @@ impl Standing {
         match event {
             Event::Granted { ttl, .. } => {
                 record.timing = Timing::new(*ttl, record.timing.grace());
-                record.answers = true;
+                // An etcd that grants leases and refuses the rest does not answer.
+                record.answers.get_or_insert(true);
             }
-            Event::AnsweredAgain { .. } => record.answers = true,
-            Event::Unanswered { .. } => record.answers = false,
+            Event::AnsweredAgain { .. } => record.answers = Some(true),
+            Event::Unanswered { .. } => record.answers = Some(false),
             Event::Renewed { deadline, .. } => {
                 let sent = *deadline - record.timing.term_of_try();
                 self.metrics.renewed(sent, clock::now());
@@ -152,7 +159,7 @@ impl Standing {
                 "not a follower of a known leader",
             ),
             "/ready" => Answer::whether(
-                self.record().answers,
+                self.record().answers(),
                 "etcd answers",
                 "etcd has not answered yet, or does not any more",
             ),
@@ -174,35 +181,44 @@ impl Standing {
 
     fn follows(&self) -> bool {
         let status = self.status.borrow();
-        let follows = matches!(status.role, Role::Follower) && status.leader.is_some();
-        follows && self.record().answers
+        let leader = Leader::of(status.leader.as_ref(), status.acting.as_ref());
+        let follows = matches!(status.role, Role::Follower) && leader.is_some_and(|it| it.acts);
+        follows && self.record().answers()
     }
 
     /// Why the election cannot go on as it should, if so.
     fn died(&self) -> Option<&'static str> {
         let died = self.status.has_changed().is_err();
         let role = self.status.borrow().role;
+        let mut record = self.record();
         let now = clock::now();
-        // Killing takes a tenth of the grace.
-        let late = |by: Moment| now > by + self.record().timing.grace() / 10;
-        match role {
-            Role::Withdrawn => None,
-            _ if died => Some("the election has died"),
-            Role::Leader { deadline, .. } if now >= deadline => Some("it acts past its deadline"),
-            Role::Stopping { by, .. } if late(by) => Some("it acts past its deadline"),
-            _ => None,
-        }
+        let late = match role {
+            Role::Withdrawn => return None,
+            _ if died => return Some("the election has died"),
+            Role::Leader { deadline, .. } => now >= deadline,
+            // Killing takes a tenth of the grace.
+            Role::Stopping { by, .. } => now > by + record.timing.grace() / 10,
+            Role::Follower => false,
+        };
+        // Whoever was paused is late when it wakes, and mends that at once.
+        let since = late.then(|| record.late_since.unwrap_or(now));
+        record.late_since = since;
+        since
+            .is_some_and(|since| now.since(since) > MOMENT)
+            .then_some("it acts past its deadline")
     }
 
     fn tell(&self) -> Answer {
         let status = self.status.borrow().clone();
         let record = self.record();
         let (role, term, remaining) = match status.role {
-            Role::Leader { term, deadline } => {
+            Role::Leader { term, deadline } if clock::now() < deadline => {
                 let remaining = deadline.since(clock::now());
                 ("leader", Some(term), Some(remaining))
             }
-            Role::Stopping { term, .. } => ("stopping", Some(term), None),
+            Role::Leader { term, .. } | Role::Stopping { term, .. } => {
+                ("stopping", Some(term), None)
+            }
             Role::Withdrawn => ("stopping", None, None),
             _ => ("follower", None, None),
         };
@@ -226,7 +242,7 @@ impl Standing {
             ("remaining", json!(remaining.map(seconds))),
             ("since", date(since)),
             ("endpoint", json!(self.endpoints.get(status.endpoint))),
-            ("etcd_answers", json!(record.answers)),
+            ("etcd_answers", json!(record.answers())),
             ("transitions", json!(transitions)),
         ];
         told.extend(rest.map(|(field, value)| (field.to_owned(), value)));
@@ -254,7 +270,7 @@ impl Standing {
             Role::Follower => ("follower", Duration::ZERO),
             _ => ("stopping", Duration::ZERO),
         };
-        let answers = self.record().answers;
+        let answers = self.record().answers();
         match self.metrics.encode(&Instant {
             role,
             remaining,
@@ -272,6 +288,12 @@ impl Standing {
     /// Nothing that is done under the lock can leave it half done.
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    fn answers(&self) -> bool {
+        self.answers == Some(true)
     }
 }
 
@@ -343,6 +365,11 @@ mod tests {
             (standing(Role::Follower), 503, 200),
         ] {
             assert_eq!(code(&standing, "/leader"), leads);
+            assert_eq!(code(&standing, "/live"), 200, "it may have been paused");
+            let before = Moment::from_origin(Duration::ZERO);
+            let mut record = standing.record();
+            record.late_since = record.late_since.map(|_| before);
+            drop(record);
             assert_eq!(code(&standing, "/live"), lives);
         }
     }
