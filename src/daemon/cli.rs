@@ -244,9 +244,8 @@ fn matches() -> Result<ArgMatches, clap::Error> {
 
 /// Whether one of the arguments may be a command that asks nothing of etcd.
 fn names_aside() -> bool {
-    std::env::args()
-        .skip(1)
-        .any(|argument| Command::is_aside(&argument))
+    let mut arguments = std::env::args_os().skip(1);
+    arguments.any(|argument| argument.to_str().is_some_and(Command::is_aside))
 }
 
 /// clap's own way to do so would refuse the options that say how to reach etcd as well.
