@@ -4,13 +4,13 @@
 mod cli;
 mod commands;
 mod guard;
+mod http;
 mod killing;
 mod log;
 mod notify;
 mod orders;
 mod release;
 mod report;
-mod sidecar;
 mod signals;
 mod wrapper;
 
@@ -23,11 +23,11 @@ use crate::{
 };
 use anyhow::{Context, anyhow};
 use cli::{Task, Work};
+use http::Server;
 use notify::Notifier;
 use release::release;
 use report::Reporter;
 use rustix::io::Errno;
-use sidecar::Server;
 use signals::{Received, Signals};
 use std::{env, ffi::OsString, io, net::SocketAddr, process::ExitCode, time::Duration};
 use tokio::{net::TcpListener, signal::unix::SignalKind, time::timeout};

@@ -2,6 +2,6 @@
 
 mod metrics;
 mod server;
-mod standing;
+mod state;
 
 pub(super) use server::Server;

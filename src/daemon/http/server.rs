@@ -1,6 +1,6 @@
 //! Serves HTTP, in such a way that no client costs the election anything.
 
-use super::standing::{Answer, Standing};
+use super::state::{Answer, Standing};
 use crate::{
     config::Config,
     protocol::{Event, Status},
