@@ -3,16 +3,12 @@
 
 mod cli;
 mod commands;
-mod guard;
+mod exec;
 mod http;
-mod killing;
 mod log;
 mod notify;
-mod orders;
-mod release;
 mod report;
 mod signals;
-mod wrapper;
 
 use crate::{
     config::{Cluster, Config},
@@ -23,21 +19,20 @@ use crate::{
 };
 use anyhow::{Context, anyhow};
 use cli::{Task, Work};
+use exec::{Ended, Wrapper, release};
 use http::Server;
 use notify::Notifier;
-use release::release;
 use report::Reporter;
 use rustix::io::Errno;
 use signals::{Received, Signals};
 use std::{env, ffi::OsString, io, net::SocketAddr, process::ExitCode, time::Duration};
 use tokio::{net::TcpListener, signal::unix::SignalKind, time::timeout};
 use tracing::{error, info, warn};
-use wrapper::{Ended, Wrapper};
 
 /// Runs the program from its command line to its exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    if let Some(exit) = guard::run_if_asked(env::args_os()) {
+    if let Some(exit) = exec::run_if_asked(env::args_os()) {
         return exit;
     }
     let options = match cli::parse() {
@@ -107,7 +102,7 @@ fn run_election(
     command: Option<Vec<OsString>>,
     http: Option<SocketAddr>,
 ) -> anyhow::Result<End> {
-    if let Some(Err((code, reason))) = command.as_ref().map(|command| wrapper::check(&command[0])) {
+    if let Some(Err((code, reason))) = command.as_ref().map(|command| exec::check(&command[0])) {
         error!("{reason}");
         return Ok(End::CommandEnded(code));
     }

@@ -1,6 +1,6 @@
 //! `--release`: revokes the lease of a daemon that is gone.
 
-use super::signals::Signals;
+use crate::daemon::signals::Signals;
 use crate::{
     backoff::Jitter,
     clock,
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 /// Revokes the lease of a daemon that is gone; all that acted by it is dead.
-pub(super) async fn release(config: Config, lease: LeaseId) -> anyhow::Result<()> {
+pub(in crate::daemon) async fn release(config: Config, lease: LeaseId) -> anyhow::Result<()> {
     // Whoever stops a daemon may stop this too, too early.
     let _signals = Signals::new(false)?;
     let name = Printable(config.name().as_str().as_bytes()).to_string();

@@ -6,7 +6,7 @@
 
 use super::{
     killing::{self, LONG_ROUND, Left, Reaped, Schedule},
-    orders::{Order, Report, receive_stdin, take_lines},
+    messages::{Order, Report, receive_stdin, take_lines},
 };
 use crate::{clock, protocol::Moment};
 use rustix::{
@@ -48,7 +48,9 @@ const NOT_FOR_US: [Signal; 6] = [
 ];
 
 /// Runs as a guard, if that is what the arguments say.
-pub(super) fn run_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+pub(in crate::daemon) fn run_if_asked(
+    mut arguments: impl Iterator<Item = OsString>,
+) -> Option<ExitCode> {
     let program = arguments.next()?;
     if arguments.next()? != GUARD {
         return None;

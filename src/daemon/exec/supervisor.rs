@@ -4,7 +4,7 @@
 use super::{
     guard::{GUARD, THIS_PROGRAM},
     killing::{self, LONG_ROUND, Left, Reaped},
-    orders::{Order, Report, send_stdin, take_lines},
+    messages::{Order, Report, send_stdin, take_lines},
 };
 use crate::{
     clock::{self, Alarm},
@@ -35,7 +35,7 @@ use tracing::{error, info, warn};
 
 /// How a run of COMMAND ended; nothing of it is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(in crate::daemon) enum Ended {
     /// It was told to stop.
     AsTold,
     /// By itself, with this exit code.
@@ -51,7 +51,7 @@ pub(super) enum Ended {
 }
 
 /// Runs COMMAND in each term.
-pub(super) struct Wrapper {
+pub(in crate::daemon) struct Wrapper {
     name: String,
     environment: [(&'static str, String); 2],
     /// What to call COMMAND.
@@ -395,7 +395,7 @@ impl Running {
 ///
 /// # Errors
 /// The exit code that a shell has for that, and why not.
-pub(super) fn check(program: &OsStr) -> Result<(), (u8, String)> {
+pub(in crate::daemon) fn check(program: &OsStr) -> Result<(), (u8, String)> {
     let printable = || Printable(program.as_encoded_bytes()).to_string();
     let path = Path::new(program);
     let folders = if program.as_encoded_bytes().contains(&b'/') {

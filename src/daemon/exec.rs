@@ -1,0 +1,11 @@
+//! Runs COMMAND while this replica leads, and sees to its end in time.
+
+mod guard;
+mod killing;
+mod messages;
+mod revoke;
+mod supervisor;
+
+pub(super) use guard::run_if_asked;
+pub(super) use revoke::release;
+pub(super) use supervisor::{Ended, Wrapper, check};
