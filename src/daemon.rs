@@ -2,11 +2,12 @@
 //! the exit.
 
 mod cli;
-mod commands;
 mod exec;
 mod http;
 mod log;
 mod notify;
+mod ops;
+mod render;
 mod report;
 mod signals;
 
@@ -37,8 +38,8 @@ pub fn run() -> ExitCode {
     }
     let options = match cli::parse() {
         Task::TakePart(options) => *options,
-        Task::Command(command) => return commands::run(*command),
-        Task::Aside(command) => return commands::run_aside(&command),
+        Task::Command(command) => return ops::run(*command),
+        Task::Aside(command) => return ops::run_aside(&command),
     };
     let has_command = matches!(
         options.work,

@@ -1,6 +1,6 @@
 //! Says in words what happens in the election.
 
-use super::commands::verdict;
+use super::ops::verdict;
 use crate::{
     clock,
     config::Config,

@@ -4,7 +4,7 @@ use super::metrics::{self, Instant, Metrics};
 use crate::{
     clock,
     config::Config,
-    daemon::commands::words::{date, line, optional_text, text},
+    daemon::render::{date, line, optional_text, text},
     observer::Leader,
     protocol::{Event, Moment, Role, Status, Timing},
 };

@@ -1,13 +1,9 @@
 //! `status`: who leads, and where it can be reached.
 
-use super::{
-    NO_LEADER,
-    ask::Asker,
-    print,
-    words::{self, date},
-};
+use super::{NO_LEADER, ask::Asker, print};
 use crate::{
     config::{Cluster, LeaderKey},
+    daemon::render::{self, date},
     etcd::LeaseTime,
     observer::{Leader, Situation},
     printable::Printable,
@@ -114,12 +110,12 @@ pub(super) fn in_words(
     leader_key: &LeaderKey,
     lease: Option<LeaseTime>,
 ) -> String {
-    let mut words = words::sentence(situation, leader_key);
+    let mut words = render::sentence(situation, leader_key);
     if situation.leader.is_none()
         && situation.acting.is_some()
         && let Some(lease) = lease
     {
-        let end = words::end_of(lease);
+        let end = render::end_of(lease);
         words.pop();
         words = format!(
             "{words}, until {} at the latest unless its lease is renewed while it finishes.",
@@ -130,14 +126,14 @@ pub(super) fn in_words(
 }
 
 fn in_json(situation: &Situation, lease: Option<LeaseTime>) -> String {
-    let mut object = words::object(situation);
+    let mut object = render::object(situation);
     let ttl = lease.map(|lease| {
         json!({
             "granted": lease.granted.as_secs(),
             "remaining": lease.remaining.as_secs(),
-            "ends": date(Some(words::end_of(lease))),
+            "ends": date(Some(render::end_of(lease))),
         })
     });
     object.insert("ttl".to_owned(), json!(ttl));
-    words::line(object)
+    render::line(object)
 }

@@ -5,7 +5,6 @@ mod health;
 mod observe;
 mod status;
 mod step_down;
-pub(super) mod words;
 
 pub(super) use ask::verdict;
 

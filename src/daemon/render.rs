@@ -104,11 +104,11 @@ pub(super) fn object(situation: &Situation) -> Map<String, Value> {
     object
 }
 
-pub(in crate::daemon) fn date(moment: Option<SystemTime>) -> Value {
+pub(super) fn date(moment: Option<SystemTime>) -> Value {
     json!(moment.map(|moment| humantime::format_rfc3339_seconds(moment).to_string()))
 }
 
-pub(in crate::daemon) fn optional_text(field: &str, text_of: Option<&str>) -> Map<String, Value> {
+pub(super) fn optional_text(field: &str, text_of: Option<&str>) -> Map<String, Value> {
     match text_of {
         Some(value) => text(field, value.as_bytes()),
         None => Map::from_iter([(field.to_owned(), Value::Null)]),
@@ -117,7 +117,7 @@ pub(in crate::daemon) fn optional_text(field: &str, text_of: Option<&str>) -> Ma
 
 /// A text in a field of that name; what is not UTF-8 or too long is told as well as it can be, and
 /// said to be.
-pub(in crate::daemon) fn text(field: &str, bytes: &[u8]) -> Map<String, Value> {
+pub(super) fn text(field: &str, bytes: &[u8]) -> Map<String, Value> {
     let shown = &bytes[..bytes.len().min(Printable::LONGEST)];
     let text = String::from_utf8_lossy(shown);
     let mut object = Map::new();
@@ -129,7 +129,7 @@ pub(in crate::daemon) fn text(field: &str, bytes: &[u8]) -> Map<String, Value> {
 }
 
 /// Writes an object as one line of JSON, in which nothing does harm to a terminal either.
-pub(in crate::daemon) fn line(object: Map<String, Value>) -> String {
+pub(super) fn line(object: Map<String, Value>) -> String {
     let mut line = String::new();
     for character in Value::Object(object).to_string().chars() {
         if character.is_ascii() && !character.is_ascii_control()

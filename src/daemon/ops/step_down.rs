@@ -5,10 +5,10 @@ use super::{
     ask::{Asker, verdict},
     print,
     status::{in_words, look},
-    words::sentence,
 };
 use crate::{
     config::{Cluster, LeaderKey},
+    daemon::render::sentence,
     observer::{Leader, Observed, Observer, Situation},
     printable::Printable,
     protocol::Failure,

@@ -1,10 +1,12 @@
 //! `observe`: one line for each change, as it happens.
 
 use super::{
-    super::signals::Signals,
+    super::{
+        render::{self, sentence},
+        signals::Signals,
+    },
     ask::verdict,
     print,
-    words::{self, sentence},
 };
 use crate::{
     config::{Cluster, LeaderKey},
@@ -120,7 +122,7 @@ fn in_words(
 
 fn in_json(observed: &Observed, endpoints: &[String]) -> String {
     let (event, fields) = match observed {
-        Observed::Situation(situation) => ("situation", words::object(situation)),
+        Observed::Situation(situation) => ("situation", render::object(situation)),
         Observed::Gap { after } => ("gap", fields(json!({ "after": after }))),
         Observed::HistoryWentBack => ("history_went_back", Map::new()),
         Observed::Unanswered { endpoint, failure } => (
@@ -139,7 +141,7 @@ fn in_json(observed: &Observed, endpoints: &[String]) -> String {
     let mut object = fields;
     object.insert("event".to_owned(), json!(event));
     object.insert("time".to_owned(), json!(now.to_string()));
-    words::line(object)
+    render::line(object)
 }
 
 fn fields(object: Value) -> Map<String, Value> {
