@@ -9,8 +9,8 @@ mod step_down;
 pub(super) use ask::verdict;
 
 use super::{
-    block_on, check_files,
     cli::{Command, completions, man_page},
+    run::{block_on, check_files},
 };
 use crate::config::{Cluster, LeaderKey};
 use anyhow::Context;
