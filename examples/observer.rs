@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut observer = Observer::start(cluster, &LeaderKey::default());
     while let Some(observed) = observer.next().await {
         match observed {
-            Observed::Situation(situation) => match situation.leader {
+            Observed::State(situation) => match situation.leader {
                 Some(leader) => println!(
                     "{} leads at {}",
                     String::from_utf8_lossy(&leader.name).escape_debug(),

@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for shard in SHARDS {
         let config = Config::new(name.parse()?, cluster.clone())
             .with_leader_key(shard.parse()?)
-            .with_times(Ttl::MIN, Duration::ZERO)?;
+            .with_ttl_and_grace(Ttl::MIN, Duration::ZERO)?;
         let candidate = Election::new(config).join()?;
         shards.spawn(serve(name.clone(), shard, candidate, stopping.clone()));
     }
@@ -46,13 +46,13 @@ async fn serve(
     mut stopping: tokio::sync::watch::Receiver<bool>,
 ) -> io::Result<()> {
     loop {
-        // Cancel safe: a leadership that comes just now is given back by `finished`.
+        // Cancel safe: a leadership that comes just now is given back by `withdraw`.
         let leadership = tokio::select! {
-            leadership = candidate.campaign() => leadership,
+            leadership = candidate.elected() => leadership,
             _ = stopping.wait_for(|stop| *stop) => None,
         };
         let Some(mut leadership) = leadership else {
-            return candidate.finished().await;
+            return candidate.withdraw().await;
         };
         println!("{name} serves {shard}, with token {}", leadership.token());
         tokio::select! {

@@ -24,9 +24,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
     };
     let config = Config::new(name.parse()?, Cluster::new(vec![etcd.parse()?])?)
-        .with_times(Ttl::MIN, Duration::ZERO)?;
+        .with_ttl_and_grace(Ttl::MIN, Duration::ZERO)?;
     let mut candidate = Election::new(config).join()?;
-    while let Some(mut leadership) = candidate.campaign().await {
+    while let Some(mut leadership) = candidate.elected().await {
         let token = leadership.token();
         println!("{name} works, with token {token}");
         // Losing leadership drops the work, wherever it waits.

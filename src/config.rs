@@ -169,7 +169,7 @@ impl Config {
     /// # Errors
     /// If one bad endpoint could then cost a healthy leader its term. A `grace` of up to a fifth
     /// of the TTL always fits.
-    pub fn with_times(mut self, ttl: Ttl, grace: Duration) -> Result<Self, InvalidConfig> {
+    pub fn with_ttl_and_grace(mut self, ttl: Ttl, grace: Duration) -> Result<Self, InvalidConfig> {
         if !Timing::new(ttl.as_duration(), grace).survives_a_bad_endpoint() {
             return Err(InvalidConfig::Grace { ttl, grace });
         }
@@ -284,12 +284,12 @@ mod tests {
         assert!(
             config
                 .clone()
-                .with_times(ttl, ttl.as_duration() / 5)
+                .with_ttl_and_grace(ttl, ttl.as_duration() / 5)
                 .is_ok()
         );
         let too_long = ttl.as_duration() * 3 / 10;
         assert_eq!(
-            config.with_times(ttl, too_long).unwrap_err(),
+            config.with_ttl_and_grace(ttl, too_long).unwrap_err(),
             InvalidConfig::Grace {
                 ttl,
                 grace: too_long

@@ -45,7 +45,7 @@ impl Election {
     /// Takes part, from now on until the candidate withdraws or is dropped.
     ///
     /// Must be called within a tokio runtime that drives I/O and time. Whoever takes part must be
-    /// ready to act: call [`Candidate::campaign`] and hold what it returns for as long as it acts.
+    /// ready to act: call [`Candidate::elected`] and hold what it returns for as long as it acts.
     /// A leadership that nobody takes within a TTL is given back, and others lead.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl Candidate {
     ///
     /// Cancel safe: a leadership that began meanwhile is returned by the next call, unless that
     /// comes more than a TTL later.
-    pub async fn campaign(&mut self) -> Option<Leadership> {
+    pub async fn elected(&mut self) -> Option<Leadership> {
         loop {
             let leadership = self.leaderships.recv().await?;
             if leadership.offer.take() {
@@ -114,8 +114,8 @@ impl Candidate {
     }
 
     /// Ends taking part: leadership is lost with [`LossReason::Withdrawn`], and once it has been
-    /// dropped, the lease is revoked. [`finished`](Self::finished) waits for that.
-    pub fn withdraw(&self) {
+    /// dropped, the lease is revoked. [`withdraw`](Self::withdraw) waits for that.
+    pub fn begin_withdrawal(&self) {
         // If the driver is gone, so is the candidate.
         let _ = self.commands.send(Command::Withdraw);
     }
@@ -128,8 +128,8 @@ impl Candidate {
     ///
     /// # Errors
     /// If the election ended of itself, which is a fault of this program or of its system.
-    pub async fn finished(mut self) -> io::Result<()> {
-        self.withdraw();
+    pub async fn withdraw(mut self) -> io::Result<()> {
+        self.begin_withdrawal();
         // One that nobody has taken would never be dropped.
         self.leaderships.close();
         while self.leaderships.try_recv().is_ok() {}
@@ -141,7 +141,7 @@ impl Candidate {
 
 impl Drop for Candidate {
     fn drop(&mut self) {
-        self.withdraw();
+        self.begin_withdrawal();
     }
 }
 

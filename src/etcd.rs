@@ -15,9 +15,9 @@ pub(crate) use questions::LeaseTime;
 pub(crate) use watch::{Change, WatchEnd};
 
 use crate::{
+    acting_record::ActingRecord,
     config::{Address, Cluster, Config, LeaderKey},
     protocol::{ElectionKey, Entry, Failure, FailureKind, KeptAlive, LeaseId, Ttl, View},
-    witness::Witness,
 };
 use access::Access;
 use etcd_client::{
@@ -57,7 +57,7 @@ impl Keys {
 pub(crate) struct Campaign {
     pub lease: LeaseId,
     name: String,
-    witness: String,
+    record: String,
 }
 
 impl Campaign {
@@ -68,7 +68,7 @@ impl Campaign {
         Self {
             lease,
             name: name.to_owned(),
-            witness: Witness::now(name, address).encode(),
+            record: ActingRecord::now(name, address).encode(),
         }
     }
 }
@@ -249,7 +249,7 @@ impl Connection {
                     .when(ElectionKey::ABSENT_FOR_A_CAMPAIGN.map(absent))
                     .and_then([
                         put(&keys.leader, &campaign.name),
-                        put(&keys.acting, &campaign.witness),
+                        put(&keys.acting, &campaign.record),
                     ])
                     .or_else(read)
             }
@@ -275,7 +275,7 @@ impl Connection {
                     })
                 };
                 view.leader = written(&campaign.name);
-                view.acting = written(&campaign.witness);
+                view.acting = written(&campaign.record);
             }
             _ => {
                 let mut read = answer

@@ -7,7 +7,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config::new("replica-1".parse()?, Cluster::new(vec!["127.0.0.1:2379".parse()?])?);
 //! let mut candidate = Election::new(config).join()?;
-//! while let Some(mut leadership) = candidate.campaign().await {
+//! while let Some(mut leadership) = candidate.elected().await {
 //!     println!("acting with token {}", leadership.token());
 //!     let reason = leadership.lost().await;
 //!     println!("stopped acting: {reason}");
@@ -26,7 +26,7 @@
 //! let cluster = Cluster::new(vec!["127.0.0.1:2379".parse()?])?;
 //! let mut observer = Observer::start(cluster, &LeaderKey::default());
 //! while let Some(observed) = observer.next().await {
-//!     if let Observed::Situation(situation) = observed {
+//!     if let Observed::State(situation) = observed {
 //!         println!("{:?}", situation.leader.map(|leader| leader.address));
 //!     }
 //! }
@@ -36,10 +36,10 @@
 //!
 //! # Cancel safety
 //!
-//! [`Candidate::campaign`], [`Leadership::lost`], [`Events::next`] and [`Observer::next`] lose
+//! [`Candidate::elected`], [`Leadership::lost`], [`Events::next`] and [`Observer::next`] lose
 //! nothing when they are dropped before they return, as `tokio::select!` does: call them again.
 //! What is begun cannot be taken back by dropping [`Leadership::resign`] or
-//! [`Candidate::finished`]: it goes on in the background.
+//! [`Candidate::withdraw`]: it goes on in the background.
 //!
 //! # What is promised
 //!
@@ -63,6 +63,7 @@ compile_error!(
     "leader-election runs on Linux only: it relies on CLOCK_BOOTTIME, timerfd and subreapers"
 );
 
+pub mod acting_record;
 mod backoff;
 pub mod clock;
 pub mod config;
@@ -73,10 +74,9 @@ mod etcd;
 pub mod observer;
 pub mod printable;
 pub mod protocol;
-pub mod witness;
 
+pub use acting_record::ActingRecord;
 pub use config::{Address, Cluster, Config, Endpoint, LeaderKey, Name};
 pub use election::{Candidate, Election, Events, Leadership};
-pub use observer::{Acting, Leader, Observed, Observer, Situation};
+pub use observer::{Acting, ElectionState, Leader, Observed, Observer};
 pub use protocol::{FencingToken, LeaseId, LossReason, Status, Term, Ttl};
-pub use witness::Witness;

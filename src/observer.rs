@@ -1,18 +1,18 @@
 //! Follow who leads, without taking part.
 
 mod follow;
-mod history;
+mod key_history;
 mod outage;
 #[cfg(test)]
 mod tests;
 
 use crate::{
+    acting_record::ActingRecord,
     config::{Cluster, LeaderKey},
     etcd::Keys,
     protocol::{ElectionKey, Entry, Failure, FencingToken, LeaseId, View},
-    witness::Witness,
 };
-use history::History;
+use key_history::KeyHistory;
 use std::{sync::Arc, time::SystemTime};
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -43,10 +43,10 @@ impl Observer {
     /// The same, from what is known already.
     #[cfg(feature = "daemon")]
     pub(crate) fn resume(cluster: Cluster, leader_key: &LeaderKey, known: View) -> Self {
-        Self::spawn(cluster, leader_key, Some(History::new(known)))
+        Self::spawn(cluster, leader_key, Some(KeyHistory::new(known)))
     }
 
-    fn spawn(cluster: Cluster, leader_key: &LeaderKey, history: Option<History>) -> Self {
+    fn spawn(cluster: Cluster, leader_key: &LeaderKey, history: Option<KeyHistory>) -> Self {
         let (tell, observed) = mpsc::channel(QUEUE);
         let keys = Arc::new(Keys::new(leader_key));
         let follower = follow::Follower::new(cluster, keys, history, tell);
@@ -78,7 +78,7 @@ impl Drop for Observer {
 #[non_exhaustive]
 pub enum Observed {
     /// How things stand: at first, and after each change.
-    Situation(Situation),
+    State(ElectionState),
     /// etcd has forgotten its history since what was told last (a compaction), so that changes may
     /// be missing. The situation follows.
     Gap {
@@ -105,7 +105,7 @@ pub enum Observed {
 /// How an election stands at one revision of etcd's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Situation {
+pub struct ElectionState {
     /// The revision.
     pub revision: i64,
     /// Who leads, if anybody does.
@@ -141,7 +141,7 @@ pub struct Leader {
 #[non_exhaustive]
 pub struct Acting {
     /// What it tells of itself.
-    pub witness: Witness,
+    pub record: ActingRecord,
     /// The lease with which the key ends, if it is not removed before.
     pub lease: Option<LeaseId>,
 }
@@ -156,21 +156,21 @@ impl Leader {
         let own = acting.filter(|acting| {
             acting.lease == Some(lease) && acting.mod_revision == leader.mod_revision
         });
-        let witness = own.map(|own| Witness::decode(&own.value));
-        let acts = witness.is_some();
-        let witness = witness.unwrap_or_default();
+        let record = own.map(|own| ActingRecord::decode(&own.value));
+        let acts = record.is_some();
+        let record = record.unwrap_or_default();
         Some(Self {
             name: Arc::clone(&leader.value),
             token: FencingToken::new(leader.mod_revision),
             lease,
-            address: witness.address,
-            since: witness.since,
+            address: record.address,
+            since: record.since,
             acts,
         })
     }
 }
 
-impl Situation {
+impl ElectionState {
     pub(crate) fn new(revision: i64, leader: Option<&Entry>, acting: Option<&Entry>) -> Self {
         let without_lease = |key, entry: Option<&Entry>| {
             let entry = entry.filter(|entry| entry.lease.is_none())?;
@@ -180,7 +180,7 @@ impl Situation {
             revision,
             leader: Leader::of(leader, acting),
             acting: acting.map(|acting| Acting {
-                witness: Witness::decode(&acting.value),
+                record: ActingRecord::decode(&acting.value),
                 lease: acting.lease,
             }),
             without_lease: without_lease(ElectionKey::Leader, leader)
@@ -189,7 +189,7 @@ impl Situation {
     }
 }
 
-impl From<&View> for Situation {
+impl From<&View> for ElectionState {
     fn from(view: &View) -> Self {
         Self::new(view.revision, view.leader.as_ref(), view.acting.as_ref())
     }

@@ -254,8 +254,8 @@ fn the_leader_key_holds_the_leaders_name_byte_for_byte() {
             assert_eq!(etcd.etcdctl(&["get", &key]), format!("{key}\n{name}\n"));
             let found = etcd.key(&key).unwrap();
             let acting = etcd.key(&format!("{key}/acting")).unwrap();
-            let witness: Value = serde_json::from_slice(&acting.value).unwrap();
-            assert_eq!(witness["name"], name);
+            let record: Value = serde_json::from_slice(&acting.value).unwrap();
+            assert_eq!(record["name"], name);
             assert!(found.lease.is_some());
             assert_eq!(acting.lease, found.lease, "one lease holds both keys");
             assert_eq!(elected.field("lease"), found.lease);

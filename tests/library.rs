@@ -5,7 +5,8 @@
 mod support;
 
 use leader_election::{
-    Cluster, Config, Election, Leader, LeaderKey, LossReason, Observed, Observer, Situation, Ttl,
+    Cluster, Config, Election, ElectionState, Leader, LeaderKey, LossReason, Observed, Observer,
+    Ttl,
 };
 use std::{process::Command, time::Duration};
 use support::proxy::{Proxy, Way};
@@ -19,7 +20,7 @@ fn cluster(endpoint: &str) -> Cluster {
 fn election(etcd: &Etcd, name: &str) -> Election {
     let config = Config::new(name.parse().unwrap(), cluster(&etcd.endpoint()))
         .with_address(format!("{name}.example:80").parse().unwrap())
-        .with_times(Ttl::try_from(TTL).unwrap(), Duration::ZERO)
+        .with_ttl_and_grace(Ttl::try_from(TTL).unwrap(), Duration::ZERO)
         .unwrap();
     Election::new(config)
 }
@@ -45,18 +46,18 @@ fn leadership_is_held_until_it_is_dropped_and_then_passes_on() {
     let etcd = Etcd::newest();
     run(async {
         let mut first = election(&etcd, "first").join().unwrap();
-        let leadership = first.campaign().await.unwrap();
+        let leadership = first.elected().await.unwrap();
         assert!(leadership.is_leader());
         assert_eq!(etcd.key("leader").unwrap().value, b"first");
 
         let mut second = election(&etcd, "second").join().unwrap();
         let token = leadership.token();
         drop(leadership);
-        let leadership = second.campaign().await.unwrap();
+        let leadership = second.elected().await.unwrap();
         assert!(leadership.token() > token);
         drop(leadership);
-        first.finished().await.unwrap();
-        second.finished().await.unwrap();
+        first.withdraw().await.unwrap();
+        second.withdraw().await.unwrap();
         assert_eq!(etcd.key("leader"), None);
     });
 }
@@ -66,7 +67,7 @@ fn a_leader_whose_key_is_deleted_is_told_why_and_may_finish_before_it_lets_go() 
     let etcd = Etcd::newest();
     run(async {
         let mut candidate = election(&etcd, "a").join().unwrap();
-        let mut leadership = candidate.campaign().await.unwrap();
+        let mut leadership = candidate.elected().await.unwrap();
         etcd.etcdctl(&["del", "leader"]);
         assert_eq!(leadership.lost().await, LossReason::LeaderKeyDeleted);
         assert!(!leadership.is_leader());
@@ -75,7 +76,7 @@ fn a_leader_whose_key_is_deleted_is_told_why_and_may_finish_before_it_lets_go() 
         assert!(etcd.key("leader/acting").is_some());
         drop(leadership);
         released(&etcd).await;
-        candidate.finished().await.unwrap();
+        candidate.withdraw().await.unwrap();
     });
 }
 
@@ -87,7 +88,7 @@ fn a_leadership_that_nobody_has_taken_does_not_keep_a_candidate_from_finishing()
         let mut status = candidate.status();
         let leads = |status: &leader_election::Status| status.leader.is_some();
         status.wait_for(leads).await.unwrap();
-        candidate.finished().await.unwrap();
+        candidate.withdraw().await.unwrap();
         released(&etcd).await;
     });
 }
@@ -114,20 +115,20 @@ fn whoever_resigns_knows_when_another_can_lead_and_goes_on_to_take_part() {
     let etcd = Etcd::newest();
     run(async {
         let mut candidate = election(&etcd, "a").join().unwrap();
-        let leadership = candidate.campaign().await.unwrap();
+        let leadership = candidate.elected().await.unwrap();
         let token = leadership.token();
         let deadline = leadership.deadline().unwrap();
         assert!(deadline.since(leader_election::clock::now()) < TTL);
         let lease = etcd.key("leader").unwrap().lease.unwrap();
         leadership.resign().await;
         assert!(!etcd.leases().contains(&lease), "revoked");
-        let again = candidate.campaign().await.unwrap();
+        let again = candidate.elected().await.unwrap();
         assert!(again.token() > token);
         // Taken back by nobody: it is let go though nobody waits.
         drop(timeout(Duration::ZERO, again.resign()).await);
-        let third = candidate.campaign().await.unwrap();
+        let third = candidate.elected().await.unwrap();
         third.resign().await;
-        candidate.finished().await.unwrap();
+        candidate.withdraw().await.unwrap();
         released(&etcd).await;
     });
 }
@@ -138,10 +139,10 @@ fn resigning_from_a_term_that_is_over_or_an_etcd_that_is_gone_ends_as_well() {
     let way = Proxy::start(&etcd.endpoint(), Way::Open);
     run(async {
         let config = Config::new("a".parse().unwrap(), cluster(&way.endpoint()))
-            .with_times(Ttl::try_from(TTL).unwrap(), Duration::ZERO)
+            .with_ttl_and_grace(Ttl::try_from(TTL).unwrap(), Duration::ZERO)
             .unwrap();
         let mut candidate = Election::new(config).join().unwrap();
-        let mut leadership = candidate.campaign().await.unwrap();
+        let mut leadership = candidate.elected().await.unwrap();
         way.set(Way::Cut);
         assert_eq!(leadership.lost().await, LossReason::NotRenewed);
         let begun = std::time::Instant::now();
@@ -159,13 +160,13 @@ fn a_leadership_that_nobody_takes_is_given_back_and_others_lead() {
         let leads = |status: &leader_election::Status| status.leader.is_some();
         status.wait_for(leads).await.unwrap();
         let mut ready = election(&etcd, "ready").join().unwrap();
-        let leadership = ready.campaign().await.unwrap();
+        let leadership = ready.elected().await.unwrap();
         assert!(leadership.is_leader());
         // What was given back is not returned late.
-        let none = timeout(TTL / 2, idle.campaign()).await;
+        let none = timeout(TTL / 2, idle.elected()).await;
         assert!(none.is_err(), "{none:?}");
         drop(leadership);
-        assert!(idle.campaign().await.unwrap().is_leader());
+        assert!(idle.elected().await.unwrap().is_leader());
     });
 }
 
@@ -180,7 +181,7 @@ fn calls_that_are_cancelled_over_and_over_lose_nothing() {
         let mut tokens = Vec::new();
         for _ in 0..3 {
             let mut leadership = loop {
-                if let Ok(leadership) = timeout(Duration::ZERO, candidate.campaign()).await {
+                if let Ok(leadership) = timeout(Duration::ZERO, candidate.elected()).await {
                     break leadership.unwrap();
                 }
                 tokio::task::yield_now().await;
@@ -196,7 +197,7 @@ fn calls_that_are_cancelled_over_and_over_lose_nothing() {
             };
             assert_eq!(reason, LossReason::LeaderKeyDeleted);
         }
-        candidate.finished().await.unwrap();
+        candidate.withdraw().await.unwrap();
         let mut led = Vec::new();
         loop {
             match timeout(Duration::ZERO, events.next()).await {
@@ -212,7 +213,7 @@ fn calls_that_are_cancelled_over_and_over_lose_nothing() {
         let mut seen = Vec::new();
         while seen.len() < tokens.len() {
             match timeout(Duration::ZERO, observer.next()).await {
-                Ok(Some(Observed::Situation(situation))) => {
+                Ok(Some(Observed::State(situation))) => {
                     seen.extend(situation.leader.map(|leader| leader.token));
                 }
                 Ok(other) => panic!("{other:?}"),
@@ -224,9 +225,9 @@ fn calls_that_are_cancelled_over_and_over_lose_nothing() {
 }
 
 /// Waits for the next situation.
-async fn situation(observer: &mut Observer) -> Situation {
+async fn situation(observer: &mut Observer) -> ElectionState {
     match observer.next().await.unwrap() {
-        Observed::Situation(situation) => situation,
+        Observed::State(situation) => situation,
         other => panic!("{other:?}"),
     }
 }
@@ -238,7 +239,7 @@ fn an_observer_and_a_follower_know_how_to_reach_the_leader() {
         let mut observer = Observer::start(cluster(&etcd.endpoint()), &LeaderKey::default());
         assert_eq!(situation(&mut observer).await.leader, None);
         let mut first = election(&etcd, "first").join().unwrap();
-        let leadership = first.campaign().await.unwrap();
+        let leadership = first.elected().await.unwrap();
         let leader = situation(&mut observer).await.leader.unwrap();
         assert_eq!(*leader.name, *b"first");
         assert_eq!(leader.address.as_deref(), Some("first.example:80"));
@@ -252,7 +253,7 @@ fn an_observer_and_a_follower_know_how_to_reach_the_leader() {
         let follows = follows.unwrap().clone();
         let known = Leader::of(follows.leader.as_ref(), follows.acting.as_ref());
         assert_eq!(known, Some(leader));
-        first.withdraw();
+        first.begin_withdrawal();
         drop(leadership);
         assert_eq!(situation(&mut observer).await.leader, None);
         let next = situation(&mut observer).await.leader.unwrap();

@@ -197,12 +197,12 @@ fn hostile_keys_are_printed_harmlessly_and_as_json_that_says_so() {
         let lease = etcd.grant(Duration::from_mins(10));
         etcd.put("leader", name, Some(&lease));
         // By hand no two keys get one revision, so this is somebody else's witness.
-        let witness = serde_json::json!({
+        let record = serde_json::json!({
             "name": String::from_utf8_lossy(name),
             "address": String::from_utf8_lossy(name),
             "since": u64::MAX,
         });
-        for acting in [witness.to_string().as_bytes(), name] {
+        for acting in [record.to_string().as_bytes(), name] {
             etcd.put("leader/acting", acting, Some(&lease));
             let mut observer = observe("observer", &endpoint);
             let mut reader = Daemon::spawn("reader", at(&endpoint, &["observe"]));
@@ -316,9 +316,9 @@ fn the_witness_tells_the_address_and_what_an_address_may_be() {
         command.args(["--leader-key", &key, "--advertise", address]);
         Daemon::spawn("leader", command).wait_for(LEADER);
         let acting = etcd.key(&format!("{key}/acting")).unwrap();
-        let witness: Value = serde_json::from_slice(&acting.value).unwrap();
-        assert_eq!(witness["name"], "server1");
-        assert_eq!(witness["address"], *address);
-        assert!(witness["since"].as_u64().unwrap() > 1_700_000_000);
+        let record: Value = serde_json::from_slice(&acting.value).unwrap();
+        assert_eq!(record["name"], "server1");
+        assert_eq!(record["address"], *address);
+        assert!(record["since"].as_u64().unwrap() > 1_700_000_000);
     }
 }

@@ -304,7 +304,7 @@ fn options(args: Args, cluster: Cluster, leader_key: LeaderKey) -> Options {
     let config = Config::new(name, cluster)
         .with_leader_key(leader_key)
         .with_stop_timeout(args.stop_timeout)
-        .with_times(args.ttl, grace)
+        .with_ttl_and_grace(args.ttl, grace)
         .unwrap_or_else(|error| fail(error.to_string()));
     let config = match args.advertise {
         Some(address) => config.with_address(address),

@@ -4,7 +4,7 @@
 use crate::{
     config::LeaderKey,
     etcd::LeaseTime,
-    observer::{Acting, Leader, Situation},
+    observer::{Acting, ElectionState, Leader},
     printable::Printable,
     protocol::ElectionKey,
 };
@@ -15,7 +15,7 @@ use std::{
 };
 
 /// Says in one line how things stand.
-pub(super) fn sentence(situation: &Situation, leader_key: &LeaderKey) -> String {
+pub(super) fn sentence(situation: &ElectionState, leader_key: &LeaderKey) -> String {
     let key = Printable(leader_key.as_str().as_bytes());
     let acting = || match &situation.acting {
         Some(acting) => format!("; {} may still be acting", who_acts(acting)),
@@ -60,7 +60,7 @@ pub(super) fn sentence(situation: &Situation, leader_key: &LeaderKey) -> String 
 
 /// Says who may be acting.
 pub(super) fn who_acts(acting: &Acting) -> String {
-    match &acting.witness.name {
+    match &acting.record.name {
         Some(name) => format!("'{}'", Printable(name.as_bytes())),
         None => "somebody".to_owned(),
     }
@@ -72,7 +72,7 @@ pub(super) fn end_of(lease: LeaseTime) -> SystemTime {
 }
 
 /// Tells as JSON how things stand.
-pub(super) fn object(situation: &Situation) -> Map<String, Value> {
+pub(super) fn object(situation: &ElectionState) -> Map<String, Value> {
     let leader = situation.leader.as_ref().map(|leader| {
         let mut object = text("name", &leader.name);
         object.insert("token".to_owned(), json!(leader.token.get()));
@@ -82,12 +82,12 @@ pub(super) fn object(situation: &Situation) -> Map<String, Value> {
         object
     });
     let acting = situation.acting.as_ref().map(|acting| {
-        let witness = &acting.witness;
-        let mut object = optional_text("name", witness.name.as_deref());
+        let record = &acting.record;
+        let mut object = optional_text("name", record.name.as_deref());
         let lease = acting.lease.map(|lease| lease.to_string());
         object.insert("lease".to_owned(), json!(lease));
-        object.insert("since".to_owned(), date(witness.since));
-        object.extend(optional_text("address", witness.address.as_deref()));
+        object.insert("since".to_owned(), date(record.since));
+        object.extend(optional_text("address", record.address.as_deref()));
         object
     });
     let state = match (&leader, &situation.without_lease, &acting) {

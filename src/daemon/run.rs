@@ -160,35 +160,35 @@ async fn take_part(
                 Received::Stop(_) => {
                     asked_to_stop = true;
                     audience.notifier.stopping();
-                    candidate.withdraw();
+                    candidate.begin_withdrawal();
                 }
             },
             event = events.next(), if goes_on => match event {
                 Some(event) => audience.tell(event),
                 None => goes_on = false,
             },
-            Some(leadership) = candidate.campaign(), if goes_on => {
+            Some(leadership) = candidate.elected(), if goes_on => {
                 if let Err(error) = actor.begin(leadership) {
                     end = Err(anyhow!(error).context("could not start a guard for COMMAND"));
-                    candidate.withdraw();
+                    candidate.begin_withdrawal();
                 }
             }
             ended = actor.ended() => {
                 let (ended, leadership) = ended.context("could not watch over COMMAND")?;
                 if let Some(code) = exit_code(ended) && !asked_to_stop {
                     end = Ok(End::CommandEnded(code));
-                    candidate.withdraw();
+                    candidate.begin_withdrawal();
                 }
                 drop(leadership);
             }
             died = audience.serve() => {
                 audience.server = None;
                 end = Err(died.context("could not go on serving HTTP"));
-                candidate.withdraw();
+                candidate.begin_withdrawal();
             }
         }
     }
-    candidate.finished().await.context("the election ended")?;
+    candidate.withdraw().await.context("the election ended")?;
     end
 }
 

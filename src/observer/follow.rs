@@ -1,8 +1,8 @@
 //! Carries out what the history asks for, on one endpoint after the other.
 
 use super::{
-    Observed, Situation,
-    history::{History, Next, Verdict},
+    ElectionState, Observed,
+    key_history::{KeyHistory, Next, Verdict},
     outage::Outage,
 };
 use crate::{
@@ -38,7 +38,7 @@ impl From<Failure> for End {
 pub(super) struct Follower {
     cluster: Arc<Cluster>,
     keys: Arc<Keys>,
-    history: Option<History>,
+    history: Option<KeyHistory>,
     outage: Outage,
     tell: mpsc::Sender<Observed>,
 }
@@ -47,7 +47,7 @@ impl Follower {
     pub fn new(
         cluster: Cluster,
         keys: Arc<Keys>,
-        history: Option<History>,
+        history: Option<KeyHistory>,
         tell: mpsc::Sender<Observed>,
     ) -> Self {
         Self {
@@ -109,9 +109,9 @@ impl Follower {
                 Verdict::Same => return Ok(None),
             }
         }
-        let situation = Situation::from(&view);
-        self.history = Some(History::new(view));
-        self.tell(Observed::Situation(situation)).await?;
+        let situation = ElectionState::from(&view);
+        self.history = Some(KeyHistory::new(view));
+        self.tell(Observed::State(situation)).await?;
         Ok(None)
     }
 
@@ -173,7 +173,7 @@ impl Follower {
     async fn catch_up(&mut self, connection: &Connection) -> Result<bool, End> {
         while let Some(history) = &mut self.history {
             match history.next() {
-                Next::Tell(situation) => self.tell(Observed::Situation(situation)).await?,
+                Next::Tell(situation) => self.tell(Observed::State(situation)).await?,
                 Next::Read { key, revision } => {
                     let entry = connection.read_at(key, revision, LIMIT).await?;
                     history.settle(key, revision, entry.as_ref());

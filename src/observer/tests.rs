@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::{
-    Situation,
-    history::{History, Next, Verdict},
+    ElectionState,
+    key_history::{KeyHistory, Next, Verdict},
     outage::Outage,
 };
 use crate::{
@@ -58,14 +58,14 @@ fn states(past: &Past) -> BTreeMap<i64, [Option<i64>; 2]> {
     states
 }
 
-fn stands(situation: &Situation) -> [Option<i64>; 2] {
+fn stands(situation: &ElectionState) -> [Option<i64>; 2] {
     let token = situation.leader.as_ref().map(|leader| leader.token.get());
     // An `Acting` does not tell its revision; that it is there will do.
     [token, situation.acting.as_ref().map(|_| 0)]
 }
 
 /// Delivers events in the order given, answers reads from the past, and returns what was told.
-fn deliver(history: &mut History, past: &Past, events: Vec<Change>) -> Vec<Situation> {
+fn deliver(history: &mut KeyHistory, past: &Past, events: Vec<Change>) -> Vec<ElectionState> {
     let states = states(past);
     let mut told = Vec::new();
     for event in events {
@@ -139,7 +139,7 @@ proptest! {
     ) {
         // Only what people put beside the protocol, so that it comes and goes between two changes of
         // the other key, may be told late or twice.
-        let mut history = History::new(view(0, None, None));
+        let mut history = KeyHistory::new(view(0, None, None));
         let told = deliver(&mut history, &past, interleaved(&past, 1, &turns));
         let changed = (1_i64..).zip(&past).filter(|(_, changes)| **changes != [None, None]);
         let mut revisions: Vec<_> = told.iter().map(|situation| situation.revision).collect();
@@ -165,7 +165,7 @@ proptest! {
         turns in prop::collection::vec(any::<bool>(), 1..9),
         cut in 0..40_usize,
     ) {
-        let mut history = History::new(view(0, None, None));
+        let mut history = KeyHistory::new(view(0, None, None));
         let mut events = interleaved(&past, 1, &turns);
         events.truncate(cut);
         let states = states(&past);
@@ -197,7 +197,7 @@ proptest! {
 fn a_campaign_is_told_once_with_its_address_whichever_key_is_delivered_first() {
     for keys in [KEYS, [KEYS[1], KEYS[0]]] {
         let past = vec![[Some(true), Some(true)]];
-        let mut history = History::new(view(0, None, None));
+        let mut history = KeyHistory::new(view(0, None, None));
         let told = deliver(
             &mut history,
             &past,
@@ -214,7 +214,7 @@ fn a_campaign_is_told_once_with_its_address_whichever_key_is_delivered_first() {
 
 #[test]
 fn an_event_that_is_not_newer_than_what_is_known_of_its_key_is_dropped() {
-    let mut history = History::new(view(9, Some(5), Some(5)));
+    let mut history = KeyHistory::new(view(9, Some(5), Some(5)));
     history.take(change(ElectionKey::Leader, 9, false));
     assert_eq!(history.next(), Next::Rest);
     history.take(change(ElectionKey::Leader, 10, false));
@@ -224,18 +224,18 @@ fn an_event_that_is_not_newer_than_what_is_known_of_its_key_is_dropped() {
 
 #[test]
 fn keys_that_stand_as_they_were_written_have_missed_nothing() {
-    let mut history = History::new(view(9, Some(5), Some(5)));
+    let mut history = KeyHistory::new(view(9, Some(5), Some(5)));
     assert_eq!(history.compare(&view(90, Some(5), Some(5))), Verdict::Same);
     assert_eq!(history.told_up_to(), 90);
     // What is absent may have come and gone.
-    let mut history = History::new(view(9, None, None));
+    let mut history = KeyHistory::new(view(9, None, None));
     assert_eq!(history.compare(&view(90, None, None)), Verdict::Same);
     assert_eq!(history.told_up_to(), 9);
 }
 
 #[test]
 fn a_read_is_ahead_until_the_watches_have_delivered_what_it_shows() {
-    let mut history = History::new(view(9, Some(5), Some(5)));
+    let mut history = KeyHistory::new(view(9, Some(5), Some(5)));
     let read = view(12, None, Some(5));
     assert_eq!(history.compare(&read), Verdict::Ahead);
     assert!(!history.has_reached(&read));
@@ -247,7 +247,7 @@ fn a_read_is_ahead_until_the_watches_have_delivered_what_it_shows() {
 
 #[test]
 fn a_lower_revision_or_another_cluster_is_another_history() {
-    let mut history = History::new(view(9, None, None));
+    let mut history = KeyHistory::new(view(9, None, None));
     assert_eq!(history.compare(&view(8, None, None)), Verdict::WentBack);
     let other = View {
         cluster_id: 2,
@@ -260,7 +260,7 @@ fn a_lower_revision_or_another_cluster_is_another_history() {
 fn a_key_without_a_lease_leads_nobody_and_an_unreadable_witness_still_counts() {
     let mut by_hand = view(9, Some(5), None);
     by_hand.leader.as_mut().unwrap().lease = None;
-    let situation = Situation::from(&by_hand);
+    let situation = ElectionState::from(&by_hand);
     assert_eq!(situation.leader, None);
     assert!(matches!(
         situation.without_lease,
@@ -269,13 +269,15 @@ fn a_key_without_a_lease_leads_nobody_and_an_unreadable_witness_still_counts() {
 
     let mut unreadable = view(9, None, Some(5));
     unreadable.acting.as_mut().unwrap().value = b"\xff{".as_slice().into();
-    assert!(Situation::from(&unreadable).acting.is_some());
+    assert!(ElectionState::from(&unreadable).acting.is_some());
 }
 
 #[test]
 fn the_address_is_that_of_the_leaders_own_term() {
     // Somebody overwrote `leader` with the very lease.
-    let leader = Situation::from(&view(9, Some(6), Some(5))).leader.unwrap();
+    let leader = ElectionState::from(&view(9, Some(6), Some(5)))
+        .leader
+        .unwrap();
     assert!(!leader.acts && leader.address.is_none() && leader.since.is_none());
 }
 

@@ -96,7 +96,7 @@ fn in_words(
 ) -> (Option<String>, Option<String>) {
     let now = humantime::format_rfc3339_millis(SystemTime::now());
     let trouble = match observed {
-        Observed::Situation(situation) => {
+        Observed::State(situation) => {
             let sentence = sentence(situation, leader_key);
             return (Some(format!("{now} {sentence}")), None);
         }
@@ -122,7 +122,7 @@ fn in_words(
 
 fn in_json(observed: &Observed, endpoints: &[String]) -> String {
     let (event, fields) = match observed {
-        Observed::Situation(situation) => ("situation", render::object(situation)),
+        Observed::State(situation) => ("situation", render::object(situation)),
         Observed::Gap { after } => ("gap", fields(json!({ "after": after }))),
         Observed::HistoryWentBack => ("history_went_back", Map::new()),
         Observed::Unanswered { endpoint, failure } => (

@@ -5,7 +5,7 @@ use crate::{
     config::{Cluster, LeaderKey},
     daemon::render::{self, date},
     etcd::LeaseTime,
-    observer::{Leader, Situation},
+    observer::{ElectionState, Leader},
     printable::Printable,
 };
 use serde_json::json;
@@ -42,12 +42,12 @@ pub(super) async fn run(
 }
 
 /// Reads both keys, and how long the lease lasts on which it all depends.
-pub(super) async fn look(asker: &Asker) -> anyhow::Result<(Situation, Option<LeaseTime>)> {
+pub(super) async fn look(asker: &Asker) -> anyhow::Result<(ElectionState, Option<LeaseTime>)> {
     asker
         .ask(async |connection, limit| {
             let until = Instant::now() + limit;
             let view = connection.transact(None, limit).await?;
-            let situation = Situation::from(&view);
+            let situation = ElectionState::from(&view);
             let acting = situation.acting.as_ref().and_then(|acting| acting.lease);
             let lease = match situation
                 .leader
@@ -106,7 +106,7 @@ fn lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
 
 /// Says how things stand where nobody leads, or nobody who follows the protocol.
 pub(super) fn in_words(
-    situation: &Situation,
+    situation: &ElectionState,
     leader_key: &LeaderKey,
     lease: Option<LeaseTime>,
 ) -> String {
@@ -125,7 +125,7 @@ pub(super) fn in_words(
     words
 }
 
-fn in_json(situation: &Situation, lease: Option<LeaseTime>) -> String {
+fn in_json(situation: &ElectionState, lease: Option<LeaseTime>) -> String {
     let mut object = render::object(situation);
     let ttl = lease.map(|lease| {
         json!({

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::{Cluster, LeaderKey},
     daemon::render::sentence,
-    observer::{Leader, Observed, Observer, Situation},
+    observer::{ElectionState, Leader, Observed, Observer},
     printable::Printable,
     protocol::Failure,
 };
@@ -28,7 +28,7 @@ pub(super) async fn run(
     let view = asker
         .ask(async |connection, limit| connection.transact(None, limit).await)
         .await?;
-    let situation = Situation::from(&view);
+    let situation = ElectionState::from(&view);
     let Some(leader) = situation.leader else {
         print(&sentence(&situation, leader_key))?;
         return Ok(ExitCode::from(NO_LEADER));
@@ -83,7 +83,7 @@ pub(super) async fn run(
 }
 
 /// Whether somebody leads in a later term.
-fn is_next(situation: &Situation, before: &Leader) -> bool {
+fn is_next(situation: &ElectionState, before: &Leader) -> bool {
     let leader = situation.leader.as_ref();
     leader.is_some_and(|leader| leader.token > before.token)
 }
@@ -93,10 +93,10 @@ async fn next_leader(
     mut observer: Observer,
     before: &Leader,
     trouble: &mut Option<(usize, Failure)>,
-) -> anyhow::Result<Situation> {
+) -> anyhow::Result<ElectionState> {
     loop {
         match observer.next().await {
-            Some(Observed::Situation(situation)) => {
+            Some(Observed::State(situation)) => {
                 if is_next(&situation, before) {
                     return Ok(situation);
                 }

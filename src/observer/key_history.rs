@@ -1,6 +1,6 @@
 //! The history of the two keys, put together from what two watches deliver: without I/O.
 
-use super::Situation;
+use super::ElectionState;
 use crate::{
     etcd::Change,
     protocol::{ElectionKey, Entry, View},
@@ -35,8 +35,8 @@ struct Steps {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Tell this.
-    Tell(Situation),
-    /// Read this key as it was at this revision, for [`History::settle`].
+    Tell(ElectionState),
+    /// Read this key as it was at this revision, for [`KeyHistory::settle`].
     Read { key: ElectionKey, revision: i64 },
     /// Wait for what the watches deliver: there is more to come.
     Wait,
@@ -62,7 +62,7 @@ pub(super) enum Verdict {
 /// stood at its revision: by that key's own event of the same revision, or by reading how it stood
 /// then.
 #[derive(Debug)]
-pub(super) struct History {
+pub(super) struct KeyHistory {
     cluster_id: u64,
     leader: Side,
     acting: Side,
@@ -71,7 +71,7 @@ pub(super) struct History {
     settled: Option<(ElectionKey, i64, Option<i64>)>,
 }
 
-impl History {
+impl KeyHistory {
     /// Begins with how things stand.
     pub fn new(view: View) -> Self {
         let side = |entry| Side {
@@ -191,9 +191,9 @@ impl History {
         Next::Tell(self.situation(revision))
     }
 
-    fn situation(&self, revision: i64) -> Situation {
+    fn situation(&self, revision: i64) -> ElectionState {
         let (leader, acting) = (self.leader.entry.as_ref(), self.acting.entry.as_ref());
-        Situation::new(revision, leader, acting)
+        ElectionState::new(revision, leader, acting)
     }
 
     fn side(&self, key: ElectionKey) -> &Side {

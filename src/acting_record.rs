@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 /// there counts, whatever it holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Witness {
+pub struct ActingRecord {
     /// Its name.
     pub name: Option<String>,
     /// How to reach it.
@@ -16,7 +16,7 @@ pub struct Witness {
     pub since: Option<SystemTime>,
 }
 
-impl Witness {
+impl ActingRecord {
     /// The end of the year 9999, in seconds since 1970: what is later cannot be written as a date.
     const LAST_SECOND: u64 = 253_402_300_799;
 
@@ -62,7 +62,7 @@ impl Witness {
 
 #[cfg(test)]
 mod tests {
-    use super::Witness;
+    use super::ActingRecord;
     use proptest::prelude::*;
     use std::time::{Duration, SystemTime};
 
@@ -70,20 +70,21 @@ mod tests {
     fn what_is_written_can_be_read() {
         for address in [None, Some("http://10.0.0.1:80/?a=\"b\"\u{1b}")] {
             let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-            let witness = Witness {
+            let record = ActingRecord {
                 since: Some(since),
-                ..Witness::now("Zoë \\ \"1\"", address)
+                ..ActingRecord::now("Zoë \\ \"1\"", address)
             };
-            assert_eq!(Witness::decode(witness.encode().as_bytes()), witness);
+            assert_eq!(ActingRecord::decode(record.encode().as_bytes()), record);
         }
     }
 
     #[test]
     fn the_first_versions_value_and_later_ones_are_understood() {
-        let first = Witness::decode(br#"{"name":"server1"}"#);
+        let first = ActingRecord::decode(br#"{"name":"server1"}"#);
         assert_eq!(first.name.as_deref(), Some("server1"));
         assert_eq!((first.address, first.since), (None, None));
-        let later = Witness::decode(br#"{"limit":[1],"name":"server1","since":9e99,"address":7}"#);
+        let later =
+            ActingRecord::decode(br#"{"limit":[1],"name":"server1","since":9e99,"address":7}"#);
         assert_eq!(later.name.as_deref(), Some("server1"));
         assert_eq!((later.address, later.since), (None, None));
     }
@@ -91,9 +92,9 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_that_a_key_may_hold_does_any_harm(value: Vec<u8>, since: u64) {
-            let _ = Witness::decode(&value);
-            let witness = Witness::decode(format!(r#"{{"since":{since}}}"#).as_bytes());
-            prop_assert!(witness.since.is_none_or(|it| it.duration_since(SystemTime::UNIX_EPOCH).is_ok()));
+            let _ = ActingRecord::decode(&value);
+            let record = ActingRecord::decode(format!(r#"{{"since":{since}}}"#).as_bytes());
+            prop_assert!(record.since.is_none_or(|it| it.duration_since(SystemTime::UNIX_EPOCH).is_ok()));
         }
     }
 }
