@@ -1,7 +1,5 @@
 //! Measures the README's figures: `cargo bench --bench figures` (`RUNS=30` for more runs).
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 #[path = "../tests/support/mod.rs"]
 mod support;
 

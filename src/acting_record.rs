@@ -1,5 +1,6 @@
 //! What a leader tells of itself in `leader/acting`.
 
+use crate::wall_clock;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +26,7 @@ impl ActingRecord {
         Self {
             name: Some(name.to_owned()),
             address: address.map(str::to_owned),
-            since: Some(SystemTime::now()),
+            since: Some(wall_clock::now()),
         }
     }
 

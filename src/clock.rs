@@ -16,6 +16,10 @@ use tokio::io::unix::AsyncFd;
 /// It is one and the same for all processes of a machine, and [`std::time::Instant`] would not
 /// do: on Linux that stops while the machine sleeps, so that a lease would seem to last on.
 #[must_use]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the election's clock"
+)]
 pub fn now() -> Moment {
     let now = clock_gettime(ClockId::Boottime);
     Moment::from_origin(Duration::new(
@@ -98,7 +102,6 @@ impl Alarm {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[tokio::test]

@@ -58,6 +58,9 @@
 //! leads within about twice the TTL; until then perhaps nobody does, since safety comes first.
 //! `docs/protocol.md` has the rules, their proof, and the simulation that tests them.
 
+// Not in Cargo.toml, which would switch them on for tests, benches and examples as well.
+#![warn(clippy::disallowed_methods, clippy::expect_used, clippy::unwrap_used)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "leader-election runs on Linux only: it relies on CLOCK_BOOTTIME, timerfd and subreapers"
@@ -74,6 +77,7 @@ mod etcd;
 pub mod observer;
 pub mod printable;
 pub mod protocol;
+mod wall_clock;
 
 pub use acting_record::ActingRecord;
 pub use config::{Address, Cluster, Config, Endpoint, LeaderKey, Name};

@@ -1,6 +1,4 @@
 //! What the binary refuses, what it takes, and what it makes of hostile names that etcd holds.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use std::ffi::{OsStr, OsString};

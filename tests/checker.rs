@@ -1,6 +1,4 @@
 //! That the checker of the other tests finds what it is there to find.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use serde_json::{Value, json};

@@ -1,7 +1,5 @@
 //! What the election does when members of an etcd of three fail. That one endpoint of several is
 //! dead or silent is in `outages.rs`.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use std::path::Path;

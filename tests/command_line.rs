@@ -1,6 +1,4 @@
 //! The command line of the commands, and what follows from its definition.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use std::fs::{self, File};

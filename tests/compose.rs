@@ -1,6 +1,4 @@
 //! The demo in containers, as a user runs it.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 #[path = "support/compose.rs"]
 mod compose;
 #[path = "support/process.rs"]

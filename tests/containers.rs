@@ -1,7 +1,5 @@
 //! What the election does when containers are paused, or lose their network, their address or
 //! etcd's name.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 #[path = "support/compose.rs"]
 mod compose;
 #[path = "support/process.rs"]

@@ -1,6 +1,4 @@
 //! A real program, cron, as a singleton of three containers.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 #[path = "support/compose.rs"]
 mod compose;
 #[path = "support/process.rs"]

@@ -1,6 +1,4 @@
 //! examples/demo.sh: the demo without containers.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 #[path = "support/process.rs"]
 mod process;
 

@@ -1,7 +1,5 @@
 //! What the election does when processes are stopped, starved, many, namesakes or short of what the
 //! system gives. That the disk of the log is full is in `log.rs`.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};

@@ -1,7 +1,5 @@
 //! Who leads, and what each replica says about it: elections, fail-over and hand-over of the real
 //! binary, on every etcd at hand.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

@@ -1,6 +1,4 @@
 //! The examples run, and do what they say.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

@@ -1,7 +1,5 @@
 //! That no two replicas' COMMANDs, nor anything they left behind, run at one instant, whatever
 //! happens to the leader; by the commands' own records.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::{Signal, kill_process, kill_process_group};

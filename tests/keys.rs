@@ -1,6 +1,4 @@
 //! What the election does when somebody writes or deletes its keys, or takes etcd's data back.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

@@ -1,7 +1,5 @@
 //! The library's API against a real etcd.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use leader_election::{

@@ -1,7 +1,5 @@
 //! What the binary prints: help, formats, filters; and that nobody who reads it, or does not,
 //! touches the election.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

@@ -1,6 +1,4 @@
 //! What the election does when the way to etcd loses, delays, garbles or resets what is said on it.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

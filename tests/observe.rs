@@ -1,6 +1,4 @@
 //! What `observe` tells, through outages and compactions.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

@@ -1,7 +1,5 @@
 //! What the election does when etcd fails, or cannot be reached. What a way to it can do beyond that
 //! is in `network.rs`.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

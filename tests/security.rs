@@ -1,6 +1,4 @@
 //! Who gets in, who does not, and what is said about it: TLS and users, on a real etcd.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rcgen::{

@@ -1,6 +1,4 @@
 //! `--http`: what a replica tells over HTTP, to whom, and what that costs the election.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

@@ -1,7 +1,5 @@
 //! The election, simulated: the state machine that ships, against a model of etcd and whatever can
 //! go wrong.
-#![allow(clippy::unwrap_used)]
-
 use leader_election::protocol;
 
 #[path = "simulation/mod.rs"]

@@ -1,6 +1,4 @@
 //! What `status` tells, and how all commands look at an election.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

@@ -1,6 +1,4 @@
 //! What `step-down` does.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

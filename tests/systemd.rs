@@ -1,6 +1,4 @@
 //! What a service manager is told: systemd's protocol, on a real socket.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::Signal;

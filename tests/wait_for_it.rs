@@ -1,6 +1,4 @@
 //! wait-for-it.sh, which starts a replica's container.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 #[path = "support/process.rs"]
 mod process;
 

@@ -1,6 +1,4 @@
 //! `-- COMMAND`: what it gets, when it runs, how it is stopped, and what its end means.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod support;
 
 use rustix::process::{Pid, Signal, kill_process};

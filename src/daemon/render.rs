@@ -7,6 +7,7 @@ use crate::{
     observer::{Acting, ElectionState, Leader},
     printable::Printable,
     protocol::ElectionKey,
+    wall_clock,
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -68,7 +69,7 @@ pub(super) fn who_acts(acting: &Acting) -> String {
 
 /// By when a lease ends at the latest, unless it is renewed: etcd tells whole seconds.
 pub(super) fn end_of(lease: LeaseTime) -> SystemTime {
-    SystemTime::now() + lease.remaining + Duration::from_secs(1)
+    wall_clock::now() + lease.remaining + Duration::from_secs(1)
 }
 
 /// Tells as JSON how things stand.
@@ -149,7 +150,6 @@ pub(super) fn line(object: Map<String, Value>) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::{Value, line, text};
     use proptest::prelude::*;
 

@@ -6,8 +6,9 @@ use crate::{
     config::Config,
     printable::Printable,
     protocol::{ElectionKey, Event, LossReason, Moment},
+    wall_clock,
 };
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tracing::{debug, info, warn};
 
 /// Writes the log lines of one candidate.
@@ -195,5 +196,5 @@ impl Reporter {
 /// The deadline in the form of the lines' own times, so that the two can be compared.
 fn acts_until(deadline: Moment) -> String {
     let left = deadline.since(clock::now());
-    humantime::format_rfc3339_micros(SystemTime::now() + left).to_string()
+    humantime::format_rfc3339_micros(wall_clock::now() + left).to_string()
 }

@@ -7,15 +7,13 @@ use super::{
 };
 use crate::{
     backoff::Jitter,
+    clock,
     config::Cluster,
     etcd::{self, Connection, Keys, WatchEnd},
     protocol::{Failure, FailureKind, View},
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::{sync::mpsc, time::sleep};
 
 /// How long one question or a new connection may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -129,7 +127,7 @@ impl Follower {
         history.reconnected();
         let from_revision = history.told_up_to() + 1;
         let mut watch = connection.watch(from_revision, LIMIT).await?;
-        let mut next_read = Instant::now() + READ_EVERY;
+        let mut next_read = clock::now() + READ_EVERY;
         let mut owed_by = None;
         loop {
             let waits = self.catch_up(connection).await?;
@@ -138,7 +136,7 @@ impl Follower {
             };
             ahead = ahead.filter(|view| !history.has_reached(view));
             let owes = waits || ahead.is_some() || !watch.is_open();
-            owed_by = owes.then(|| owed_by.unwrap_or_else(|| Instant::now() + LIMIT));
+            owed_by = owes.then(|| owed_by.unwrap_or_else(|| clock::now() + LIMIT));
             tokio::select! {
                 changes = watch.changes() => {
                     match changes {
@@ -151,13 +149,13 @@ impl Follower {
                         self.tell(Observed::AnsweredAgain { endpoint }).await?;
                     }
                 }
-                () = sleep_until(owed_by.unwrap_or(next_read)) => {
+                () = sleep(owed_by.unwrap_or(next_read).since(clock::now())) => {
                     if owed_by.is_some() {
                         let late = "the watch does not deliver what etcd holds";
                         return Err(Failure::new(FailureKind::TimedOut, late).into());
                     }
                     let view = connection.transact(None, LIMIT).await?;
-                    next_read = Instant::now() + READ_EVERY;
+                    next_read = clock::now() + READ_EVERY;
                     match history.compare(&view) {
                         Verdict::Same => {}
                         Verdict::Ahead => ahead = Some(view),

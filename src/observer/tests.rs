@@ -1,4 +1,3 @@
-#![allow(clippy::unwrap_used)]
 use super::{
     ElectionState,
     key_history::{KeyHistory, Next, Verdict},

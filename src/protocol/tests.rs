@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used)]
-
 mod candidate;
 mod harness;
 mod leader;

@@ -173,7 +173,6 @@ pub(super) fn receive_stdin(daemon: impl AsFd) -> io::Result<Option<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

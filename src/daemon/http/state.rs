@@ -7,6 +7,7 @@ use crate::{
     daemon::render::{date, line, optional_text, text},
     observer::Leader,
     protocol::{Event, Moment, Role, Status, Timing},
+    wall_clock,
 };
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
@@ -145,7 +146,7 @@ impl Standing {
         if record.transitions.len() == TRANSITIONS {
             record.transitions.pop_front();
         }
-        let at = SystemTime::now();
+        let at = wall_clock::now();
         record.transitions.push_back(Transition { at, told });
     }
 
@@ -312,7 +313,6 @@ fn seconds(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
         config::Cluster,

@@ -2,14 +2,15 @@
 
 use crate::{
     backoff::Jitter,
+    clock,
     config::{Cluster, LeaderKey},
     etcd::{self, Connection, Keys},
     printable::Printable,
-    protocol::{Failure, FailureKind},
+    protocol::{Failure, FailureKind, Moment},
 };
 use anyhow::bail;
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// How long one endpoint may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -21,7 +22,7 @@ pub(super) struct Asker {
     cluster: Arc<Cluster>,
     keys: Arc<Keys>,
     timeout: Duration,
-    until: Instant,
+    until: Moment,
 }
 
 impl Asker {
@@ -30,16 +31,12 @@ impl Asker {
             cluster: Arc::new(cluster.clone()),
             keys: Arc::new(Keys::new(leader_key)),
             timeout,
-            until: Instant::now() + timeout,
+            until: clock::now() + timeout,
         }
     }
 
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
-    }
-
-    pub fn until(&self) -> Instant {
-        self.until
     }
 
     /// Asks one endpoint after the other until one answers. The question is told by when it must be
@@ -81,14 +78,15 @@ impl Asker {
         question: &impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
         limit: Duration,
     ) -> Result<T, Failure> {
-        let until = Instant::now() + limit;
+        let until = clock::now() + limit;
         let (cluster, keys) = (Arc::clone(&self.cluster), Arc::clone(&self.keys));
         let connection = Box::pin(etcd::connect(cluster, endpoint, keys, None, limit)).await?;
-        question(&connection, until - Instant::now()).await
+        question(&connection, until.since(clock::now())).await
     }
 
-    fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
+    /// Returns how much of the time is left.
+    pub fn left(&self) -> Duration {
+        self.until.since(clock::now())
     }
 
     fn give_up<T>(&self, failures: &[Failure]) -> anyhow::Result<T> {

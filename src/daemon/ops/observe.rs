@@ -12,6 +12,7 @@ use crate::{
     config::{Cluster, LeaderKey},
     observer::{Observed, Observer},
     printable::Printable,
+    wall_clock,
 };
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -19,7 +20,6 @@ use serde_json::{Map, Value, json};
 use std::{
     io::{self, Write},
     process::ExitCode,
-    time::SystemTime,
 };
 use tokio::sync::oneshot;
 
@@ -94,7 +94,7 @@ fn in_words(
     leader_key: &LeaderKey,
     endpoints: &[String],
 ) -> (Option<String>, Option<String>) {
-    let now = humantime::format_rfc3339_millis(SystemTime::now());
+    let now = humantime::format_rfc3339_millis(wall_clock::now());
     let trouble = match observed {
         Observed::State(situation) => {
             let sentence = sentence(situation, leader_key);
@@ -137,7 +137,7 @@ fn in_json(observed: &Observed, endpoints: &[String]) -> String {
             fields(json!({ "endpoint": endpoints[*endpoint] })),
         ),
     };
-    let now = humantime::format_rfc3339_millis(SystemTime::now());
+    let now = humantime::format_rfc3339_millis(wall_clock::now());
     let mut object = fields;
     object.insert("event".to_owned(), json!(event));
     object.insert("time".to_owned(), json!(now.to_string()));

@@ -2,18 +2,16 @@
 
 use super::{NO_LEADER, ask::Asker, print};
 use crate::{
+    clock,
     config::{Cluster, LeaderKey},
     daemon::render::{self, date},
     etcd::LeaseTime,
     observer::{ElectionState, Leader},
     printable::Printable,
+    wall_clock,
 };
 use serde_json::json;
-use std::{
-    process::ExitCode,
-    time::{Duration, SystemTime},
-};
-use tokio::time::Instant;
+use std::{process::ExitCode, time::Duration};
 
 /// Tells how things stand.
 pub(super) async fn run(
@@ -45,7 +43,7 @@ pub(super) async fn run(
 pub(super) async fn look(asker: &Asker) -> anyhow::Result<(ElectionState, Option<LeaseTime>)> {
     asker
         .ask(async |connection, limit| {
-            let until = Instant::now() + limit;
+            let until = clock::now() + limit;
             let view = connection.transact(None, limit).await?;
             let situation = ElectionState::from(&view);
             let acting = situation.acting.as_ref().and_then(|acting| acting.lease);
@@ -57,7 +55,7 @@ pub(super) async fn look(asker: &Asker) -> anyhow::Result<(ElectionState, Option
             {
                 // That it cannot be told is no reason to tell nothing.
                 Some(lease) => {
-                    let left = until.saturating_duration_since(Instant::now());
+                    let left = until.since(clock::now());
                     connection.time_to_live(lease, left).await.ok().flatten()
                 }
                 None => None,
@@ -83,7 +81,7 @@ fn lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
     let since = match leader.since {
         Some(since) => {
             let date = humantime::format_rfc3339_seconds(since);
-            match SystemTime::now().duration_since(since) {
+            match wall_clock::now().duration_since(since) {
                 Ok(time) => {
                     let time = Duration::from_secs(time.as_secs());
                     format!("{date} ({})", humantime::format_duration(time))

@@ -15,16 +15,16 @@ use crate::{
 };
 use anyhow::bail;
 use std::{ffi::OsString, os::unix::ffi::OsStringExt, process::ExitCode, time::Duration};
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 
 /// Asks the leader to step down, and waits for the next one.
 pub(super) async fn run(
     cluster: &Cluster,
     leader_key: &LeaderKey,
     if_leader: Option<OsString>,
-    timeout: Duration,
+    limit: Duration,
 ) -> anyhow::Result<ExitCode> {
-    let asker = Asker::new(cluster, leader_key, timeout);
+    let asker = Asker::new(cluster, leader_key, limit);
     let view = asker
         .ask(async |connection, limit| connection.transact(None, limit).await)
         .await?;
@@ -57,17 +57,15 @@ pub(super) async fn run(
     let observer = Observer::resume(cluster.clone(), leader_key, view);
     let mut trouble = None;
     let waiting = next_leader(observer, &leader, &mut trouble);
-    if let Ok(next) = timeout_at(asker.until(), waiting).await {
+    if let Ok(next) = timeout(asker.left(), waiting).await {
         print(&sentence(&next?, leader_key))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let timeout = humantime::format_duration(timeout);
+    let limit = humantime::format_duration(limit);
     if let Some((endpoint, failure)) = trouble {
         let (endpoint, verdict) = (&asker.cluster().endpoints()[endpoint], verdict(&failure));
         let reason = Printable(failure.message.as_bytes());
-        bail!(
-            "nobody was seen to lead within {timeout}: etcd at '{endpoint}' {verdict} ({reason})"
-        );
+        bail!("nobody was seen to lead within {limit}: etcd at '{endpoint}' {verdict} ({reason})");
     }
     // How things stand is told if that takes no time.
     let now = Asker::new(asker.cluster(), leader_key, Duration::from_secs(2));
@@ -79,7 +77,7 @@ pub(super) async fn run(
         Ok((situation, lease)) => in_words(&situation, leader_key, lease),
         Err(_) => "how things stand is not known.".to_owned(),
     };
-    bail!("nobody else began to lead within {timeout}: {standing}")
+    bail!("nobody else began to lead within {limit}: {standing}")
 }
 
 /// Whether somebody leads in a later term.
