@@ -66,21 +66,32 @@ compile_error!(
     "leader-election runs on Linux only: it relies on CLOCK_BOOTTIME, timerfd and subreapers"
 );
 
-pub mod acting_record;
+mod acting_record;
 mod backoff;
 pub mod clock;
-pub mod config;
+mod config;
+// The program; only `src/main.rs` calls it.
 #[cfg(feature = "daemon")]
+#[doc(hidden)]
 pub mod daemon;
-pub mod election;
+mod election;
 mod etcd;
-pub mod observer;
-pub mod printable;
+mod observer;
+mod printable;
+// The state machine, which the simulator in `tests/simulation/` drives.
+#[doc(hidden)]
 pub mod protocol;
 mod wall_clock;
 
 pub use acting_record::ActingRecord;
-pub use config::{Address, Cluster, Config, Endpoint, LeaderKey, Name};
+pub use config::{
+    Address, Cluster, Config, Credentials, Endpoint, InvalidConfig, InvalidEndpoint, InvalidText,
+    LeaderKey, Name, Password, Tls,
+};
 pub use election::{Candidate, Election, Events, Leadership};
 pub use observer::{Acting, ElectionState, Leader, Observed, Observer};
-pub use protocol::{FencingToken, LeaseId, LossReason, Status, Term, Ttl};
+pub use printable::Printable;
+pub use protocol::{
+    ElectionKey, Entry, Event, Failure, FailureKind, FencingToken, InvalidTtl, LeaseId, LossReason,
+    Moment, Role, Status, Term, Ttl,
+};

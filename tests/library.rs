@@ -199,7 +199,7 @@ fn calls_that_are_cancelled_over_and_over_lose_nothing() {
         let mut led = Vec::new();
         loop {
             match timeout(Duration::ZERO, events.next()).await {
-                Ok(Some(leader_election::protocol::Event::Leading { term, .. })) => {
+                Ok(Some(leader_election::Event::Leading { term, .. })) => {
                     led.push(term.token);
                 }
                 Ok(None) => break,
