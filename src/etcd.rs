@@ -6,72 +6,29 @@ mod access;
 mod failure;
 #[cfg(feature = "daemon")]
 mod questions;
+mod transact;
 mod watch;
 
 #[cfg(feature = "daemon")]
 pub(crate) use access::check_files;
 #[cfg(feature = "daemon")]
 pub(crate) use questions::LeaseTime;
+pub(crate) use transact::{Keys, TermValues};
 pub(crate) use watch::{Change, WatchEnd};
 
 use crate::{
-    acting_record::ActingRecord,
-    config::{Address, Cluster, Config, LeaderKey},
-    protocol::{ElectionKey, Entry, Failure, FailureKind, KeptAlive, LeaseId, Ttl, View},
+    config::Cluster,
+    protocol::{Entry, Failure, FailureKind, KeptAlive, LeaseId, Ttl},
 };
 use access::Access;
 use etcd_client::{
-    Channel, Client, Compare, CompareOp, ConnectOptions, Error, KeyValue, LeaseKeepAliveStream,
-    LeaseKeeper, PutOptions, Txn, TxnOp, TxnOpResponse,
+    Channel, Client, ConnectOptions, Error, KeyValue, LeaseKeepAliveStream, LeaseKeeper,
 };
 use failure::{Hint, classify, connection_failure, unauthenticated};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-
-/// The two keys of an election.
-#[derive(Debug)]
-pub(crate) struct Keys {
-    leader: String,
-    acting: String,
-}
-
-impl Keys {
-    pub fn new(key: &LeaderKey) -> Self {
-        Self {
-            leader: key.as_str().to_owned(),
-            acting: key.acting(),
-        }
-    }
-
-    fn name(&self, key: ElectionKey) -> &str {
-        match key {
-            ElectionKey::Leader => &self.leader,
-            ElectionKey::Acting => &self.acting,
-        }
-    }
-}
-
-/// What a campaign writes into the keys.
-pub(crate) struct Campaign {
-    pub lease: LeaseId,
-    name: String,
-    record: String,
-}
-
-impl Campaign {
-    /// A campaign that begins now.
-    pub fn new(config: &Config, lease: LeaseId) -> Self {
-        let name = config.name().as_str();
-        let address = config.address().map(Address::as_str);
-        Self {
-            lease,
-            name: name.to_owned(),
-            record: ActingRecord::now(name, address).encode(),
-        }
-    }
-}
 
 /// A connection to one member, with a keepalive stream for one lease.
 #[derive(Clone)]
@@ -225,71 +182,6 @@ impl Connection {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
-    }
-
-    /// Reads both keys, or campaigns: puts both with the lease if both are absent, else reads.
-    ///
-    /// Read-only transactions are linearizable and cost no raft entry.
-    pub async fn transact(
-        &self,
-        campaign: Option<Campaign>,
-        limit: Duration,
-    ) -> Result<View, Failure> {
-        let keys = &self.keys;
-        let read = [&keys.leader, &keys.acting].map(|key| TxnOp::get(key.as_str(), None));
-        let transaction = match &campaign {
-            None => Txn::new().and_then(read),
-            Some(campaign) => {
-                let absent = |key| Compare::create_revision(keys.name(key), CompareOp::Equal, 0);
-                let put = |key: &str, value: &str| {
-                    let options = PutOptions::new().with_lease(campaign.lease.get());
-                    TxnOp::put(key, value, Some(options))
-                };
-                Txn::new()
-                    .when(ElectionKey::ABSENT_FOR_A_CAMPAIGN.map(absent))
-                    .and_then([
-                        put(&keys.leader, &campaign.name),
-                        put(&keys.acting, &campaign.record),
-                    ])
-                    .or_else(read)
-            }
-        };
-        let mut kv = self.client.kv_client();
-        let asking = async { kv.txn(transaction).await.map_err(classify) };
-        let answer = within(limit, "asking for the keys", asking).await?;
-        let header = answer.header().ok_or_else(no_header)?;
-        let mut view = View {
-            cluster_id: header.cluster_id(),
-            revision: header.revision(),
-            raft_term: header.raft_term(),
-            leader: None,
-            acting: None,
-        };
-        match campaign {
-            Some(campaign) if answer.succeeded() => {
-                let written = |value: &str| {
-                    Some(Entry {
-                        value: value.as_bytes().into(),
-                        lease: Some(campaign.lease),
-                        mod_revision: header.revision(),
-                    })
-                };
-                view.leader = written(&campaign.name);
-                view.acting = written(&campaign.record);
-            }
-            _ => {
-                let mut read = answer
-                    .op_responses()
-                    .into_iter()
-                    .map(|response| match response {
-                        TxnOpResponse::Get(get) => get.kvs().first().map(entry),
-                        _ => None,
-                    });
-                view.leader = read.next().flatten();
-                view.acting = read.next().flatten();
-            }
-        }
-        Ok(view)
     }
 
     /// Asks for the version of this member.

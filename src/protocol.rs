@@ -28,6 +28,7 @@ mod term;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod transaction;
 mod view;
 
 pub use calls::CallId;
@@ -35,6 +36,7 @@ pub use event::{Event, Failure, FailureKind, LossReason, Role, Status};
 pub use messages::{Action, Input, KeptAlive, Settings};
 pub use term::{FencingToken, LeaseId, Term};
 pub use timing::{InvalidTtl, Moment, Timing, Ttl};
+pub use transaction::{Effect, Guard, Transaction};
 pub use view::{ElectionKey, Entry, View};
 
 use calls::{CallKind, Calls};
@@ -97,6 +99,17 @@ enum State {
 }
 
 impl State {
+    /// Returns the transaction of its next try.
+    fn transaction(&self, lease: LeaseId) -> Transaction {
+        match self {
+            Self::Follower {
+                question: Question::Campaign,
+                ..
+            } => Transaction::campaign(lease),
+            _ => Transaction::READ,
+        }
+    }
+
     fn lease(&self) -> Option<Lease> {
         match self {
             Self::Follower { lease, .. }
@@ -302,12 +315,12 @@ impl Machine {
                 ttl: self.settings.ttl,
                 limit,
             },
-            CallKind::Try { lease, campaign } => {
-                self.begin_try(campaign);
+            CallKind::Try { lease, transaction } => {
+                self.begin_try(&transaction);
                 Action::Try {
                     call,
                     lease,
-                    campaign,
+                    transaction,
                     limit,
                 }
             }
@@ -317,7 +330,7 @@ impl Machine {
 
     /// The question to ask next, if any; the pace is a matter of `calls`.
     fn wanted_call(&self) -> Option<CallKind> {
-        let lease = match self.state {
+        let state = match self.state {
             State::Withdrawn
             | State::Stopping {
                 renewing: false, ..
@@ -326,16 +339,13 @@ impl Machine {
                 let reconnect = self.calls.is_down() && !self.releases.is_empty();
                 return reconnect.then_some(CallKind::Connect { lease: None });
             }
-            state => state.lease().map(|lease| lease.id),
+            state => state,
         };
-        let campaign = matches!(
-            self.state,
-            State::Follower {
-                question: Question::Campaign,
-                ..
-            }
-        );
-        Some(self.calls.next_kind(lease, campaign))
+        let lease = state.lease().map(|lease| lease.id);
+        Some(
+            self.calls
+                .next_kind(lease, |lease| state.transaction(lease)),
+        )
     }
 
     /// The durations that count now: of the lease, or of the TTL that will be asked for.

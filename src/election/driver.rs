@@ -5,7 +5,7 @@ use crate::{
     backoff::Jitter,
     clock::{self, Alarm},
     config::{Cluster, Config},
-    etcd::{self, Campaign, Connection, Keys},
+    etcd::{self, Connection, Keys, TermValues},
     printable::Printable,
     protocol::{
         Action, CallId, Event, Failure, FailureKind, Input, LeaseId, Machine, Moment, Role,
@@ -312,15 +312,17 @@ impl Driver {
             Action::Try {
                 call,
                 lease,
-                campaign,
+                transaction,
                 limit,
             } => {
                 self.begin_call(call);
                 let connection = self.connection();
-                let campaign = campaign.then(|| Campaign::new(&self.config, lease));
+                let values = TermValues::now(&self.config);
                 let (keep_alive, transact) = (connection.clone(), connection);
                 self.spawn_call(async move {
-                    let result = async { transact?.transact(campaign, limit).await }.await;
+                    let transacting =
+                        async { transact?.transact(&transaction, &values, limit).await };
+                    let result = transacting.await.map(|outcome| outcome.view);
                     Message::Input(Input::Transacted { call, result })
                 });
                 self.spawn_call(async move {

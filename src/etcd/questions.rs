@@ -1,8 +1,7 @@
 //! What operators ask.
 
-use super::{Connection, classify, within};
-use crate::protocol::{Failure, LeaseId};
-use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+use super::{Connection, TermValues, classify, within};
+use crate::protocol::{Failure, LeaseId, Transaction};
 use std::time::Duration;
 
 /// What etcd tells of a lease.
@@ -34,18 +33,18 @@ impl Connection {
             .map(|(remaining, granted)| LeaseTime { granted, remaining }))
     }
 
-    /// Asks a leader to step down: deletes `leader` if that still stands as `mod_revision` wrote
-    /// it. False if it does not.
+    /// Asks the holder of a term to step down; returns false if that term is over.
     ///
-    /// To ask again does no harm: a later term has another revision.
-    pub async fn end_term(&self, mod_revision: i64, limit: Duration) -> Result<bool, Failure> {
-        let key = self.keys.leader.as_str();
-        let transaction = Txn::new()
-            .when([Compare::mod_revision(key, CompareOp::Equal, mod_revision)])
-            .and_then([TxnOp::delete(key, None)]);
-        let mut kv = self.client.kv_client();
-        let asking = async { kv.txn(transaction).await.map_err(classify) };
-        let answer = within(limit, "deleting the leader key", asking).await?;
-        Ok(answer.succeeded())
+    /// Repeating it does no harm.
+    pub async fn end_term(
+        &self,
+        mod_revision: i64,
+        lease: LeaseId,
+        limit: Duration,
+    ) -> Result<bool, Failure> {
+        let transaction = Transaction::end_term(mod_revision, lease);
+        let values = TermValues::default();
+        let outcome = self.transact(&transaction, &values, limit).await?;
+        Ok(outcome.succeeded)
     }
 }

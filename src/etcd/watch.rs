@@ -53,11 +53,11 @@ impl Connection {
         let mut watches = self.client.watch_client();
         let opening = async {
             let mut stream = watches
-                .watch(self.keys.leader.as_str(), options())
+                .watch(self.keys.name(ElectionKey::Leader), options())
                 .await
                 .map_err(classify)?;
             stream
-                .watch(self.keys.acting.as_str(), options())
+                .watch(self.keys.name(ElectionKey::Acting), options())
                 .await
                 .map_err(classify)?;
             Ok(stream)
@@ -118,11 +118,7 @@ impl Watch {
         let changes = answer.events().iter().filter_map(|event| {
             let key_value = event.kv()?;
             Some(Change {
-                key: if key_value.key() == self.keys.leader.as_bytes() {
-                    ElectionKey::Leader
-                } else {
-                    ElectionKey::Acting
-                },
+                key: self.keys.named(key_value.key())?,
                 revision: key_value.mod_revision(),
                 entry: match event.event_type() {
                     EventType::Put => Some(entry(key_value)),

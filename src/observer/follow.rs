@@ -87,7 +87,7 @@ impl Follower {
         let connection = etcd::connect(cluster, endpoint, keys, None, LIMIT).await?;
         let mut compacted = None;
         loop {
-            let view = connection.transact(None, LIMIT).await?;
+            let view = connection.read(LIMIT).await?;
             let ahead = self.take(view, compacted).await?;
             compacted = self.watch(&connection, endpoint, ahead).await?;
         }
@@ -154,7 +154,7 @@ impl Follower {
                         let late = "the watch does not deliver what etcd holds";
                         return Err(Failure::new(FailureKind::TimedOut, late).into());
                     }
-                    let view = connection.transact(None, LIMIT).await?;
+                    let view = connection.read(LIMIT).await?;
                     next_read = clock::now() + READ_EVERY;
                     match history.compare(&view) {
                         Verdict::Same => {}

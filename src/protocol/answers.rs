@@ -2,7 +2,7 @@
 
 use super::{
     Action, CallId, Event, Failure, FailureKind, KeptAlive, Known, Lease, LeaseId, Machine, Moment,
-    Question, Said, State, Timing, View,
+    Question, Said, State, Timing, Transaction, View,
     calls::{CallKind, Transacted},
 };
 use std::time::Duration;
@@ -69,11 +69,11 @@ impl Machine {
     }
 
     /// A try is about to be sent. Should its answer be lost, a read finds out what it did.
-    pub(super) fn begin_try(&mut self, campaign: bool) {
+    pub(super) fn begin_try(&mut self, transaction: &Transaction) {
         if let State::Follower { question, .. } = &mut self.state {
             *question = Question::Read;
         }
-        if campaign && self.said != Said::Campaigning {
+        if transaction.writes() && self.said != Said::Campaigning {
             self.said = Said::Campaigning;
             let again = std::mem::replace(&mut self.campaigned_before, true);
             self.events.push_back(Event::Campaigning { again });
@@ -158,7 +158,7 @@ impl Machine {
                 ..
             }
         );
-        let campaigned = matches!(kind, CallKind::Try { campaign: true, .. });
+        let campaigned = matches!(kind, CallKind::Try { transaction, .. } if transaction.writes());
         if (campaigned || !campaigns_next) && self.calls.answered() {
             let endpoint = self.calls.endpoint();
             self.events.push_back(Event::AnsweredAgain { endpoint });

@@ -1,7 +1,7 @@
 //! The pace of questions: one at a time, to one endpoint at a time, each within its limit.
 
 use super::{
-    KeptAlive,
+    KeptAlive, Transaction,
     event::{Failure, FailureKind},
     term::LeaseId,
     timing::Moment,
@@ -15,10 +15,17 @@ pub struct CallId(u64);
 /// The calls of which at most one is under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CallKind {
-    Connect { lease: Option<LeaseId> },
-    OpenKeepAlive { lease: LeaseId },
+    Connect {
+        lease: Option<LeaseId>,
+    },
+    OpenKeepAlive {
+        lease: LeaseId,
+    },
     Grant,
-    Try { lease: LeaseId, campaign: bool },
+    Try {
+        lease: LeaseId,
+        transaction: Transaction,
+    },
 }
 
 /// The transaction half of a try, once answered.
@@ -167,14 +174,21 @@ impl Calls {
 
     /// The call that leads towards a try: connected first, then with a lease, then with a
     /// keepalive stream for that lease.
-    pub fn next_kind(&self, lease: Option<LeaseId>, campaign: bool) -> CallKind {
+    pub fn next_kind(
+        &self,
+        lease: Option<LeaseId>,
+        transaction: impl FnOnce(LeaseId) -> Transaction,
+    ) -> CallKind {
         match (self.link, lease) {
             (Link::Down, lease) => CallKind::Connect { lease },
             (Link::Up { .. }, None) => CallKind::Grant,
             (Link::Up { stream }, Some(lease)) if stream != Some(lease) => {
                 CallKind::OpenKeepAlive { lease }
             }
-            (Link::Up { .. }, Some(lease)) => CallKind::Try { lease, campaign },
+            (Link::Up { .. }, Some(lease)) => CallKind::Try {
+                lease,
+                transaction: transaction(lease),
+            },
         }
     }
 

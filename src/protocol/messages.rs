@@ -1,6 +1,8 @@
 //! What goes into the machine and what comes out of it.
 
-use super::{CallId, ElectionKey, Entry, Failure, LeaseId, LossReason, Moment, Term, Ttl, View};
+use super::{
+    CallId, ElectionKey, Entry, Failure, LeaseId, LossReason, Moment, Term, Transaction, Ttl, View,
+};
 use std::{num::NonZeroUsize, time::Duration};
 
 /// What a machine must be told about its election.
@@ -133,11 +135,10 @@ pub enum Action {
     Try {
         /// Names the call in its [`Input::KeptAlive`] and [`Input::Transacted`].
         call: CallId,
-        /// The lease to keep alive, and to campaign with.
+        /// The lease to keep alive.
         lease: LeaseId,
-        /// Whether the transaction is the campaign (put both keys if the keys of
-        /// [`ElectionKey::ABSENT_FOR_A_CAMPAIGN`] are absent, else get both) or the read (get both).
-        campaign: bool,
+        /// The transaction.
+        transaction: Transaction,
         /// How long it may take.
         limit: Duration,
     },

@@ -13,9 +13,8 @@ pub enum ElectionKey {
 }
 
 impl ElectionKey {
-    /// The keys that a campaign must find absent to put both: while there is `leader`, somebody was
-    /// elected; while there is `leader/acting`, somebody may act.
-    pub const ABSENT_FOR_A_CAMPAIGN: [Self; 2] = [Self::Leader, Self::Acting];
+    /// All keys of an election.
+    pub const ALL: &[Self] = &[Self::Leader, Self::Acting];
 }
 
 /// A key that exists.
@@ -35,7 +34,7 @@ impl Entry {
     }
 }
 
-/// Both keys as one transaction's answer shows them; of a campaign that won, as it wrote them.
+/// Both keys as the response to one transaction shows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     /// Which etcd cluster answered.

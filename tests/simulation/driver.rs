@@ -186,7 +186,7 @@ impl World {
             Action::Try {
                 call,
                 lease,
-                campaign,
+                transaction,
                 ..
             } => {
                 to.call = Some(Call::Try(call));
@@ -204,8 +204,7 @@ impl World {
                     };
                     self.ask(node, keep_alive)?;
                 }
-                let campaign = campaign.then_some(lease);
-                Asked::Transaction { call, campaign }
+                Asked::Transaction { call, transaction }
             }
             Action::Revoke { call, lease, .. } => {
                 to.revocations.push(call);

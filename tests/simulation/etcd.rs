@@ -3,7 +3,7 @@
 //! leader that still answers keepalives, compaction, and histories that go back.
 
 use super::Time;
-use crate::protocol::{ElectionKey, FailureKind};
+use crate::protocol::{Effect, ElectionKey, FailureKind, Guard, Transaction};
 
 /// The id of a lease tells to whom it was granted, counted from one, and which one it is: for traces
 /// and checks.
@@ -144,19 +144,10 @@ pub enum Refusal {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Question {
-    Grant {
-        ttl: Time,
-    },
-    KeepAlive {
-        lease: i64,
-    },
-    /// `Some` is the campaign.
-    Transaction {
-        campaign: Option<i64>,
-    },
-    Revoke {
-        lease: i64,
-    },
+    Grant { ttl: Time },
+    KeepAlive { lease: i64 },
+    Transaction(Transaction),
+    Revoke { lease: i64 },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -433,7 +424,7 @@ impl Etcd {
                 };
                 Reply::KeptAlive { ttl, raft_term }
             }
-            Question::Transaction { campaign } => self.transact(asker, campaign),
+            Question::Transaction(transaction) => self.transact(asker, &transaction),
             Question::Revoke { lease } => {
                 if self.store.revoke(lease) {
                     Reply::Revoked
@@ -444,16 +435,31 @@ impl Etcd {
         }
     }
 
-    fn transact(&mut self, writer: usize, campaign: Option<i64>) -> Reply {
-        if let Some(lease) = campaign {
-            let absent = |key: &ElectionKey| self.store.key(*key).is_none();
-            if ElectionKey::ABSENT_FOR_A_CAMPAIGN.iter().all(absent) {
-                if self.store.lease(lease).is_none() {
-                    return Reply::Failed(FailureKind::LeaseNotFound);
+    fn transact(&mut self, writer: usize, transaction: &Transaction) -> Reply {
+        let holds = |(key, guard): (ElectionKey, Guard)| match (guard, self.store.key(key)) {
+            (Guard::Ignored, _) | (Guard::Absent, None) => true,
+            (
+                Guard::Unchanged {
+                    mod_revision,
+                    lease,
+                },
+                Some(key),
+            ) => key.mod_revision == mod_revision && key.lease == lease.get(),
+            (Guard::Absent, Some(_)) | (Guard::Unchanged { .. }, None) => false,
+        };
+        if transaction.guards().into_iter().all(holds) {
+            match transaction.effect {
+                Effect::None => {}
+                Effect::Lead { lease } => {
+                    let lease = lease.get();
+                    if self.store.lease(lease).is_none() {
+                        return Reply::Failed(FailureKind::LeaseNotFound);
+                    }
+                    let own = Some((lease, writer));
+                    self.store
+                        .commit(&[(ElectionKey::Leader, own), (ElectionKey::Acting, own)]);
                 }
-                let own = Some((lease, writer));
-                self.store
-                    .commit(&[(ElectionKey::Leader, own), (ElectionKey::Acting, own)]);
+                Effect::DeleteLeader => self.store.commit(&[(ElectionKey::Leader, None)]),
             }
         }
         Reply::Shown(Shown {
@@ -503,7 +509,7 @@ impl Etcd {
         let (refusal, _) = self.refusal.filter(|(_, until)| now < *until)?;
         let writes = match question {
             Question::Grant { .. } => refusal == Refusal::NoSpace,
-            Question::Transaction { campaign } => campaign.is_some(),
+            Question::Transaction(transaction) => transaction.writes(),
             Question::Revoke { .. } => refusal != Refusal::NoSpace,
             Question::KeepAlive { .. } => false,
         };

@@ -8,7 +8,9 @@ use super::{
     plan::{Kind, Mix},
     world::{Event, ToNode, World},
 };
-use crate::protocol::{CallId, Entry, Failure, FailureKind, Input, KeptAlive, LeaseId, View};
+use crate::protocol::{
+    CallId, Entry, Failure, FailureKind, Input, KeptAlive, LeaseId, Transaction, View,
+};
 use std::{sync::Arc, time::Duration};
 
 /// What a process asks of a member, on its way there.
@@ -33,7 +35,7 @@ pub enum Asked {
     },
     Transaction {
         call: CallId,
-        campaign: Option<LeaseId>,
+        transaction: Transaction,
     },
     Revoke {
         call: CallId,
@@ -152,9 +154,7 @@ impl World {
             | Asked::OpenKeepAlive { lease, .. }
             | Asked::KeepAlive { lease, .. } => Question::KeepAlive { lease: lease.get() },
             Asked::Grant { ttl, .. } => Question::Grant { ttl },
-            Asked::Transaction { campaign, .. } => Question::Transaction {
-                campaign: campaign.map(LeaseId::get),
-            },
+            Asked::Transaction { transaction, .. } => Question::Transaction(transaction),
             Asked::Revoke { lease, .. } => Question::Revoke { lease: lease.get() },
         };
         // Where all is well, a member out of touch for a moment waits for it to pass.

@@ -137,10 +137,14 @@ pub fn action_text(action: &Action) -> String {
         Action::Try {
             call,
             lease,
-            campaign,
+            transaction,
             ..
         } => {
-            let asks = if *campaign { "campaigns" } else { "reads" };
+            let asks = if transaction.writes() {
+                "campaigns"
+            } else {
+                "reads"
+            };
             format!("{asks} with lease {}: {call:?}", id(Some(*lease)))
         }
         Action::Revoke { lease, .. } => format!("revokes lease {}", id(Some(*lease))),

@@ -42,6 +42,7 @@ const CALLS: &str = "protocol/calls.rs";
 const RELEASE: &str = "protocol/release.rs";
 const RULES: &str = "protocol/rules.rs";
 const TIMING: &str = "protocol/timing.rs";
+const TRANSACTION: &str = "protocol/transaction.rs";
 const VIEW: &str = "protocol/view.rs";
 
 pub const VARIANTS: &[Variant] = &[
@@ -138,7 +139,7 @@ pub const VARIANTS: &[Variant] = &[
         mix: Mix::Swarm,
         violation: "acts without leader/acting",
         edits: &[
-            edit(VIEW, "pub const ABSENT_FOR_A_CAMPAIGN: [Self; 2] = [Self::Leader, Self::Acting];", "pub const ABSENT_FOR_A_CAMPAIGN: [Self; 1] = [Self::Leader];"),
+            edit(TRANSACTION, "            acting: Guard::Absent,", "            acting: Guard::Ignored,"),
             edit(VIEW, "self.leader.is_none() && self.acting.is_none()", "self.leader.is_none()"),
         ],
     },
@@ -220,7 +221,7 @@ pub const VARIANTS: &[Variant] = &[
                 CALLS,
                 "    pub fn is_granting(",
                 "    pub fn is_campaigning(&self) -> bool {
-        matches!(self.current, Some(call) if matches!(call.kind, CallKind::Try { campaign: true, .. }))
+        matches!(self.current, Some(call) if matches!(call.kind, CallKind::Try { transaction, .. } if transaction.writes()))
     }
 
     pub fn is_granting(",

@@ -44,7 +44,7 @@ pub(super) async fn look(asker: &Asker) -> anyhow::Result<(ElectionState, Option
     asker
         .ask(async |connection, limit| {
             let until = clock::now() + limit;
-            let view = connection.transact(None, limit).await?;
+            let view = connection.read(limit).await?;
             let situation = ElectionState::from(&view);
             let acting = situation.acting.as_ref().and_then(|acting| acting.lease);
             let lease = match situation

@@ -26,7 +26,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let asker = Asker::new(cluster, leader_key, limit);
     let view = asker
-        .ask(async |connection, limit| connection.transact(None, limit).await)
+        .ask(async |connection, limit| connection.read(limit).await)
         .await?;
     let situation = ElectionState::from(&view);
     let Some(leader) = situation.leader else {
@@ -44,7 +44,7 @@ pub(super) async fn run(
     }
     let token = leader.token;
     let was_deleted = asker
-        .ask(async |connection, limit| connection.end_term(token.get(), limit).await)
+        .ask(async |connection, limit| connection.end_term(token.get(), leader.lease, limit).await)
         .await?;
     let what = if was_deleted {
         "is asked to step down"

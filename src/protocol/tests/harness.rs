@@ -133,7 +133,9 @@ impl Harness {
 
     pub fn take_try(&mut self) -> (CallId, bool) {
         self.take(|action| match action {
-            Action::Try { call, campaign, .. } => Some((*call, *campaign)),
+            Action::Try {
+                call, transaction, ..
+            } => Some((*call, transaction.writes())),
             _ => None,
         })
     }

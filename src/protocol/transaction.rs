@@ -1,0 +1,105 @@
+//! Transactions on the election's keys, as data: the machine builds them, and etcd and the
+//! simulator's model of it execute the same values.
+
+use super::{ElectionKey, LeaseId};
+
+/// What a transaction requires of one key; its effect takes place only if all its guards hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// The key may be anything.
+    Ignored,
+    /// The key does not exist.
+    Absent,
+    /// The key stands as one revision wrote it.
+    ///
+    /// The lease is compared as well: revisions repeat after a backup is restored, and a delayed
+    /// transaction must not match another term.
+    Unchanged {
+        /// The revision that wrote the key.
+        mod_revision: i64,
+        /// The lease that the key is bound to.
+        lease: LeaseId,
+    },
+}
+
+/// What a transaction does if its guards hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Puts both keys, bound to one lease: the holder of that lease is elected.
+    Lead {
+        /// The lease.
+        lease: LeaseId,
+    },
+    /// Deletes the `leader` key: asks the leader to step down.
+    DeleteLeader,
+}
+
+/// One transaction.
+///
+/// Its reads show the keys as they are after the effect, whether or not the guards held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// What it requires of the `leader` key.
+    pub leader: Guard,
+    /// What it requires of the `leader/acting` key.
+    pub acting: Guard,
+    /// What it does if both hold.
+    pub effect: Effect,
+    /// The keys that its response shows.
+    pub reads: &'static [ElectionKey],
+}
+
+impl Transaction {
+    /// Reads both keys. It is linearizable and costs etcd no raft entry.
+    pub const READ: Self = Self {
+        leader: Guard::Ignored,
+        acting: Guard::Ignored,
+        effect: Effect::None,
+        reads: ElectionKey::ALL,
+    };
+
+    /// Takes both keys, if both are absent: while there is `leader`, somebody was elected; while
+    /// there is `leader/acting`, somebody may act.
+    #[must_use]
+    pub const fn campaign(lease: LeaseId) -> Self {
+        Self {
+            leader: Guard::Absent,
+            acting: Guard::Absent,
+            effect: Effect::Lead { lease },
+            reads: ElectionKey::ALL,
+        }
+    }
+
+    /// Asks the holder of a term to step down, unless that term is over.
+    ///
+    /// Repeating it does no harm: a later term has another revision.
+    #[must_use]
+    pub const fn end_term(mod_revision: i64, lease: LeaseId) -> Self {
+        Self {
+            leader: Guard::Unchanged {
+                mod_revision,
+                lease,
+            },
+            acting: Guard::Ignored,
+            effect: Effect::DeleteLeader,
+            reads: &[],
+        }
+    }
+
+    /// Returns true iff it may write, so that its outcome is unknown if the response is lost.
+    #[must_use]
+    pub const fn writes(&self) -> bool {
+        !matches!(self.effect, Effect::None)
+    }
+
+    /// Returns each key's guard.
+    #[must_use]
+    pub const fn guards(&self) -> [(ElectionKey, Guard); 2] {
+        [
+            (ElectionKey::Leader, self.leader),
+            (ElectionKey::Acting, self.acting),
+        ]
+    }
+}
