@@ -2,7 +2,6 @@
 
 mod follow;
 mod key_history;
-mod outage;
 #[cfg(test)]
 mod tests;
 

@@ -23,6 +23,7 @@ mod calls;
 mod event;
 mod messages;
 mod release;
+mod rotation;
 mod rules;
 mod term;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod view;
 pub use calls::CallId;
 pub use event::{Event, Failure, FailureKind, LossReason, Role, Status};
 pub use messages::{Action, Input, KeptAlive, Settings};
+pub use rotation::Rotation;
 pub use term::{FencingToken, LeaseId, Term};
 pub use timing::{InvalidTtl, Moment, Timing, Ttl};
 pub use transaction::{Effect, Guard, Transaction};
@@ -286,7 +288,7 @@ impl Machine {
                 .known
                 .as_ref()
                 .and_then(|known| known.acting().cloned()),
-            endpoint: self.calls.endpoint(),
+            endpoint: self.calls.rotation.endpoint(),
         }
     }
 
@@ -305,7 +307,7 @@ impl Machine {
         let action = match kind {
             CallKind::Connect { lease } => Action::Connect {
                 call,
-                endpoint: self.calls.endpoint(),
+                endpoint: self.calls.rotation.endpoint(),
                 lease,
                 limit,
             },

@@ -1,7 +1,7 @@
 //! The etcd cluster, and how it is reached.
 
 use super::InvalidConfig;
-use std::{fmt, fs, io, net::Ipv6Addr, path::PathBuf, str::FromStr};
+use std::{fmt, fs, io, net::Ipv6Addr, num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 /// Where one member of the etcd cluster can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,6 +231,10 @@ impl Cluster {
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    pub(crate) fn endpoint_count(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.endpoints.len()).unwrap_or(NonZeroUsize::MIN)
     }
 
     /// Returns how to prove who is who.

@@ -12,7 +12,7 @@ use crate::{
         Settings, Status, Term,
     },
 };
-use std::{convert::Infallible, io, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
@@ -82,8 +82,7 @@ impl Driver {
             ttl: config.ttl(),
             grace: config.grace(),
             stop_timeout: config.stop_timeout(),
-            endpoints: NonZeroUsize::new(config.cluster().endpoints().len())
-                .unwrap_or(NonZeroUsize::MIN),
+            endpoints: config.cluster().endpoint_count(),
         };
         let machine = Machine::new(settings, clock::now());
         let (status, status_received) = watch::channel(machine.status());

@@ -3,20 +3,21 @@
 use super::{
     ElectionState, Observed,
     key_history::{KeyHistory, Next, Verdict},
-    outage::Outage,
 };
 use crate::{
     backoff::Jitter,
     clock,
     config::Cluster,
     etcd::{self, Connection, Keys, WatchEnd},
-    protocol::{Failure, FailureKind, View},
+    protocol::{Failure, FailureKind, Rotation, View},
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::sleep};
 
 /// How long one question or a new connection may take.
 const LIMIT: Duration = Duration::from_secs(2);
+/// The longest back-off after every endpoint failed.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// How often it is read what a dead watch would miss.
 const READ_EVERY: Duration = Duration::from_secs(5);
 
@@ -37,7 +38,7 @@ pub(super) struct Follower {
     cluster: Arc<Cluster>,
     keys: Arc<Keys>,
     history: Option<KeyHistory>,
-    outage: Outage,
+    rotation: Rotation,
     tell: mpsc::Sender<Observed>,
 }
 
@@ -49,10 +50,10 @@ impl Follower {
         tell: mpsc::Sender<Observed>,
     ) -> Self {
         Self {
+            rotation: Rotation::new(cluster.endpoint_count()),
             cluster: Arc::new(cluster),
             keys,
             history,
-            outage: Outage::default(),
             tell,
         }
     }
@@ -60,24 +61,22 @@ impl Follower {
     /// Follows until nobody listens any more.
     pub async fn run(mut self) {
         let mut jitter = Jitter::new();
-        let endpoints = self.cluster.endpoints().len();
-        let mut endpoint = 0;
         loop {
-            let Err(end) = Box::pin(self.follow(endpoint)).await;
+            let Err(end) = Box::pin(self.follow(self.rotation.endpoint())).await;
             let End::Failed(failure) = end else { return };
-            if let Some(at_most) = self.outage.failed(endpoint, endpoints, failure) {
-                if let Some((endpoint, failure)) = self.outage.news() {
+            if self.rotation.record_failure(Some(failure)) {
+                if let Some((endpoint, failure)) = self.rotation.take_report() {
                     let unanswered = Observed::Unanswered { endpoint, failure };
                     if self.tell(unanswered).await.is_err() {
                         return;
                     }
                 }
+                let at_most = self.rotation.back_off_limit(LONGEST_BACK_OFF);
                 tokio::select! {
                     () = sleep(jitter.up_to(at_most)) => {}
                     () = self.tell.closed() => return,
                 }
             }
-            endpoint = (endpoint + 1) % endpoints;
         }
     }
 
@@ -145,7 +144,7 @@ impl Follower {
                         Err(WatchEnd::Failed(failure)) => return Err(failure.into()),
                     }
                     owed_by = None;
-                    if watch.is_open() && self.outage.end() {
+                    if watch.is_open() && self.rotation.record_success() {
                         self.tell(Observed::AnsweredAgain { endpoint }).await?;
                     }
                 }

@@ -1,14 +1,13 @@
 use super::{
     ElectionState,
     key_history::{KeyHistory, Next, Verdict},
-    outage::Outage,
 };
 use crate::{
     etcd::Change,
-    protocol::{ElectionKey, Entry, Failure, FailureKind, LeaseId, View},
+    protocol::{ElectionKey, Entry, LeaseId, View},
 };
 use proptest::prelude::*;
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 const KEYS: [ElectionKey; 2] = [ElectionKey::Leader, ElectionKey::Acting];
 
@@ -278,23 +277,4 @@ fn the_address_is_that_of_the_leaders_own_term() {
         .leader
         .unwrap();
     assert!(!leader.acts && leader.address.is_none() && leader.since.is_none());
-}
-
-#[test]
-fn an_outage_is_told_once_and_again_only_if_it_is_of_another_kind() {
-    let failure = |kind| Failure::new(kind, "why");
-    let mut outage = Outage::default();
-    assert!(!outage.end(), "nothing was told");
-    assert_eq!(outage.failed(0, 2, failure(FailureKind::TimedOut)), None);
-    let wait = outage.failed(1, 2, failure(FailureKind::Unreachable));
-    assert_eq!(wait, Some(Duration::from_millis(50)));
-    assert_eq!(outage.news().unwrap().0, 0, "the one that was in use");
-    outage.failed(0, 2, failure(FailureKind::TimedOut));
-    let wait = outage.failed(1, 2, failure(FailureKind::TimedOut));
-    assert_eq!(wait, Some(Duration::from_millis(100)));
-    assert_eq!(outage.news(), None);
-    outage.failed(0, 2, failure(FailureKind::Unauthenticated));
-    assert!(outage.news().is_some());
-    assert!(outage.end());
-    assert!(!outage.end());
 }

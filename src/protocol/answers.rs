@@ -159,8 +159,8 @@ impl Machine {
             }
         );
         let campaigned = matches!(kind, CallKind::Try { transaction, .. } if transaction.writes());
-        if (campaigned || !campaigns_next) && self.calls.answered() {
-            let endpoint = self.calls.endpoint();
+        if (campaigned || !campaigns_next) && self.calls.record_answer() {
+            let endpoint = self.calls.rotation.endpoint();
             self.events.push_back(Event::AnsweredAgain { endpoint });
         }
         self.answered(now, sent, kept_alive);
@@ -244,15 +244,15 @@ impl Machine {
             return self.calls.next_now();
         }
         if let Some(failure) = failure.clone() {
-            let endpoint = self.calls.endpoint();
+            let endpoint = self.calls.rotation.endpoint();
             self.events.push_back(Event::Failed { endpoint, failure });
         }
         self.disconnect(now);
-        if !self.calls.turn(failure) {
+        if !self.calls.record_failure(failure) {
             return;
         }
         if self.withdrawing.is_none()
-            && let Some((endpoint, failure)) = self.calls.unanswered()
+            && let Some((endpoint, failure)) = self.calls.rotation.take_report()
         {
             self.events
                 .push_back(Event::Unanswered { endpoint, failure });
@@ -265,13 +265,8 @@ impl Machine {
                 self.calls.next_at(next);
             }
             State::Unleased | State::Follower { .. } | State::Withdrawn => {
-                let longest = if unauthenticated {
-                    // Checking a password costs etcd a lot.
-                    Timing::LONGEST_LIMIT
-                } else {
-                    self.timing().longest_back_off()
-                };
-                self.back_off(self.calls.back_off_limit(longest));
+                let longest = self.timing().longest_back_off();
+                self.back_off(self.calls.rotation.back_off_limit(longest));
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::{
     KeptAlive, Transaction,
     event::{Failure, FailureKind},
+    rotation::Rotation,
     term::LeaseId,
     timing::Moment,
 };
@@ -59,29 +60,6 @@ enum Link {
     },
 }
 
-/// What people were told of failures, the less hopeful the greater: an outage passes, a lack of
-/// file descriptors may, whereas a refusal needs somebody's help, and so does, at any rate, whoever
-/// cannot show who it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Told {
-    Nothing,
-    Unanswered,
-    Exhausted,
-    Refused,
-    Unauthenticated,
-}
-
-impl Told {
-    fn of(failure: &Failure) -> Self {
-        match failure.kind {
-            FailureKind::Exhausted => Self::Exhausted,
-            FailureKind::Refused => Self::Refused,
-            FailureKind::Unauthenticated => Self::Unauthenticated,
-            _ => Self::Unanswered,
-        }
-    }
-}
-
 /// When the next call may start.
 #[derive(Clone, Copy, Debug)]
 enum Next {
@@ -92,45 +70,29 @@ enum Next {
 
 #[derive(Debug)]
 pub(super) struct Calls {
-    endpoints: NonZeroUsize,
-    endpoint: usize,
+    pub rotation: Rotation,
     link: Link,
     current: Option<Call>,
     next: Next,
     /// Something surprised while a call was under way: another follows at once.
     hurry: bool,
     last_id: u64,
-    /// A round asks each endpoint once.
+    /// When the first call of the present round of endpoints was sent.
     round_started: Moment,
-    failed_in_round: usize,
-    /// Rounds without an answered try, one after the other.
-    failed_rounds: u32,
-    /// The first failure since a try was answered: of the endpoint that was asked until then.
-    first_failure: Option<(usize, Failure)>,
-    /// What people were told of failures since a try was answered.
-    told: Told,
     /// Whether a try was answered on this connection.
     has_answered: bool,
 }
 
 impl Calls {
-    /// The longest first back-off; it doubles from round to round.
-    const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
-
     pub fn new(endpoints: NonZeroUsize) -> Self {
         Self {
-            endpoints,
-            endpoint: 0,
+            rotation: Rotation::new(endpoints),
             link: Link::Down,
             current: None,
             next: Next::Now,
             hurry: false,
             last_id: 0,
             round_started: Moment::default(),
-            failed_in_round: 0,
-            failed_rounds: 0,
-            first_failure: None,
-            told: Told::Nothing,
             has_answered: false,
         }
     }
@@ -138,10 +100,6 @@ impl Calls {
     pub fn new_id(&mut self) -> CallId {
         self.last_id += 1;
         CallId(self.last_id)
-    }
-
-    pub fn endpoint(&self) -> usize {
-        self.endpoint
     }
 
     pub fn is_busy(&self) -> bool {
@@ -200,7 +158,7 @@ impl Calls {
         revision_before: i64,
     ) -> CallId {
         let id = self.new_id();
-        if self.failed_in_round == 0 {
+        if self.rotation.is_at_start_of_round() {
             self.round_started = now;
         }
         self.hurry = false;
@@ -263,56 +221,21 @@ impl Calls {
         self.has_answered
     }
 
-    /// Turns to the next endpoint; true if each has failed once since the round began.
-    pub fn turn(&mut self, failure: Option<Failure>) -> bool {
-        if let Some(failure) = failure {
-            let first = self
-                .first_failure
-                .as_ref()
-                .map(|(_, first)| Told::of(first));
-            if first.is_none_or(|first| first < Told::of(&failure)) {
-                self.first_failure = Some((self.endpoint, failure));
-            }
-        }
-        self.endpoint = (self.endpoint + 1) % self.endpoints;
-        self.failed_in_round += 1;
+    /// Records that the endpoint failed, and lets the next one be asked at once. Returns true iff
+    /// each has failed once since the round began.
+    pub fn record_failure(&mut self, failure: Option<Failure>) -> bool {
         self.next = Next::Now;
-        if self.failed_in_round < self.endpoints.get() {
-            return false;
-        }
-        self.failed_in_round = 0;
-        self.failed_rounds = self.failed_rounds.saturating_add(1);
-        true
+        self.rotation.record_failure(failure)
     }
 
     pub fn round_started(&self) -> Moment {
         self.round_started
     }
 
-    /// The failure to tell of, once, when every endpoint has failed.
-    pub fn unanswered(&mut self) -> Option<(usize, Failure)> {
-        let (endpoint, failure) = self.first_failure.clone()?;
-        let told = Told::of(&failure);
-        if self.told >= told {
-            return None;
-        }
-        self.told = told;
-        Some((endpoint, failure))
-    }
-
-    /// All is well with this endpoint; true if it was said that none answers.
-    pub fn answered(&mut self) -> bool {
-        self.failed_in_round = 0;
-        self.failed_rounds = 0;
-        self.first_failure = None;
+    /// Records that a try was answered; true if it had been reported that no endpoint responds.
+    pub fn record_answer(&mut self) -> bool {
         self.has_answered = true;
-        std::mem::replace(&mut self.told, Told::Nothing) > Told::Nothing
-    }
-
-    /// How long the back-off after a failed round may be.
-    pub fn back_off_limit(&self, longest: Duration) -> Duration {
-        let doublings = self.failed_rounds.saturating_sub(1).min(16);
-        (Self::FIRST_BACK_OFF * (1 << doublings)).min(longest)
+        self.rotation.record_success()
     }
 
     pub fn next_now(&mut self) {

@@ -40,6 +40,7 @@ const MACHINE: &str = "protocol.rs";
 const ANSWERS: &str = "protocol/answers.rs";
 const CALLS: &str = "protocol/calls.rs";
 const RELEASE: &str = "protocol/release.rs";
+const ROTATION: &str = "protocol/rotation.rs";
 const RULES: &str = "protocol/rules.rs";
 const TIMING: &str = "protocol/timing.rs";
 const TRANSACTION: &str = "protocol/transaction.rs";
@@ -342,15 +343,15 @@ pub const VARIANTS: &[Variant] = &[
         violation: "questions in a second",
         edits: &[edit(
             ANSWERS,
-            "if (campaigned || !campaigns_next) && self.calls.answered() {",
-            "if (campaigned || !campaigns_next || true) && self.calls.answered() {",
+            "if (campaigned || !campaigns_next) && self.calls.record_answer() {",
+            "if (campaigned || !campaigns_next || true) && self.calls.record_answer() {",
         )],
     },
     Variant {
         name: "The same endpoint is asked again after a failure",
         mix: Mix::Endpoint,
         violation: "no renewal was answered in time: untrue",
-        edits: &[edit(CALLS, "self.endpoint = (self.endpoint + 1) % self.endpoints;", "self.endpoint %= self.endpoints;")],
+        edits: &[edit(ROTATION, "self.endpoint = (self.endpoint + 1) % self.endpoints;", "self.endpoint %= self.endpoints;")],
     },
     Variant {
         name: "A former etcd leader is believed that the lease is gone",

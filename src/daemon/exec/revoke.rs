@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     etcd::{self, Keys},
     printable::Printable,
-    protocol::{Failure, FailureKind, LeaseId, Timing},
+    protocol::{Failure, FailureKind, LeaseId, Rotation, Timing},
 };
 use anyhow::anyhow;
 use std::sync::Arc;
@@ -36,9 +36,9 @@ async fn revoke(config: Config, lease: LeaseId) -> Result<(), Failure> {
     let until = clock::now() + timing.ttl();
     let keys = Arc::new(Keys::new(config.leader_key()));
     let mut jitter = Jitter::new();
-    let mut endpoints = (0..cluster.endpoints().len()).cycle();
+    let mut rotation = Rotation::new(cluster.endpoint_count());
     loop {
-        let endpoint = endpoints.next().unwrap_or_default();
+        let endpoint = rotation.endpoint();
         let keys = Arc::clone(&keys);
         let revoking = async {
             let limit = timing.limit();
@@ -46,11 +46,14 @@ async fn revoke(config: Config, lease: LeaseId) -> Result<(), Failure> {
                 etcd::connect(Arc::clone(&cluster), endpoint, keys, None, limit).await?;
             connection.revoke(lease, limit).await
         };
-        match revoking.await {
+        let failure = match revoking.await {
             Err(failure) if failure.kind == FailureKind::LeaseNotFound => return Ok(()),
-            Err(_) if clock::now() < until => {}
+            Err(failure) if clock::now() < until => failure,
             result => return result,
+        };
+        if rotation.record_failure(Some(failure)) {
+            let at_most = rotation.back_off_limit(timing.longest_back_off());
+            tokio::time::sleep(jitter.up_to(at_most)).await;
         }
-        tokio::time::sleep(jitter.up_to(timing.longest_back_off())).await;
     }
 }

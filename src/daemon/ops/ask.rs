@@ -6,7 +6,7 @@ use crate::{
     config::{Cluster, LeaderKey},
     etcd::{self, Connection, Keys},
     printable::Printable,
-    protocol::{Failure, FailureKind, Moment},
+    protocol::{Failure, FailureKind, Moment, Rotation},
 };
 use anyhow::bail;
 use std::{sync::Arc, time::Duration};
@@ -14,8 +14,8 @@ use tokio::time::sleep;
 
 /// How long one endpoint may take.
 const LIMIT: Duration = Duration::from_secs(2);
-/// The longest wait after all endpoints have failed.
-const BACK_OFF: Duration = Duration::from_millis(500);
+/// The longest back-off after every endpoint failed.
+const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
 
 /// Who asks, until when.
 pub(super) struct Asker {
@@ -45,17 +45,19 @@ impl Asker {
         &self,
         question: impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
     ) -> anyhow::Result<T> {
-        let endpoints = self.cluster.endpoints();
+        let mut rotation = Rotation::new(self.cluster.endpoint_count());
         let mut jitter = Jitter::new();
+        let mut failures = Vec::new();
         loop {
-            let mut failures = Vec::new();
-            for endpoint in 0..endpoints.len() {
-                let left = u32::try_from(endpoints.len() - endpoint).unwrap_or(u32::MAX);
-                let limit = (self.left() / left).min(LIMIT);
-                match self.ask_one(endpoint, &question, limit).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(failure) => failures.push(failure),
-                }
+            let left = u32::try_from(rotation.left_in_round()).unwrap_or(u32::MAX);
+            let limit = (self.left() / left).min(LIMIT);
+            let failure = match self.ask_one(rotation.endpoint(), &question, limit).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            failures.push(failure.clone());
+            if !rotation.record_failure(Some(failure)) {
+                continue;
             }
             // What nobody mends within seconds is not waited for.
             let is_final = |failure: &Failure| {
@@ -64,10 +66,11 @@ impl Asker {
                     FailureKind::Refused | FailureKind::Unauthenticated
                 )
             };
-            let wait = jitter.up_to(BACK_OFF);
+            let wait = jitter.up_to(rotation.back_off_limit(LONGEST_BACK_OFF));
             if failures.iter().all(is_final) || self.left() <= wait {
                 return self.give_up(&failures);
             }
+            failures.clear();
             sleep(wait).await;
         }
     }

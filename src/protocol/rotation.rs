@@ -1,0 +1,219 @@
+//! Which endpoint to ask next, how long to back off once all have failed, and what has been
+//! reported of that: for candidates, observers and commands alike.
+
+use super::event::{Failure, FailureKind};
+use std::{num::NonZeroUsize, time::Duration};
+
+/// How little hope there is that a failure passes by itself: an outage does, a lack of file
+/// descriptors may, and a refusal or a failed authentication needs an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Severity {
+    Unreachable,
+    Exhausted,
+    Refused,
+    Unauthenticated,
+}
+
+impl Severity {
+    fn of(failure: &Failure) -> Self {
+        match failure.kind {
+            FailureKind::Exhausted => Self::Exhausted,
+            FailureKind::Refused => Self::Refused,
+            FailureKind::Unauthenticated => Self::Unauthenticated,
+            _ => Self::Unreachable,
+        }
+    }
+}
+
+/// The endpoints in turn, with what has failed since the last success.
+///
+/// A *round* asks each endpoint once; a success begins a new one.
+#[derive(Debug)]
+pub struct Rotation {
+    endpoints: NonZeroUsize,
+    endpoint: usize,
+    failed_in_round: usize,
+    /// Rounds in a row in which every endpoint failed.
+    failed_rounds: u32,
+    /// The first of the worst failures, with its endpoint.
+    worst: Option<(usize, Failure)>,
+    reported: Option<Severity>,
+    /// Whether the last failure was one of authentication.
+    failed_to_authenticate: bool,
+}
+
+impl Rotation {
+    /// The limit of the first back-off; it doubles from round to round.
+    const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
+    /// The limit of the longest back-off after a failed authentication: checking a password costs
+    /// etcd a lot.
+    const LONGEST_AFTER_AUTHENTICATION: Duration = Duration::from_secs(5);
+
+    /// Begins with the first endpoint.
+    #[must_use]
+    pub const fn new(endpoints: NonZeroUsize) -> Self {
+        Self {
+            endpoints,
+            endpoint: 0,
+            failed_in_round: 0,
+            failed_rounds: 0,
+            worst: None,
+            reported: None,
+            failed_to_authenticate: false,
+        }
+    }
+
+    /// Returns the endpoint to ask, by its place in the list.
+    #[must_use]
+    pub const fn endpoint(&self) -> usize {
+        self.endpoint
+    }
+
+    /// Returns true iff no endpoint has failed in this round.
+    #[must_use]
+    pub const fn is_at_start_of_round(&self) -> bool {
+        self.failed_in_round == 0
+    }
+
+    /// Returns how many endpoints have not failed in this round.
+    #[must_use]
+    pub const fn left_in_round(&self) -> usize {
+        self.endpoints.get() - self.failed_in_round
+    }
+
+    /// Records that the endpoint failed, and turns to the next one. Returns true iff that ends the
+    /// round, so that it is time to report and to back off.
+    ///
+    /// Without a failure there is nothing to report of it.
+    pub fn record_failure(&mut self, failure: Option<Failure>) -> bool {
+        self.failed_to_authenticate = false;
+        if let Some(failure) = failure {
+            let severity = Severity::of(&failure);
+            self.failed_to_authenticate = severity == Severity::Unauthenticated;
+            let worst = self.worst.as_ref().map(|(_, worst)| Severity::of(worst));
+            if worst < Some(severity) {
+                self.worst = Some((self.endpoint, failure));
+            }
+        }
+        self.endpoint = (self.endpoint + 1) % self.endpoints;
+        self.failed_in_round += 1;
+        if self.failed_in_round < self.endpoints.get() {
+            return false;
+        }
+        self.failed_in_round = 0;
+        self.failed_rounds = self.failed_rounds.saturating_add(1);
+        true
+    }
+
+    /// Records that the endpoint responded as it should. Returns true iff failures had been
+    /// reported, so that the recovery is to be reported too.
+    pub fn record_success(&mut self) -> bool {
+        self.failed_in_round = 0;
+        self.failed_rounds = 0;
+        self.worst = None;
+        self.reported.take().is_some()
+    }
+
+    /// Returns the failure to report, with its endpoint: once, and again only when it gets worse.
+    pub fn take_report(&mut self) -> Option<(usize, Failure)> {
+        let (endpoint, failure) = self.worst.clone()?;
+        let severity = Severity::of(&failure);
+        if self.reported >= Some(severity) {
+            return None;
+        }
+        self.reported = Some(severity);
+        Some((endpoint, failure))
+    }
+
+    /// Returns the limit of the back-off after a failed round: `longest` at most, unless the last
+    /// failure asks for patience.
+    #[must_use]
+    pub fn back_off_limit(&self, longest: Duration) -> Duration {
+        let longest = if self.failed_to_authenticate {
+            Self::LONGEST_AFTER_AUTHENTICATION
+        } else {
+            longest
+        };
+        let doublings = self.failed_rounds.saturating_sub(1).min(16);
+        (Self::FIRST_BACK_OFF * (1 << doublings)).min(longest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rotation(endpoints: usize) -> Rotation {
+        Rotation::new(NonZeroUsize::new(endpoints).unwrap())
+    }
+
+    fn failure(kind: FailureKind) -> Failure {
+        Failure::new(kind, "failed")
+    }
+
+    #[test]
+    fn each_endpoint_is_asked_once_in_a_round_and_rounds_back_off_further_each_time() {
+        let mut rotation = rotation(2);
+        let longest = Duration::from_millis(150);
+        for limit in [50, 100, 150, 150] {
+            assert!(rotation.is_at_start_of_round());
+            assert!(!rotation.record_failure(Some(failure(FailureKind::TimedOut))));
+            assert_eq!(rotation.endpoint(), 1);
+            assert!(rotation.record_failure(Some(failure(FailureKind::Unreachable))));
+            assert_eq!(rotation.endpoint(), 0);
+            assert_eq!(
+                rotation.back_off_limit(longest),
+                Duration::from_millis(limit)
+            );
+        }
+        rotation.record_success();
+        assert!(!rotation.record_failure(None));
+        assert!(rotation.record_failure(None));
+        assert_eq!(
+            rotation.back_off_limit(longest),
+            Duration::from_millis(50),
+            "a success begins anew"
+        );
+    }
+
+    #[test]
+    fn a_failure_is_reported_once_and_a_worse_one_again_and_the_recovery_if_there_was_a_report() {
+        let mut rotation = rotation(1);
+        assert_eq!(rotation.take_report(), None);
+        assert!(!rotation.record_success());
+        let mut kinds = Vec::new();
+        for kind in [
+            FailureKind::TimedOut,
+            FailureKind::Unreachable,
+            FailureKind::Refused,
+            FailureKind::Exhausted,
+            FailureKind::Unauthenticated,
+            FailureKind::Refused,
+        ] {
+            rotation.record_failure(Some(failure(kind)));
+            kinds.extend(rotation.take_report().map(|(_, failure)| failure.kind));
+        }
+        assert_eq!(
+            kinds,
+            [
+                FailureKind::TimedOut,
+                FailureKind::Refused,
+                FailureKind::Unauthenticated
+            ]
+        );
+        assert!(rotation.record_success());
+        assert!(!rotation.record_success());
+    }
+
+    #[test]
+    fn a_failed_authentication_asks_for_more_patience_and_an_outage_after_it_does_not() {
+        let mut rotation = rotation(1);
+        let longest = Duration::from_secs(1);
+        for _ in 0..20 {
+            rotation.record_failure(Some(failure(FailureKind::Unauthenticated)));
+        }
+        assert_eq!(rotation.back_off_limit(longest), Duration::from_secs(5));
+        rotation.record_failure(Some(failure(FailureKind::Unreachable)));
+        assert_eq!(rotation.back_off_limit(longest), longest);
+    }
+}
