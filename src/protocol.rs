@@ -13,16 +13,23 @@
 //! [`Machine::poll_action`] returns. [`Machine::poll_event`] and [`Machine::status`] tell people
 //! and programs what goes on.
 //!
-//! What follows from the answer to a question is in `protocol/answers.rs`, the rules of candidates
-//! and leaders in `protocol/rules.rs`, the pace of questions and the choice of endpoints in
-//! `protocol/calls.rs`, the giving back of leases in `protocol/release.rs`, every duration in
-//! `protocol/timing.rs`.
+//! | file | what it decides |
+//! |---|---|
+//! | `protocol/rules.rs` | what follows from what the keys show, and the beginning and end of terms |
+//! | `protocol/answers.rs` | when a try is answered, and what its answer is worth |
+//! | `protocol/transaction.rs` | what is asked of etcd: guards, effect, reads |
+//! | `protocol/calls.rs` | the pace of requests: one at a time, each within its limit |
+//! | `protocol/rotation.rs` | which endpoint is asked next, and the back-off |
+//! | `protocol/release.rs` | stop acting, then release the lease |
+//! | `protocol/timing.rs` | every duration |
+//! | `protocol/reporter.rs` | what is news |
 
 mod answers;
 mod calls;
 mod event;
 mod messages;
 mod release;
+mod reporter;
 mod rotation;
 mod rules;
 mod term;
@@ -43,6 +50,7 @@ pub use view::{ElectionKey, Entry, View};
 
 use calls::{CallKind, Calls};
 use release::Release;
+use reporter::Reporter;
 use std::collections::VecDeque;
 use view::Known;
 
@@ -53,43 +61,59 @@ struct Lease {
     timing: Timing,
 }
 
-/// The question that a follower asks next.
+/// What a follower does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
     Campaign,
     Read,
 }
 
+/// What a candidate without a term needs to know of its lease.
+#[derive(Clone, Copy, Debug)]
+struct Candidacy {
+    lease: Lease,
+    /// The send time of the last answered try; of the grant before there is one.
+    answered: Moment,
+    /// Whether the lease before this one was gone too, without an answered try since.
+    follows_lost_lease: bool,
+}
+
+/// A term, and the lease that carries it.
+#[derive(Clone, Copy, Debug)]
+struct Tenure {
+    lease: Lease,
+    term: Term,
+    /// Until when it may act, unless renewed.
+    deadline: Moment,
+    /// When its leadership is taken back, unless somebody has taken it; `None` once that was tried.
+    take_back_at: Option<Moment>,
+}
+
 /// What a candidate is doing, with exactly what that takes.
 #[derive(Clone, Copy, Debug)]
 enum State {
     /// Has no lease.
-    Unleased,
+    Unleased {
+        /// Whether its last lease was gone, without an answered try since.
+        follows_lost_lease: bool,
+    },
     /// Has a lease and neither key.
     Follower {
-        lease: Lease,
-        /// The send of the last answered try; of the grant before there is one.
-        answered: Moment,
+        candidacy: Candidacy,
         question: Question,
     },
-    /// Has both keys, and no answered try that says so.
+    /// Has both keys, and no answered try that shows that.
     Elected {
-        lease: Lease,
-        answered: Moment,
-        seen: Moment,
+        candidacy: Candidacy,
         token: FencingToken,
+        /// When a response first showed both keys.
+        seen: Moment,
     },
     /// Acts until the deadline.
-    Leader {
-        lease: Lease,
-        term: Term,
-        deadline: Moment,
-    },
+    Leader(Tenure),
     /// Leads no more and has not stopped acting yet.
     Stopping {
-        lease: Lease,
-        term: Term,
-        deadline: Moment,
+        tenure: Tenure,
         /// By when it must have stopped, whatever the deadline allows.
         by: Moment,
         reason: LossReason,
@@ -100,7 +124,37 @@ enum State {
     Withdrawn,
 }
 
+impl Candidacy {
+    /// Returns when it has had no try answered for a whole TTL.
+    fn expires(&self) -> Moment {
+        self.answered + self.lease.timing.ttl()
+    }
+
+    /// Returns by when a candidate that saw both keys its own must have begun to act.
+    fn must_act_by(&self, seen: Moment) -> Moment {
+        seen + self.lease.timing.term_of_try()
+    }
+}
+
 impl State {
+    fn lease(&self) -> Option<Lease> {
+        match self {
+            Self::Follower { candidacy, .. } | Self::Elected { candidacy, .. } => {
+                Some(candidacy.lease)
+            }
+            Self::Leader(tenure) | Self::Stopping { tenure, .. } => Some(tenure.lease),
+            Self::Unleased { .. } | Self::Withdrawn => None,
+        }
+    }
+
+    /// Returns the term in which something may be acting.
+    fn tenure(&mut self) -> Option<&mut Tenure> {
+        match self {
+            Self::Leader(tenure) | Self::Stopping { tenure, .. } => Some(tenure),
+            _ => None,
+        }
+    }
+
     /// Returns the transaction of its next try.
     fn transaction(&self, lease: LeaseId) -> Transaction {
         match self {
@@ -111,27 +165,6 @@ impl State {
             _ => Transaction::READ,
         }
     }
-
-    fn lease(&self) -> Option<Lease> {
-        match self {
-            Self::Follower { lease, .. }
-            | Self::Elected { lease, .. }
-            | Self::Leader { lease, .. }
-            | Self::Stopping { lease, .. } => Some(*lease),
-            Self::Unleased | Self::Withdrawn => None,
-        }
-    }
-}
-
-/// What was last said of the election, so that nothing is said twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
-    Nothing,
-    Campaigning,
-    /// The `mod_revision` of the key followed.
-    Following(i64),
-    LeaderGone,
-    SomebodyStillActs,
 }
 
 /// One candidate.
@@ -142,18 +175,14 @@ pub struct Machine {
     known: Option<Known>,
     calls: Calls,
     watch: Option<CallId>,
-    /// From when on a watch that ends is replaced at once.
-    next_watch_hurried: Moment,
+    /// Until when a watch that ends waits for the next read to be replaced.
+    watch_replaced_until: Option<Moment>,
     releases: Vec<Release>,
     /// Before this moment it does not campaign.
-    hold_off: Moment,
+    hold_off: Option<Moment>,
     /// Since when it withdraws.
     withdrawing: Option<Moment>,
-    /// Whether a follower's lease was gone already since the last answered try.
-    lease_was_gone: bool,
-    campaigned_before: bool,
-    said: Said,
-    said_without_lease: i64,
+    reporter: Reporter,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
 }
@@ -164,18 +193,17 @@ impl Machine {
     pub fn new(settings: Settings, now: Moment) -> Self {
         let mut machine = Self {
             settings,
-            state: State::Unleased,
+            state: State::Unleased {
+                follows_lost_lease: false,
+            },
             known: None,
             calls: Calls::new(settings.endpoints),
             watch: None,
-            next_watch_hurried: Moment::default(),
+            watch_replaced_until: None,
             releases: Vec::new(),
-            hold_off: Moment::default(),
+            hold_off: None,
             withdrawing: None,
-            lease_was_gone: false,
-            campaigned_before: false,
-            said: Said::Nothing,
-            said_without_lease: 0,
+            reporter: Reporter::default(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
         };
@@ -188,21 +216,22 @@ impl Machine {
         // What ran out before this input was handled is over, however late a timer fires.
         self.expire(now);
         match input {
-            Input::Opened { call, result } => self.opened(now, call, result),
-            Input::Granted { call, result } => self.granted(now, call, result),
-            Input::KeptAlive { call, result } => self.kept_alive(now, call, result),
-            Input::Transacted { call, result } => self.transacted(now, call, result),
-            Input::Revoked { call, result } => self.revoked(now, call, result),
+            Input::Opened { call, result } => self.handle_opened(now, call, result),
+            Input::Granted { call, result } => self.handle_grant(now, call, result),
+            Input::KeptAlive { call, result } => self.handle_keepalive(now, call, result),
+            Input::Transacted { call, result } => self.handle_transaction(now, call, result),
+            Input::Revoked { call, result } => self.handle_revocation(now, call, result),
             Input::Changed {
                 watch,
                 key,
                 revision,
                 entry,
-            } => self.changed(now, watch, key, revision, entry),
-            Input::WatchEnded { watch } => self.watch_ended(now, watch),
-            Input::BackedOff { call } => self.calls.backed_off(call),
-            Input::Stopped { term } => self.stopped(now, term),
+            } => self.handle_change(now, watch, key, revision, entry),
+            Input::WatchEnded { watch } => self.handle_watch_end(now, watch),
+            Input::BackedOff { call } => self.calls.end_back_off(call),
+            Input::Stopped { term } => self.handle_stopped(now, term),
             Input::Withdraw => self.withdraw(now),
+            Input::Abandoned => self.handle_abandoned(now),
         }
         self.advance(now);
     }
@@ -217,33 +246,29 @@ impl Machine {
     /// first.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
-        let term = match self.state {
-            State::Leader {
-                lease, deadline, ..
-            } => Some(lease.timing.stop_from(deadline)),
+        let state = match self.state {
+            State::Leader(tenure) => Some(tenure.lease.timing.stop_from(tenure.deadline)),
             State::Stopping {
-                lease,
-                deadline,
+                tenure,
                 by,
                 renewing,
                 ..
-            } => renewing.then(|| lease.timing.stop_from(deadline).min(by)),
-            State::Follower {
-                lease, answered, ..
-            } => Some(answered + lease.timing.ttl()),
+            } => renewing.then(|| tenure.lease.timing.stop_from(tenure.deadline).min(by)),
+            State::Follower { candidacy, .. } => Some(candidacy.expires()),
             State::Elected {
-                lease,
-                answered,
-                seen,
-                ..
-            } => Some((answered + lease.timing.ttl()).min(seen + lease.timing.term_of_try())),
-            State::Unleased | State::Withdrawn => None,
+                candidacy, seen, ..
+            } => Some(candidacy.expires().min(candidacy.must_act_by(seen))),
+            State::Unleased { .. } | State::Withdrawn => None,
+        };
+        let take_back = match self.state {
+            State::Leader(tenure) | State::Stopping { tenure, .. } => tenure.take_back_at,
+            _ => None,
         };
         let call = self
             .calls
             .poll_timeout()
             .filter(|_| self.calls.is_busy() || self.wanted_call().is_some());
-        [term, call, self.release_timeout()]
+        [state, take_back, call, self.release_timeout()]
             .into_iter()
             .flatten()
             .min()
@@ -264,18 +289,15 @@ impl Machine {
     pub fn status(&self) -> Status {
         Status {
             role: match self.state {
-                State::Unleased | State::Follower { .. } | State::Elected { .. } => Role::Follower,
-                State::Leader { term, deadline, .. } => Role::Leader { term, deadline },
+                State::Unleased { .. } | State::Follower { .. } | State::Elected { .. } => {
+                    Role::Follower
+                }
+                State::Leader(Tenure { term, deadline, .. }) => Role::Leader { term, deadline },
                 State::Stopping {
-                    lease,
-                    term,
-                    deadline,
-                    by,
-                    reason,
-                    ..
+                    tenure, by, reason, ..
                 } => Role::Stopping {
-                    term,
-                    by: by.min(lease.timing.kill_at(deadline)),
+                    term: tenure.term,
+                    by: by.min(tenure.lease.timing.kill_at(tenure.deadline)),
                     reason,
                 },
                 State::Withdrawn => Role::Withdrawn,
@@ -302,7 +324,7 @@ impl Machine {
             return;
         };
         let limit = self.timing().limit();
-        let revision = self.known.as_ref().map_or(0, Known::revision);
+        let revision = self.known.as_ref().map(Known::revision);
         let call = self.calls.start(now, kind, limit, revision);
         let action = match kind {
             CallKind::Connect { lease } => Action::Connect {
@@ -337,7 +359,7 @@ impl Machine {
             | State::Stopping {
                 renewing: false, ..
             } => return None,
-            State::Unleased if self.withdrawing.is_some() => {
+            State::Unleased { .. } if self.withdrawing.is_some() => {
                 let reconnect = self.calls.is_down() && !self.releases.is_empty();
                 return reconnect.then_some(CallKind::Connect { lease: None });
             }

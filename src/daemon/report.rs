@@ -86,7 +86,7 @@ impl Reporter {
             Event::LeaderGone => info!(name, "LEADERSHIP CHANGE REQUIRED"),
             // Held up since it was true; that the term is over comes next.
             Event::Renewed { deadline, .. } if clock::now() >= deadline => {}
-            Event::Renewed { term, deadline } => info!(
+            Event::Renewed { term, deadline, .. } => info!(
                 target: "leader_election::refresh",
                 name,
                 leader = name,

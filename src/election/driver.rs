@@ -1,4 +1,4 @@
-//! Carries out what the machine asks for and tells it what came of it. It decides nothing.
+//! Carries out what the machine asks for, and gives it back what came of it. It decides nothing.
 
 use super::{Leadership, offer::Offer};
 use crate::{
@@ -18,19 +18,19 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-/// What the holders of a candidate and its leadership say.
+/// What the holders of a candidate and its leaderships ask for.
 #[derive(Debug)]
 pub(super) enum Command {
     Withdraw,
     Stopped(Term),
-    /// The same, with somebody who waits until the lease is revoked.
+    /// The same, with a wait until the lease is released.
     Resigned {
         term: Term,
         resigned: oneshot::Sender<()>,
     },
 }
 
-/// What a task has to tell.
+/// The result of a task.
 enum Message {
     Input(Input),
     Connected {
@@ -56,15 +56,15 @@ pub(super) struct Driver {
     call_tasks: Vec<AbortHandle>,
     watch_task: Option<AbortHandle>,
     tasks: JoinSet<()>,
-    tell: mpsc::UnboundedSender<Message>,
-    told: mpsc::UnboundedReceiver<Message>,
-    /// Weak, so that the driver notices when its candidate is dropped.
-    own_commands: mpsc::WeakUnboundedSender<Command>,
+    results_sent: mpsc::UnboundedSender<Message>,
+    results: mpsc::UnboundedReceiver<Message>,
+    /// For leaderships. Weak, so that `commands` ends when the candidate and all of them are gone.
+    commands_sent: mpsc::WeakUnboundedSender<Command>,
     commands: mpsc::UnboundedReceiver<Command>,
     leaderships: mpsc::UnboundedSender<Leadership>,
-    /// The last leadership handed over, and until when it waits to be taken.
-    offered: Option<(Term, Offer, Moment)>,
-    /// Who waits until a lease is revoked.
+    /// The last leadership offered.
+    offer: Option<(Term, Offer)>,
+    /// Those that wait until a lease is released.
     resigning: Vec<(LeaseId, oneshot::Sender<()>)>,
     events: Option<mpsc::UnboundedSender<Event>>,
     status: watch::Sender<Status>,
@@ -73,7 +73,7 @@ pub(super) struct Driver {
 impl Driver {
     pub fn new(
         config: Config,
-        own_commands: mpsc::WeakUnboundedSender<Command>,
+        commands_sent: mpsc::WeakUnboundedSender<Command>,
         commands: mpsc::UnboundedReceiver<Command>,
         leaderships: mpsc::UnboundedSender<Leadership>,
         events: Option<mpsc::UnboundedSender<Event>>,
@@ -86,7 +86,7 @@ impl Driver {
         };
         let machine = Machine::new(settings, clock::now());
         let (status, status_received) = watch::channel(machine.status());
-        let (tell, told) = mpsc::unbounded_channel();
+        let (results_sent, results) = mpsc::unbounded_channel();
         let driver = Self {
             keys: Arc::new(Keys::new(config.leader_key())),
             cluster: Arc::new(config.cluster().clone()),
@@ -101,12 +101,12 @@ impl Driver {
             call_tasks: Vec::new(),
             watch_task: None,
             tasks: JoinSet::new(),
-            tell,
-            told,
-            own_commands,
+            results_sent,
+            results,
+            commands_sent,
             commands,
             leaderships,
-            offered: None,
+            offer: None,
             resigning: Vec::new(),
             events,
             status,
@@ -119,7 +119,7 @@ impl Driver {
     /// # Errors
     /// If a task died, after withdrawing in order, or if the system's timer fails.
     pub async fn run(mut self) -> io::Result<()> {
-        let mut candidate_is_there = true;
+        let mut is_abandoned = false;
         let mut outcome = Ok(());
         loop {
             self.carry_out();
@@ -127,19 +127,17 @@ impl Driver {
                 return outcome;
             }
             let back_off = self.back_off.map(|(_, until)| until);
-            let offered = self.offered.as_ref().map(|(.., until)| *until);
             let wake = self
                 .machine
                 .poll_timeout()
                 .into_iter()
                 .chain(back_off)
-                .chain(offered)
                 .min();
             tokio::select! {
-                Some(message) = self.told.recv() => self.take_in(message),
-                command = self.commands.recv(), if candidate_is_there => {
-                    candidate_is_there = command.is_some();
-                    self.obey(command.unwrap_or(Command::Withdraw));
+                Some(message) = self.results.recv() => self.take_in(message),
+                command = self.commands.recv(), if !is_abandoned => {
+                    is_abandoned = command.is_none();
+                    self.obey(command);
                 }
                 Some(ended) = self.tasks.join_next() => match ended {
                     Err(error) if error.is_panic() => {
@@ -174,7 +172,7 @@ impl Driver {
             Message::Version(version) => {
                 if !std::mem::replace(&mut self.knows_version, true) && etcd::is_outdated(&version)
                 {
-                    self.tell(Event::OutdatedEtcd { version });
+                    self.publish_event(Event::OutdatedEtcd { version });
                 }
                 return;
             }
@@ -182,14 +180,16 @@ impl Driver {
         self.machine.handle(clock::now(), input);
     }
 
-    fn obey(&mut self, command: Command) {
+    /// Takes in a command; `None` once nobody is left to send any.
+    fn obey(&mut self, command: Option<Command>) {
         let input = match command {
-            Command::Withdraw => Input::Withdraw,
-            Command::Stopped(term) => Input::Stopped { term },
-            Command::Resigned { term, resigned } => {
+            Some(Command::Withdraw) => Input::Withdraw,
+            Some(Command::Stopped(term)) => Input::Stopped { term },
+            Some(Command::Resigned { term, resigned }) => {
                 self.resigning.push((term.lease, resigned));
                 Input::Stopped { term }
             }
+            None => Input::Abandoned,
         };
         self.machine.handle(clock::now(), input);
     }
@@ -198,57 +198,45 @@ impl Driver {
         let now = clock::now();
         if let Some((call, _)) = self.back_off.take_if(|(_, until)| now >= *until) {
             self.machine.handle(now, Input::BackedOff { call });
-        } else if let Some((term, offer, _)) = self.offered.take_if(|(.., until)| now >= *until) {
-            if offer.give_back() {
-                self.machine.handle(now, Input::Stopped { term });
-            }
         } else {
             self.machine.handle_timeout(now);
         }
     }
 
-    /// Publishes how things stand before anybody hears of what happened.
+    /// Carries out the machine's actions. The status is published before the events that led to it.
     fn carry_out(&mut self) {
-        self.publish();
+        self.publish_status();
         while let Some(action) = self.machine.poll_action() {
-            if let Action::Lead { term, .. } = action
-                && !self.hand_over(term)
-            {
-                // Nobody is there to act.
-                self.machine.handle(clock::now(), Input::Stopped { term });
-                self.publish();
-            } else {
-                self.start(action);
-            }
+            self.start(action);
         }
         while let Some(event) = self.machine.poll_event() {
-            self.tell(event);
+            self.publish_event(event);
         }
-        // Dropped, it tells whoever waits.
+        // Dropping the sender ends the wait.
         let machine = &self.machine;
         self.resigning
             .retain(|(lease, _)| machine.is_given_up(*lease));
     }
 
-    fn tell(&self, event: Event) {
+    fn publish_event(&self, event: Event) {
         if let Some(events) = &self.events {
-            // Nobody has to go on listening.
+            // Events may be ignored.
             let _ = events.send(event);
         }
     }
 
-    /// Beside everything else; not every etcd tells.
+    /// Asks for etcd's version beside everything else; it may stay unknown.
     fn ask_for_version(&mut self, connection: &Connection) {
-        let (connection, tell) = (connection.clone(), self.tell.clone());
+        let (connection, results) = (connection.clone(), self.results_sent.clone());
         let limit = self.config.ttl().as_duration();
         self.tasks.spawn(async move {
             if let Ok(version) = connection.version(limit).await {
-                let _ = tell.send(Message::Version(version));
+                let _ = results.send(Message::Version(version));
             }
         });
     }
 
-    fn publish(&self) {
+    fn publish_status(&self) {
         let status = self.machine.status();
         self.status.send_if_modified(|published| {
             let differs = *published != status;
@@ -257,22 +245,33 @@ impl Driver {
         });
     }
 
-    /// Gives the right to act to the candidate; false if it is gone.
-    fn hand_over(&mut self, term: Term) -> bool {
-        let Some(commands) = self.own_commands.upgrade() else {
-            return false;
+    /// Offers a leadership to the candidate.
+    fn offer(&mut self, term: Term) {
+        let Some(commands) = self.commands_sent.upgrade() else {
+            // The end of `commands` is about to say that the candidate is gone.
+            return;
         };
         let offer = Offer::default();
-        let until = clock::now() + self.config.ttl().as_duration();
-        self.offered = Some((term, offer.clone(), until));
-        // If nobody takes it, it is dropped, and dropping it says that nobody acts.
+        self.offer = Some((term, offer.clone()));
+        // If the candidate receives no more, the leadership is dropped, which says that nothing acts.
         let _ = self.leaderships.send(Leadership {
             term,
             offer,
             status: self.status.subscribe(),
             commands,
         });
-        true
+    }
+
+    /// Takes a leadership back if nobody has taken it.
+    fn take_back(&mut self, term: Term) {
+        if let Some((_, offer)) = self.offer.take_if(|(offered, _)| *offered == term)
+            && offer.take_back()
+        {
+            // As for any result of an action: the machine gets it after it has been asked for all.
+            let _ = self
+                .results_sent
+                .send(Message::Input(Input::Stopped { term }));
+        }
     }
 
     fn start(&mut self, action: Action) {
@@ -351,8 +350,8 @@ impl Driver {
             Action::BackOff { call, at_most } => {
                 self.back_off = Some((call, clock::now() + self.jitter.up_to(at_most)));
             }
-            // The leadership is handed over already, and its holder sees its end in the status.
-            Action::Lead { .. } | Action::Stop { .. } => {}
+            Action::Lead { term, .. } => self.offer(term),
+            Action::TakeBack { term } => self.take_back(term),
         }
     }
 
@@ -376,10 +375,10 @@ impl Driver {
     }
 
     fn spawn(&mut self, work: impl Future<Output = Message> + Send + 'static) -> AbortHandle {
-        let tell = self.tell.clone();
+        let results = self.results_sent.clone();
         self.tasks.spawn(async move {
-            // Without a driver nobody needs to know.
-            let _ = tell.send(work.await);
+            // Without a driver, the result matters to nobody.
+            let _ = results.send(work.await);
         })
     }
 
@@ -388,7 +387,7 @@ impl Driver {
             task.abort();
         }
         let connection = self.connection();
-        let tell = self.tell.clone();
+        let results = self.results_sent.clone();
         self.watch_task = Some(self.spawn(async move {
             let watching = async {
                 let mut changes = connection?.watch(from_revision, limit).await?;
@@ -400,7 +399,7 @@ impl Driver {
                             revision: change.revision,
                             entry: change.entry,
                         };
-                        let _ = tell.send(Message::Input(input));
+                        let _ = results.send(Message::Input(input));
                     }
                 }
             };

@@ -1,4 +1,4 @@
-//! A leadership that was offered and is taken, or given back when nobody takes it.
+//! A leadership that is offered, and taken by its holder or taken back by the driver.
 
 use std::sync::{
     Arc,
@@ -7,21 +7,21 @@ use std::sync::{
 
 const OPEN: u8 = 0;
 const TAKEN: u8 = 1;
-const GIVEN_BACK: u8 = 2;
+const TAKEN_BACK: u8 = 2;
 
-/// Shared by who offers and who takes: whoever is first, decides.
+/// Shared by the side that offers and the side that takes: the first to call decides.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Offer(Arc<AtomicU8>);
 
 impl Offer {
-    /// Takes it; false if it was given back before.
+    /// Takes it; returns false if it was taken back before.
     pub fn take(&self) -> bool {
         self.close(TAKEN)
     }
 
-    /// Gives it back; false if it was taken before.
-    pub fn give_back(&self) -> bool {
-        self.close(GIVEN_BACK)
+    /// Takes it back; returns false if it was taken before.
+    pub fn take_back(&self) -> bool {
+        self.close(TAKEN_BACK)
     }
 
     fn close(&self, how: u8) -> bool {
@@ -37,10 +37,10 @@ mod tests {
     use super::Offer;
 
     #[test]
-    fn whoever_is_first_decides() {
+    fn the_first_to_call_decides() {
         let taken = Offer::default();
-        assert!(taken.take() && !taken.give_back());
-        let given_back = Offer::default();
-        assert!(given_back.clone().give_back() && !given_back.take());
+        assert!(taken.take() && !taken.take_back());
+        let taken_back = Offer::default();
+        assert!(taken_back.clone().take_back() && !taken_back.take());
     }
 }

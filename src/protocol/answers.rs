@@ -1,14 +1,14 @@
 //! What follows from the answers to questions: when a try is answered, and what it is worth.
 
 use super::{
-    Action, CallId, Event, Failure, FailureKind, KeptAlive, Known, Lease, LeaseId, Machine, Moment,
-    Question, Said, State, Timing, Transaction, View,
+    Action, CallId, Candidacy, Event, Failure, FailureKind, KeptAlive, Known, Lease, LeaseId,
+    Machine, Moment, Question, State, Tenure, Timing, Transaction, View,
     calls::{CallKind, Transacted},
 };
 use std::time::Duration;
 
 impl Machine {
-    pub(super) fn opened(&mut self, now: Moment, id: CallId, result: Result<(), Failure>) {
+    pub(super) fn handle_opened(&mut self, now: Moment, id: CallId, result: Result<(), Failure>) {
         let Some(call) = self.calls.finish(id) else {
             return;
         };
@@ -16,25 +16,25 @@ impl Machine {
             (Ok(()), CallKind::Connect { lease }) => self.calls.opened(lease),
             (Ok(()), CallKind::OpenKeepAlive { lease }) => self.calls.opened(Some(lease)),
             (Ok(()), CallKind::Grant | CallKind::Try { .. }) => {}
-            (Err(failure), _) => self.keepalive_failed(now, failure),
+            (Err(failure), _) => self.fail_keepalive(now, failure),
         }
     }
 
-    /// Whether "the lease is gone" needs no second answer: a former leader of etcd says so of every
-    /// lease that it has never heard of, and a term is too much to lose by that.
+    /// Returns true iff "the lease is gone" needs no second response: a former leader of etcd says
+    /// so of every lease that it has never heard of, and a term is too much to lose by that.
     fn believes_lease_gone(&self) -> bool {
-        !matches!(self.state, State::Leader { .. } | State::Stopping { .. })
+        !matches!(self.state, State::Leader(_) | State::Stopping { .. })
     }
 
-    fn keepalive_failed(&mut self, now: Moment, failure: Failure) {
+    fn fail_keepalive(&mut self, now: Moment, failure: Failure) {
         if failure.kind == FailureKind::LeaseNotFound && self.believes_lease_gone() {
-            self.lease_gone(now);
+            self.lose_lease(now);
         } else {
-            self.call_failed(now, Some(failure));
+            self.fail_call(now, Some(failure));
         }
     }
 
-    pub(super) fn granted(
+    pub(super) fn handle_grant(
         &mut self,
         now: Moment,
         id: CallId,
@@ -54,33 +54,40 @@ impl Machine {
                     self.give_up(now, lease);
                     return;
                 }
+                let follows_lost_lease = matches!(
+                    self.state,
+                    State::Unleased {
+                        follows_lost_lease: true
+                    }
+                );
                 self.state = State::Follower {
-                    lease,
-                    answered: call.sent,
-                    question: if now < self.hold_off {
+                    candidacy: Candidacy {
+                        lease,
+                        answered: call.sent,
+                        follows_lost_lease,
+                    },
+                    question: if self.holds_off(now) {
                         Question::Read
                     } else {
                         Question::Campaign
                     },
                 };
             }
-            Err(failure) => self.call_failed(now, Some(failure)),
+            Err(failure) => self.fail_call(now, Some(failure)),
         }
     }
 
-    /// A try is about to be sent. Should its answer be lost, a read finds out what it did.
+    /// Prepares for sending a try: if its answer is lost, a read finds out what it did.
     pub(super) fn begin_try(&mut self, transaction: &Transaction) {
         if let State::Follower { question, .. } = &mut self.state {
             *question = Question::Read;
         }
-        if transaction.writes() && self.said != Said::Campaigning {
-            self.said = Said::Campaigning;
-            let again = std::mem::replace(&mut self.campaigned_before, true);
-            self.events.push_back(Event::Campaigning { again });
+        if transaction.writes() {
+            self.events.extend(self.reporter.campaigning());
         }
     }
 
-    pub(super) fn kept_alive(
+    pub(super) fn handle_keepalive(
         &mut self,
         now: Moment,
         id: CallId,
@@ -91,30 +98,38 @@ impl Machine {
             return;
         };
         match result {
-            Ok(kept_alive) if kept_alive.ttl <= 0 && believes_lease_gone => self.lease_gone(now),
+            Ok(kept_alive) if kept_alive.ttl <= 0 && believes_lease_gone => self.lose_lease(now),
             Ok(kept_alive) => {
                 call.kept_alive = Some(kept_alive);
                 self.complete_try(now, id);
             }
-            Err(failure) => self.keepalive_failed(now, failure),
+            Err(failure) => self.fail_keepalive(now, failure),
         }
     }
 
-    pub(super) fn transacted(&mut self, now: Moment, id: CallId, result: Result<View, Failure>) {
+    pub(super) fn handle_transaction(
+        &mut self,
+        now: Moment,
+        id: CallId,
+        result: Result<View, Failure>,
+    ) {
         let Some(call) = self.calls.current(id) else {
             return;
         };
         let view = match result {
             Ok(view) => view,
             Err(failure) if failure.kind == FailureKind::LeaseNotFound => {
-                return self.lease_gone(now);
+                return self.lose_lease(now);
             }
-            Err(failure) => return self.call_failed(now, Some(failure)),
+            Err(failure) => return self.fail_call(now, Some(failure)),
         };
         let known = self.known.as_ref();
         let other_cluster = known.is_some_and(|known| known.cluster_id != view.cluster_id);
-        if other_cluster || view.revision < call.revision_before {
-            return self.history_went_back(now);
+        let went_back = call
+            .revision_before
+            .is_some_and(|before| view.revision < before);
+        if other_cluster || went_back {
+            return self.start_new_history(now);
         }
         let outdated = known.is_some_and(|known| view.revision < known.revision());
         call.transacted = Some(Transacted {
@@ -140,16 +155,15 @@ impl Machine {
         let (sent, kind) = (call.sent, call.kind);
         if kept_alive.raft_term != transacted.raft_term {
             // A member that was cut off or frozen answers keepalives that extend nothing.
-            return self.call_failed(now, None);
+            return self.fail_call(now, None);
         }
         self.calls.finish(id);
         if kept_alive.ttl <= 0 {
-            return self.lease_gone(now);
+            return self.lose_lease(now);
         }
         if transacted.outdated {
             return self.calls.next_now();
         }
-        self.lease_was_gone = false;
         // A read that leads to a campaign settles nothing: that may be refused again and again.
         let campaigns_next = matches!(
             self.state,
@@ -163,36 +177,34 @@ impl Machine {
             let endpoint = self.calls.rotation.endpoint();
             self.events.push_back(Event::AnsweredAgain { endpoint });
         }
-        self.answered(now, sent, kept_alive);
+        self.accept_answer(now, sent, kept_alive);
     }
 
-    /// A try sent at `sent` was answered, and the keys are judged already.
-    fn answered(&mut self, now: Moment, sent: Moment, kept_alive: KeptAlive) {
+    /// Accepts the answer to a try sent at `sent`, whose keys are judged already: it renews, or lets a
+    /// term begin, and sets when the next try is sent.
+    fn accept_answer(&mut self, now: Moment, sent: Moment, kept_alive: KeptAlive) {
         let acts_until = |lease: &Lease| {
             let ttl = Duration::from_secs(kept_alive.ttl.unsigned_abs());
             let shorter = lease.timing.ttl().saturating_sub(ttl);
             sent + lease.timing.term_of_try().saturating_sub(shorter)
         };
         let next = match &mut self.state {
-            State::Follower {
-                lease, answered, ..
-            } => {
-                *answered = sent;
+            State::Follower { candidacy, .. } => {
+                candidacy.answered = sent;
+                candidacy.follows_lost_lease = false;
                 let nobody = self.known.as_ref().is_some_and(Known::both_absent);
                 if nobody {
-                    self.hold_off.max(now)
+                    self.hold_off.map_or(now, |until| until.max(now))
                 } else {
-                    sent + lease.timing.follow_every()
+                    sent + candidacy.lease.timing.follow_every()
                 }
             }
             State::Elected {
-                lease,
-                answered,
-                token,
-                ..
+                candidacy, token, ..
             } => {
-                *answered = sent;
-                let (lease, token) = (*lease, *token);
+                candidacy.answered = sent;
+                candidacy.follows_lost_lease = false;
+                let (lease, token) = (candidacy.lease, *token);
                 let deadline = acts_until(&lease);
                 // A watch may have been faster than the second half of the answer.
                 let both = self
@@ -200,41 +212,43 @@ impl Machine {
                     .as_ref()
                     .is_some_and(|known| known.token(lease.id) == Some(token));
                 if both && now < lease.timing.stop_from(deadline) {
-                    self.begin_term(lease, token, deadline);
+                    self.begin_term(now, lease, token, deadline);
                 }
                 sent + lease.timing.renew_every()
             }
-            State::Leader {
+            State::Leader(Tenure {
                 lease,
                 term,
                 deadline,
-            } => {
+                ..
+            }) => {
                 let renewed = acts_until(lease);
                 if renewed > *deadline {
                     *deadline = renewed;
                     self.events.push_back(Event::Renewed {
                         term: *term,
+                        sent,
                         deadline: renewed,
                     });
                 }
                 sent + lease.timing.renew_every()
             }
             State::Stopping {
-                lease,
-                deadline,
+                tenure,
                 renewing: true,
                 ..
             } => {
-                *deadline = acts_until(lease).max(*deadline);
-                sent + lease.timing.renew_every()
+                tenure.deadline = acts_until(&tenure.lease).max(tenure.deadline);
+                sent + tenure.lease.timing.renew_every()
             }
-            State::Stopping { .. } | State::Unleased | State::Withdrawn => return,
+            State::Stopping { .. } | State::Unleased { .. } | State::Withdrawn => return,
         };
         self.calls.next_at(next);
     }
 
-    /// A question failed, or was answered from two raft terms (then without a failure to tell).
-    pub(super) fn call_failed(&mut self, now: Moment, failure: Option<Failure>) {
+    /// Turns to the next endpoint after a request failed, or was answered from two raft terms (then
+    /// there is no failure to report).
+    pub(super) fn fail_call(&mut self, now: Moment, failure: Option<Failure>) {
         let unauthenticated = failure
             .as_ref()
             .is_some_and(|failure| failure.kind == FailureKind::Unauthenticated);
@@ -258,13 +272,11 @@ impl Machine {
                 .push_back(Event::Unanswered { endpoint, failure });
         }
         match self.state {
-            State::Elected { lease, .. }
-            | State::Leader { lease, .. }
-            | State::Stopping { lease, .. } => {
-                let next = self.calls.round_started() + lease.timing.limit();
+            State::Elected { .. } | State::Leader(_) | State::Stopping { .. } => {
+                let next = self.calls.round_started() + self.timing().limit();
                 self.calls.next_at(next);
             }
-            State::Unleased | State::Follower { .. } | State::Withdrawn => {
+            State::Unleased { .. } | State::Follower { .. } | State::Withdrawn => {
                 let longest = self.timing().longest_back_off();
                 self.back_off(self.calls.rotation.back_off_limit(longest));
             }

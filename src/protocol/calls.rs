@@ -45,8 +45,8 @@ pub(super) struct Call {
     /// Noted before anything is sent.
     pub sent: Moment,
     until: Moment,
-    /// The highest revision seen when it was sent.
-    pub revision_before: i64,
+    /// The highest revision seen when it was sent, if any was.
+    pub revision_before: Option<i64>,
     pub kept_alive: Option<KeptAlive>,
     pub transacted: Option<Transacted>,
 }
@@ -130,7 +130,7 @@ impl Calls {
         }
     }
 
-    /// The call that leads towards a try: connected first, then with a lease, then with a
+    /// Returns the call that leads towards a try: connected first, then with a lease, then with a
     /// keepalive stream for that lease.
     pub fn next_kind(
         &self,
@@ -155,7 +155,7 @@ impl Calls {
         now: Moment,
         kind: CallKind,
         limit: Duration,
-        revision_before: i64,
+        revision_before: Option<i64>,
     ) -> CallId {
         let id = self.new_id();
         if self.rotation.is_at_start_of_round() {
@@ -266,7 +266,8 @@ impl Calls {
         id
     }
 
-    pub fn backed_off(&mut self, id: CallId) {
+    /// Ends a back-off, if that is the one meant.
+    pub fn end_back_off(&mut self, id: CallId) {
         if matches!(self.next, Next::After(waited_for) if waited_for == id) {
             self.next = Next::Now;
         }

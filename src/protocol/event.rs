@@ -43,6 +43,8 @@ pub enum Event {
     Renewed {
         /// The term.
         term: Term,
+        /// When the try that renewed it was sent.
+        sent: Moment,
         /// The new deadline.
         deadline: Moment,
     },

@@ -1,8 +1,6 @@
 //! What goes into the machine and what comes out of it.
 
-use super::{
-    CallId, ElectionKey, Entry, Failure, LeaseId, LossReason, Moment, Term, Transaction, Ttl, View,
-};
+use super::{CallId, ElectionKey, Entry, Failure, LeaseId, Moment, Term, Transaction, Ttl, View};
 use std::{num::NonZeroUsize, time::Duration};
 
 /// What a machine must be told about its election.
@@ -77,13 +75,15 @@ pub enum Input {
         /// Which call.
         call: CallId,
     },
-    /// Whatever acted has stopped: it is dead and reaped, and nobody is told that it leads.
+    /// What acted in a term has stopped, or nothing ever will act in it.
     Stopped {
         /// The term in which it acted.
         term: Term,
     },
     /// The candidate shall take no part any more.
     Withdraw,
+    /// The candidate and all its leaderships were dropped: nothing acts, and nothing ever will.
+    Abandoned,
 }
 
 /// The answer to a keepalive.
@@ -169,20 +169,17 @@ pub enum Action {
         /// Choose evenly from zero to this.
         at_most: Duration,
     },
-    /// Act.
+    /// Offer the leadership to what acts. Until when it may act, and by when it must have stopped,
+    /// is in [`Machine::status`](super::Machine::status); [`Input::Stopped`] says that it has.
     Lead {
         /// The term.
         term: Term,
-        /// Until when, unless renewed: [`Machine::status`](super::Machine::status) has the latest.
+        /// Until when, unless renewed.
         deadline: Moment,
     },
-    /// Stop acting, then say [`Input::Stopped`]. By when is a matter of
-    /// [`Machine::status`](super::Machine::status), as renewals may give it more time; said again
-    /// when there will be none.
-    Stop {
-        /// Which term is over.
+    /// Take the leadership back if nobody has taken it yet; if so, [`Input::Stopped`] follows.
+    TakeBack {
+        /// The term.
         term: Term,
-        /// Why.
-        reason: LossReason,
     },
 }

@@ -1,8 +1,8 @@
-//! The giving back of leases: stop acting, *then* revoke, in this order on every path.
+//! Rule 7, the release of leases: stop acting, *then* revoke, in this order on every path.
 
 use super::{
-    Action, CallId, Event, Failure, FailureKind, Lease, LeaseId, LossReason, Machine, Moment, Said,
-    State, Term,
+    Action, CallId, Event, Failure, FailureKind, Lease, LeaseId, LossReason, Machine, Moment,
+    State, Tenure, Term,
 };
 use std::time::Duration;
 
@@ -33,7 +33,9 @@ impl Machine {
     /// Gives a lease up: it is revoked, by retries beside whatever comes next, until it is gone or
     /// its TTL has passed.
     pub(super) fn give_up(&mut self, now: Moment, lease: Lease) {
-        self.state = State::Unleased;
+        self.state = State::Unleased {
+            follows_lost_lease: false,
+        };
         self.calls.abandon();
         self.releases.push(Release {
             lease: lease.id,
@@ -44,23 +46,20 @@ impl Machine {
         });
     }
 
-    /// Whatever acted in this term has stopped.
-    pub(super) fn stopped(&mut self, now: Moment, stopped: Term) {
+    /// Ends a term in which nothing acts any more.
+    pub(super) fn handle_stopped(&mut self, now: Moment, stopped: Term) {
         let (lease, reason) = match self.state {
-            State::Stopping {
-                lease,
-                term,
-                reason,
-                ..
-            } if term == stopped => (lease, reason),
-            State::Leader { lease, term, .. } if term == stopped => {
+            State::Stopping { tenure, reason, .. } if tenure.term == stopped => {
+                (tenure.lease, reason)
+            }
+            State::Leader(Tenure { lease, term, .. }) if term == stopped => {
                 let reason = LossReason::Resigned;
                 self.events.push_back(Event::Lost { term, reason });
                 (lease, reason)
             }
             _ => return,
         };
-        self.said = Said::Nothing;
+        self.reporter.reset();
         if self.withdrawing.is_some() {
             self.withdrawing = Some(now);
             self.events.push_back(Event::Releasing {
@@ -68,21 +67,22 @@ impl Machine {
                 led: true,
             });
         } else if reason.is_planned() {
-            self.hold_off = now + lease.timing.hold_off();
+            self.hold_off = Some(now + lease.timing.hold_off());
         }
         self.give_up(now, lease);
         self.calls.next_now();
     }
 
-    /// The candidate shall take no part any more.
+    /// Begins to withdraw: what acts is asked to stop; a lease without a term is released at once.
     pub(super) fn withdraw(&mut self, now: Moment) {
         if self.withdrawing.is_some() {
             return;
         }
         self.withdrawing = Some(now);
         match self.state {
-            State::Leader { .. } => self.plan_stop(now, LossReason::Withdrawn),
-            State::Follower { lease, .. } | State::Elected { lease, .. } => {
+            State::Leader(_) => self.plan_stop(now, LossReason::Withdrawn),
+            State::Follower { candidacy, .. } | State::Elected { candidacy, .. } => {
+                let lease = candidacy.lease;
                 self.events.push_back(Event::Releasing {
                     lease: lease.id,
                     led: false,
@@ -90,11 +90,35 @@ impl Machine {
                 self.give_up(now, lease);
                 self.calls.next_now();
             }
-            State::Stopping { .. } | State::Unleased | State::Withdrawn => {}
+            State::Stopping { .. } | State::Unleased { .. } | State::Withdrawn => {}
         }
     }
 
-    pub(super) fn revoked(&mut self, now: Moment, id: CallId, result: Result<(), Failure>) {
+    /// Rule 12: a candidate that was dropped with all its leaderships withdraws, and its term is over.
+    pub(super) fn handle_abandoned(&mut self, now: Moment) {
+        self.withdraw(now);
+        if let Some(term) = self.state.tenure().map(|tenure| tenure.term) {
+            self.handle_stopped(now, term);
+        }
+    }
+
+    /// Rule 11: takes a leadership back that nobody has taken within a TTL; else its keys would bar
+    /// everybody for as long as its lease is renewed.
+    pub(super) fn expire_offer(&mut self, now: Moment) {
+        if let Some(tenure) = self.state.tenure()
+            && tenure.take_back_at.take_if(|at| now >= *at).is_some()
+        {
+            let term = tenure.term;
+            self.actions.push_back(Action::TakeBack { term });
+        }
+    }
+
+    pub(super) fn handle_revocation(
+        &mut self,
+        now: Moment,
+        id: CallId,
+        result: Result<(), Failure>,
+    ) {
         let Some(place) = self
             .releases
             .iter()
@@ -109,17 +133,17 @@ impl Machine {
             Err(failure) if failure.kind == FailureKind::LeaseNotFound => {
                 self.releases.swap_remove(place);
             }
-            Err(failure) => self.revocation_failed(now, place, failure),
+            Err(failure) => self.fail_revocation(now, place, failure),
         }
     }
 
-    fn revocation_failed(&mut self, now: Moment, place: usize, failure: Failure) {
+    fn fail_revocation(&mut self, now: Moment, place: usize, failure: Failure) {
         let release = &mut self.releases[place];
         release.call = None;
         release.next = now + release.limit;
-        if matches!(self.state, State::Unleased) && self.withdrawing.is_some() {
+        if matches!(self.state, State::Unleased { .. }) && self.withdrawing.is_some() {
             // Nothing else asks any more, so this is what finds the next endpoint.
-            self.call_failed(now, Some(failure));
+            self.fail_call(now, Some(failure));
         }
     }
 
@@ -132,7 +156,7 @@ impl Machine {
             .position(|release| matches!(release.call, Some((_, until)) if now >= until))
         {
             let failure = Failure::new(FailureKind::TimedOut, "the lease was not revoked in time");
-            self.revocation_failed(now, place, failure);
+            self.fail_revocation(now, place, failure);
         }
     }
 
@@ -160,7 +184,7 @@ impl Machine {
             }
         }
         let done = self.releases.is_empty() && !self.calls.is_granting();
-        if matches!(self.state, State::Unleased)
+        if matches!(self.state, State::Unleased { .. })
             && self
                 .withdrawal_ends()
                 .is_some_and(|ends| done || now >= ends)
@@ -184,7 +208,7 @@ impl Machine {
             next.min(release.expires)
         });
         let withdrawal = match self.state {
-            State::Unleased => self.withdrawal_ends(),
+            State::Unleased { .. } => self.withdrawal_ends(),
             _ => None,
         };
         releases.chain(withdrawal).min()

@@ -1,14 +1,14 @@
 //! The rules of candidates and leaders: what follows from what the keys show, from a lease that is
-//! gone and from the passing of time.
+//! gone and from the passing of time. The numbers are those of `docs/protocol.md`.
 
 use super::{
-    Action, CallId, ElectionKey, Entry, Event, FencingToken, Lease, LossReason, Machine, Moment,
-    Question, Said, State, Term, view::Ownership,
+    Action, CallId, Candidacy, ElectionKey, Entry, Event, FencingToken, Lease, LossReason, Machine,
+    Moment, Question, State, Tenure, Term, view::Ownership,
 };
 
-/// What the keys say.
+/// What the keys show.
 impl Machine {
-    /// Judges the keys as a transaction's answer has shown them.
+    /// Rule 3: judges the keys as the response to a transaction showed them.
     pub(super) fn judge_answer(&mut self, now: Moment) {
         let (Some(known), Some(lease)) = (&self.known, self.state.lease()) else {
             return;
@@ -18,36 +18,30 @@ impl Machine {
             (State::Follower { .. }, None) if ownership == Ownership::Neither => {
                 self.follow(now, true);
             }
-            (
-                State::Follower {
-                    lease, answered, ..
-                },
-                Some(token),
-            ) => {
+            (State::Follower { candidacy, .. }, Some(token)) => {
                 self.state = State::Elected {
-                    lease,
-                    answered,
-                    seen: now,
+                    candidacy,
                     token,
+                    seen: now,
                 };
             }
             (State::Elected { token, .. }, Some(same)) if token == same => {}
             // Half a pair can become no term, and would bar everybody for as long as it is kept.
             (State::Follower { .. } | State::Elected { .. }, _) => self.start_afresh(now, lease),
-            (State::Leader { .. } | State::Stopping { .. }, _) => self.judge_term(now),
-            (State::Unleased | State::Withdrawn, _) => {}
+            (State::Leader(_) | State::Stopping { .. }, _) => self.judge_term(now),
+            (State::Unleased { .. } | State::Withdrawn, _) => {}
         }
     }
 
-    /// Judges whether a term goes on, by an answer or by an event.
+    /// Rule 6: judges whether a term goes on, by a response or by an event.
     fn judge_term(&mut self, now: Moment) {
-        let (State::Leader { term, .. } | State::Stopping { term, .. }) = self.state else {
+        let Some(term) = self.state.tenure().map(|tenure| tenure.term) else {
             return;
         };
         let Some(known) = &self.known else { return };
         match known.ownership_in(term) {
             Ownership::Both => {}
-            // Another may act already: kill, don't ask.
+            // Another may act already: there is no time to ask.
             Ownership::LeaderAlone | Ownership::Neither => {
                 self.lose(now, LossReason::ActingKeyTaken, now);
             }
@@ -62,10 +56,11 @@ impl Machine {
         }
     }
 
-    /// Both keys are somebody else's, or absent.
+    /// Rules 2 and 4: follows while both keys are somebody else's, and campaigns once both are
+    /// absent.
     fn follow(&mut self, now: Moment, from_answer: bool) {
+        let holds_off = self.holds_off(now);
         let Some(known) = &self.known else { return };
-        let holds_off = now < self.hold_off;
         if let State::Follower { question, .. } = &mut self.state {
             *question = if known.both_absent() && !holds_off {
                 Question::Campaign
@@ -73,43 +68,32 @@ impl Machine {
                 Question::Read
             };
         }
-        if let Some((key, entry)) = known.without_lease()
-            && entry.mod_revision != self.said_without_lease
-        {
-            self.said_without_lease = entry.mod_revision;
-            self.events.push_back(Event::KeyWithoutLease { key });
+        if let Some((key, entry)) = known.without_lease() {
+            let report = self.reporter.key_without_lease(key, entry);
+            self.events.extend(report);
         }
-        match known.leader() {
-            // A key of a former term of its own, about to go.
-            Some(leader) if leader.lease.is_some_and(|lease| self.is_given_up(lease)) => {}
-            Some(leader) => {
-                let following = Said::Following(leader.mod_revision);
-                if self.said != following {
-                    self.said = following;
-                    let leader = leader.clone();
-                    self.events.push_back(Event::Following { leader });
-                }
-            }
+        // The keys of a former term of its own are about to go.
+        let is_own = |entry: &Entry| entry.lease.is_some_and(|lease| self.is_given_up(lease));
+        let report = match known.leader() {
+            Some(leader) if is_own(leader) => None,
+            Some(leader) => self.reporter.following(leader),
             None => {
-                if matches!(self.said, Said::Following(_)) {
-                    self.said = Said::LeaderGone;
-                    self.events.push_back(Event::LeaderGone);
-                }
-                // One revision's events come one by one; only an answer shows both keys at once.
-                let somebody = known
-                    .acting()
-                    .is_some_and(|acting| !acting.lease.is_some_and(|id| self.is_given_up(id)));
-                if from_answer && somebody && self.said != Said::SomebodyStillActs {
-                    self.said = Said::SomebodyStillActs;
-                    self.events.push_back(Event::SomebodyStillActs);
+                let somebody_acts = known.acting().is_some_and(|acting| !is_own(acting));
+                self.events.extend(self.reporter.leader_gone());
+                // One revision's events come one by one; only a response shows both keys at once.
+                if from_answer && somebody_acts {
+                    self.reporter.somebody_still_acts()
+                } else {
+                    None
                 }
             }
-        }
+        };
+        self.events.extend(report);
     }
 
-    /// The watch saw a key change. Watches are hints, transactions decide: an event makes a
-    /// follower campaign or a leader step down; anything else that surprises calls for a read.
-    pub(super) fn changed(
+    /// Rule 9: takes in that the watch saw a key change. Watches are hints, transactions decide: an
+    /// event makes a follower campaign or a leader step down; any other surprise calls for a read.
+    pub(super) fn handle_change(
         &mut self,
         now: Moment,
         watch: CallId,
@@ -121,31 +105,34 @@ impl Machine {
             return;
         }
         let Some(known) = &mut self.known else { return };
-        if !known.change(key, revision, entry) {
+        if !known.apply(key, revision, entry) {
             return;
         }
         match self.state {
-            State::Follower { lease, .. } if known.ownership(lease.id) == Ownership::Neither => {
+            State::Follower { candidacy, .. }
+                if known.ownership(candidacy.lease.id) == Ownership::Neither =>
+            {
                 let nobody = known.both_absent();
                 self.follow(now, false);
-                if nobody && now < self.hold_off {
-                    self.calls.next_at(self.hold_off);
-                } else if nobody {
-                    self.calls.hurry();
+                match self.hold_off {
+                    Some(until) if nobody && now < until => self.calls.next_at(until),
+                    _ if nobody => self.calls.hurry(),
+                    _ => {}
                 }
             }
             State::Follower { .. } | State::Elected { .. } => self.calls.hurry(),
-            State::Leader { .. } => {
+            State::Leader(_) => {
                 self.judge_term(now);
-                if matches!(self.state, State::Leader { .. }) {
+                if matches!(self.state, State::Leader(_)) {
                     self.calls.hurry();
                 }
             }
             State::Stopping { .. } => self.judge_term(now),
-            State::Unleased | State::Withdrawn => {}
+            State::Unleased { .. } | State::Withdrawn => {}
         }
     }
 
+    /// Opens a watch of both keys, unless there is one.
     pub(super) fn open_watch(&mut self, from_revision: i64) {
         if self.watch.is_some() {
             return;
@@ -159,96 +146,91 @@ impl Machine {
         });
     }
 
-    /// Read, then watch from there: at once, but once in a period, since watches may end as often
-    /// as they are opened.
-    pub(super) fn watch_ended(&mut self, now: Moment, watch: CallId) {
+    /// Rule 9: reads, then watches from there; at once, but once in a period only, since watches may
+    /// end as often as they are opened.
+    pub(super) fn handle_watch_end(&mut self, now: Moment, watch: CallId) {
         if self.watch.take_if(|id| *id == watch).is_some()
-            && now >= self.next_watch_hurried
+            && self.watch_replaced_until.is_none_or(|until| now >= until)
             && !self.calls.is_down()
         {
-            self.next_watch_hurried = now + self.timing().renew_every();
+            self.watch_replaced_until = Some(now + self.timing().renew_every());
             self.calls.hurry();
         }
     }
 
-    /// A transaction's revision is below what was seen before it was sent, or it comes from
-    /// another cluster: what is known is worth nothing.
-    pub(super) fn history_went_back(&mut self, now: Moment) {
+    /// Rule 10: forgets what is known, because a transaction's revision is below what was seen before
+    /// it was sent, or comes from another cluster.
+    pub(super) fn start_new_history(&mut self, now: Moment) {
         self.events.push_back(Event::HistoryWentBack);
         self.known = None;
         self.disconnect(now);
         match self.state {
-            State::Follower { lease, .. } | State::Elected { lease, .. } => {
-                self.start_afresh(now, lease);
+            State::Follower { candidacy, .. } | State::Elected { candidacy, .. } => {
+                self.start_afresh(now, candidacy.lease);
             }
-            State::Leader {
-                lease, deadline, ..
-            }
-            | State::Stopping {
-                lease, deadline, ..
-            } => {
-                let by = lease.timing.stop_by(now, deadline);
+            State::Leader(tenure) | State::Stopping { tenure, .. } => {
+                let by = tenure.lease.timing.stop_by(now, tenure.deadline);
                 self.lose(now, LossReason::HistoryWentBack, by);
             }
-            State::Unleased | State::Withdrawn => {}
+            State::Unleased { .. } | State::Withdrawn => {}
         }
+    }
+
+    /// Rule 8: returns true iff it leaves the field to others after it was asked to step down.
+    pub(super) fn holds_off(&self, now: Moment) -> bool {
+        self.hold_off.is_some_and(|until| now < until)
     }
 }
 
 /// The beginning and the end of terms and leases.
 impl Machine {
-    pub(super) fn begin_term(&mut self, lease: Lease, token: FencingToken, deadline: Moment) {
+    /// Rule 3: begins the term of an elected candidate whose own try was answered.
+    pub(super) fn begin_term(
+        &mut self,
+        now: Moment,
+        lease: Lease,
+        token: FencingToken,
+        deadline: Moment,
+    ) {
         let term = Term {
             token,
             lease: lease.id,
         };
-        self.state = State::Leader {
+        self.state = State::Leader(Tenure {
             lease,
             term,
             deadline,
-        };
+            take_back_at: Some(now + lease.timing.ttl()),
+        });
         self.actions.push_back(Action::Lead { term, deadline });
         self.events.push_back(Event::Leading { term, deadline });
     }
 
-    /// Asks what acts to finish, for as long as the lease can be renewed.
+    /// Rule 6: asks what acts to finish, for as long as the lease can be renewed.
     pub(super) fn plan_stop(&mut self, now: Moment, reason: LossReason) {
-        let State::Leader {
-            lease,
-            term,
-            deadline,
-        } = self.state
-        else {
+        let State::Leader(tenure) = self.state else {
             return;
         };
-        let by = now + self.settings.stop_timeout;
+        let term = tenure.term;
         self.state = State::Stopping {
-            lease,
-            term,
-            deadline,
-            by,
+            tenure,
+            by: now + self.settings.stop_timeout,
             reason,
             renewing: true,
         };
         self.events.push_back(Event::Lost { term, reason });
-        self.actions.push_back(Action::Stop { term, reason });
     }
 
     /// Ends a term that is being lost, or makes a planned stop urgent: nothing revives it.
     fn lose(&mut self, now: Moment, reason: LossReason, by: Moment) {
-        let (lease, term, deadline, reason, by) = match self.state {
-            State::Leader {
-                lease,
-                term,
-                deadline,
-            } => {
+        let (tenure, reason, by) = match self.state {
+            State::Leader(tenure) => {
+                let term = tenure.term;
                 self.events.push_back(Event::Lost { term, reason });
-                (lease, term, deadline, reason, by)
+                (tenure, reason, by)
             }
             State::Stopping {
-                lease,
-                term,
-                deadline,
+                tenure,
                 by: earlier,
                 reason,
                 renewing,
@@ -256,39 +238,43 @@ impl Machine {
                 if !renewing && by >= earlier {
                     return;
                 }
-                (lease, term, deadline, reason, by.min(earlier))
+                (tenure, reason, by.min(earlier))
             }
             _ => return,
         };
-        let by = by.max(now).min(deadline.max(now));
         self.state = State::Stopping {
-            lease,
-            term,
-            deadline,
-            by,
+            tenure,
+            by: by.max(now).min(tenure.deadline.max(now)),
             reason,
             renewing: false,
         };
         self.calls.abandon();
-        self.actions.push_back(Action::Stop { term, reason });
     }
 
-    /// etcd says that the lease is gone; that needs no second answer to be true.
-    pub(super) fn lease_gone(&mut self, now: Moment) {
+    /// Ends what depends on a lease that etcd says is gone; that needs no second response to be true.
+    pub(super) fn lose_lease(&mut self, now: Moment) {
         match self.state {
-            State::Follower { lease, .. } | State::Elected { lease, .. } => {
+            State::Follower { candidacy, .. } | State::Elected { candidacy, .. } => {
+                let Candidacy {
+                    lease,
+                    follows_lost_lease,
+                    ..
+                } = candidacy;
                 self.events.push_back(Event::LeaseGone { lease: lease.id });
-                if std::mem::replace(&mut self.lease_was_gone, true) {
+                if follows_lost_lease {
                     self.start_afresh(now, lease);
                 } else {
                     self.give_up(now, lease);
                     self.calls.next_now();
                 }
+                self.state = State::Unleased {
+                    follows_lost_lease: true,
+                };
             }
-            State::Leader { .. } | State::Stopping { .. } => {
+            State::Leader(_) | State::Stopping { .. } => {
                 self.lose(now, LossReason::LeaseGone, now);
             }
-            State::Unleased | State::Withdrawn => {}
+            State::Unleased { .. } | State::Withdrawn => {}
         }
     }
 
@@ -300,17 +286,23 @@ impl Machine {
 
     /// Ends what has run out by `now`.
     pub(super) fn expire(&mut self, now: Moment) {
+        self.expire_offer(now);
+        self.expire_state(now);
+        if let Some(failure) = self.calls.overdue(now) {
+            self.fail_call(now, Some(failure));
+        }
+        self.expire_releases(now);
+    }
+
+    fn expire_state(&mut self, now: Moment) {
         match self.state {
-            State::Leader {
-                lease, deadline, ..
-            }
+            State::Leader(tenure)
             | State::Stopping {
-                lease,
-                deadline,
+                tenure,
                 renewing: true,
                 ..
-            } if now >= lease.timing.stop_from(deadline) => {
-                let by = lease.timing.stop_by(now, deadline);
+            } if now >= tenure.lease.timing.stop_from(tenure.deadline) => {
+                let by = tenure.lease.timing.stop_by(now, tenure.deadline);
                 self.lose(now, LossReason::NotRenewed, by);
             }
             // It had its time to finish: the lease is renewed no more, and ends by itself unless
@@ -321,24 +313,15 @@ impl Machine {
                 renewing: true,
                 ..
             } if now >= by => self.lose(now, reason, by),
-            State::Follower {
-                lease, answered, ..
-            } if now >= answered + lease.timing.ttl() => self.start_afresh(now, lease),
+            State::Follower { candidacy, .. } if now >= candidacy.expires() => {
+                self.start_afresh(now, candidacy.lease);
+            }
             State::Elected {
-                lease,
-                answered,
-                seen,
-                ..
-            } if now >= answered + lease.timing.ttl()
-                || now >= seen + lease.timing.term_of_try() =>
-            {
-                self.start_afresh(now, lease);
+                candidacy, seen, ..
+            } if now >= candidacy.expires() || now >= candidacy.must_act_by(seen) => {
+                self.start_afresh(now, candidacy.lease);
             }
             _ => {}
         }
-        if let Some(failure) = self.calls.overdue(now) {
-            self.call_failed(now, Some(failure));
-        }
-        self.expire_releases(now);
     }
 }

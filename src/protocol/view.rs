@@ -95,9 +95,9 @@ impl Known {
         self.leader_as_of.max(self.acting_as_of)
     }
 
-    /// Takes an event over; false if it tells nothing new, since the watches of the two keys
-    /// deliver one revision's events in any order, and what an answer has shown already again.
-    pub fn change(&mut self, key: ElectionKey, revision: i64, entry: Option<Entry>) -> bool {
+    /// Applies an event; returns false if it is not news: the watches of the two keys deliver one
+    /// revision's events in any order, and repeat what a response has shown already.
+    pub fn apply(&mut self, key: ElectionKey, revision: i64, entry: Option<Entry>) -> bool {
         let (known, as_of) = match key {
             ElectionKey::Leader => (&mut self.leader, &mut self.leader_as_of),
             ElectionKey::Acting => (&mut self.acting, &mut self.acting_as_of),

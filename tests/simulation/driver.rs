@@ -95,8 +95,12 @@ impl World {
         };
         match input {
             Some(input) => {
-                if matches!(input, Input::Withdraw) {
+                if matches!(input, Input::Withdraw | Input::Abandoned) {
                     self.checks.withdraws[node] = true;
+                }
+                if matches!(input, Input::Abandoned) {
+                    to.abandoned = true;
+                    to.child = None;
                 }
                 machine.handle(time, input);
             }
@@ -123,6 +127,13 @@ impl World {
                 self.act(node, action)?;
             } else if let Some(said) = machine.poll_event() {
                 self.check_event(node, &said)?;
+                if let Said::Lost { term, .. } = said
+                    && self.plan.actor == Actor::Asks
+                    && self.nodes[node].untaken != Some(term)
+                    && !self.nodes[node].abandoned
+                {
+                    self.stop_in_time(node, term);
+                }
                 if matches!(said, Said::Withdrawn { .. }) {
                     self.crash(node);
                     let back = self.rng.u64(0..3 * SECOND);
@@ -241,9 +252,9 @@ impl World {
                 return Ok(());
             }
             Action::Lead { term, deadline } => return self.begin_term(node, term, deadline),
-            Action::Stop { term, .. } => {
-                if self.plan.actor == Actor::Asks {
-                    self.stop_in_time(node, term);
+            Action::TakeBack { term } => {
+                if to.untaken == Some(term) {
+                    self.tell_stopped(now, node, term);
                 }
                 return Ok(());
             }
@@ -276,7 +287,14 @@ impl World {
         deadline: Moment,
     ) -> Result<(), Violation> {
         self.check_term(node, term, deadline)?;
+        let untaken =
+            self.plan.kinds.contains(&Kind::Untaken) && !self.quiet && self.rng.u8(0..3) == 0;
+        self.count_if(untaken, Kind::Untaken);
         let to = &mut self.nodes[node];
+        to.untaken = untaken.then_some(term);
+        if untaken {
+            return Ok(());
+        }
         if to.actor == Actor::Child {
             to.child = Some(Child {
                 term,

@@ -55,7 +55,8 @@ impl World {
             | Kind::Repeat
             | Kind::LateWatch
             | Kind::SlowWatch
-            | Kind::Linger => Ok(false),
+            | Kind::Linger
+            | Kind::Untaken => Ok(false),
             Kind::CutConnection
             | Kind::DeadEndpoint
             | Kind::SilentEndpoint
@@ -70,7 +71,7 @@ impl World {
             }
             Kind::Restore => self.restore(),
             Kind::Pause | Kind::ClockRate | Kind::Crash => Ok(self.harm_process(kind)),
-            Kind::Resign | Kind::Withdraw => Ok(self.stop_something(kind)),
+            Kind::Resign | Kind::Withdraw | Kind::Abandon => Ok(self.stop_something(kind)),
             Kind::DeleteLeader
             | Kind::OverwriteLeader
             | Kind::DeleteActing
@@ -335,9 +336,14 @@ impl World {
     }
 
     fn stop_something(&mut self, kind: Kind) -> bool {
-        if kind == Kind::Withdraw {
+        if matches!(kind, Kind::Withdraw | Kind::Abandon) {
             let node = self.rng.usize(0..self.nodes.len());
-            self.tell(self.now, node, ToNode::Input(Input::Withdraw));
+            let input = if kind == Kind::Withdraw {
+                Input::Withdraw
+            } else {
+                Input::Abandoned
+            };
+            self.tell(self.now, node, ToNode::Input(input));
             return true;
         }
         let acting = (0..self.nodes.len()).find_map(|node| {

@@ -112,6 +112,10 @@ pub struct Node {
     pub paused_until: Time,
     pub role: Role,
     pub child: Option<Child>,
+    /// The term whose leadership nobody has taken.
+    pub untaken: Option<Term>,
+    /// Whether the candidate was dropped with its leaderships, so that nothing acts.
+    pub abandoned: bool,
     /// The alarm that counts, and what it was set to.
     pub alarm: u32,
     pub alarm_at: Option<Moment>,
@@ -143,6 +147,8 @@ impl Node {
             paused_until: 0,
             role: Role::Withdrawn,
             child: None,
+            untaken: None,
+            abandoned: false,
             alarm: 0,
             alarm_at: None,
             connection: 0,
@@ -163,6 +169,7 @@ impl Node {
     /// The term in which this process acts at this instant, if it does.
     pub fn acts(&self, now: Time) -> Option<Term> {
         match self.actor {
+            _ if self.abandoned => None,
             Actor::Child => self.child.map(|child| child.term),
             Actor::Asks => {
                 let (term, until) = match self.role {
@@ -170,7 +177,8 @@ impl Node {
                     Role::Stopping { term, by, .. } => (term, by),
                     _ => return None,
                 };
-                (self.clock.read(now) < until).then_some(term)
+                let acts = self.clock.read(now) < until && self.untaken != Some(term);
+                acts.then_some(term)
             }
         }
     }

@@ -49,6 +49,8 @@ kinds! {
     ClockRate "clock's rate changed",
     Crash "crash and restart",
     Linger "leader slow to stop acting",
+    Untaken "leadership that nobody takes",
+    Abandon "candidate dropped with its leadership",
     // Of people.
     Resign "leader stopped acting by itself",
     Withdraw "candidate withdrawn and restarted",
@@ -72,6 +74,8 @@ pub enum Mix {
     Late,
     /// A candidate that never hears its keepalives' answers, or its transactions'.
     Deaf,
+    /// Leaderships that nobody takes, and candidates that are dropped.
+    Idle,
     /// Children, killed when their time is over, while leadership is lost again and again.
     Children,
     /// People who delete, overwrite and revoke.
@@ -89,6 +93,7 @@ impl Mix {
         Self::Former,
         Self::Late,
         Self::Deaf,
+        Self::Idle,
         Self::Children,
         Self::People,
         Self::Histories,
@@ -142,6 +147,15 @@ impl Mix {
                 K::Crash,
                 K::Resign,
                 K::CutConnection,
+            ],
+            Self::Idle => vec![
+                K::Untaken,
+                K::Abandon,
+                K::Crash,
+                K::Resign,
+                K::CutConnection,
+                K::SilentEndpoint,
+                K::DeleteLeader,
             ],
             Self::Children => vec![
                 K::Late,
@@ -217,7 +231,7 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(rng: &mut Rng, mix: Option<Mix>) -> Self {
-        let mix = mix.unwrap_or_else(|| match rng.usize(0..16) {
+        let mix = mix.unwrap_or_else(|| match rng.usize(0..18) {
             place if place < Mix::ALL.len() => Mix::ALL[place],
             _ => Mix::Swarm,
         });

@@ -123,6 +123,7 @@ pub fn input_text(input: &Input) -> String {
         Input::BackedOff { .. } => "backed off".to_owned(),
         Input::Stopped { term } => format!("what acted with token {} has stopped", term.token),
         Input::Withdraw => "is asked to withdraw".to_owned(),
+        Input::Abandoned => "is dropped, with what acts".to_owned(),
     }
 }
 
@@ -152,9 +153,8 @@ pub fn action_text(action: &Action) -> String {
         Action::Disconnect => "disconnects".to_owned(),
         Action::BackOff { at_most, .. } => format!("backs off for up to {at_most:?}"),
         Action::Lead { term, .. } => format!("acts, token {}", term.token),
-        Action::Stop { term, reason } => format!(
-            "tells what acts with token {} to stop: {reason}",
-            term.token
-        ),
+        Action::TakeBack { term } => {
+            format!("takes the leadership with token {} back", term.token)
+        }
     }
 }

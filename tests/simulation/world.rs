@@ -273,6 +273,8 @@ impl World {
         crashed.life += 1;
         self.checks.started_anew(node);
         crashed.child = None;
+        crashed.untaken = None;
+        crashed.abandoned = false;
         crashed.role = Role::Withdrawn;
         crashed.paused_until = 0;
         crashed.alarm_at = None;

@@ -105,10 +105,7 @@ impl Standing {
             }
             Event::AnsweredAgain { .. } => record.answers = Some(true),
             Event::Unanswered { .. } => record.answers = Some(false),
-            Event::Renewed { deadline, .. } => {
-                let sent = *deadline - record.timing.term_of_try();
-                self.metrics.renewed(sent, clock::now());
-            }
+            Event::Renewed { sent, .. } => self.metrics.renewed(*sent, clock::now()),
             Event::Leading { term, .. } => {
                 self.change(&mut record, "leader", |told| {
                     told.insert("token".to_owned(), json!(term.token.get()));

@@ -37,13 +37,13 @@ fn a_leader_without_answers_stops_by_its_deadline_and_only_then_releases() {
     harness.pass(MILLI);
     assert_eq!(harness.now, began + 4500 * MILLI);
     assert!(!harness.is_leader());
-    assert!(harness.has(|action| matches!(
-        action,
-        Action::Stop {
+    assert!(matches!(
+        harness.machine.status().role,
+        Role::Stopping {
             reason: LossReason::NotRenewed,
             ..
         }
-    )));
+    ));
     let revoked =
         |action: &Action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease);
     harness.pass(3 * SECOND);
@@ -101,6 +101,7 @@ fn a_renewal_moves_the_deadline_from_its_send() {
             token: FencingToken::new(10),
             lease
         },
+        sent,
         deadline
     }));
 }
@@ -338,4 +339,56 @@ fn keys_that_go_during_the_hold_off_are_campaigned_for_right_after_it() {
         harness.machine.state.lease().map(|lease| lease.id),
         Some(lease)
     );
+}
+
+fn takes_back(action: &Action) -> bool {
+    matches!(action, Action::TakeBack { .. })
+}
+
+#[test]
+fn a_leadership_is_taken_back_once_after_a_ttl_and_ends_only_if_nobody_had_taken_it() {
+    let (mut harness, lease, began) = leader(1, Duration::ZERO);
+    while harness.now < began + 5 * SECOND {
+        assert!(!harness.has(takes_back));
+        harness.pass(SECOND);
+        harness.answer(held_by(lease, 10));
+    }
+    harness.take(|action| takes_back(action).then_some(()));
+    assert!(harness.is_leader(), "it was taken, as far as is known");
+    for _ in 0..10 {
+        harness.pass(SECOND);
+        harness.answer(held_by(lease, 10));
+    }
+    assert!(!harness.has(takes_back));
+    harness.stop();
+    assert!(!harness.is_leader());
+    assert!(
+        harness.has(|action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease))
+    );
+}
+
+#[test]
+fn a_leadership_that_nobody_took_is_taken_back_even_while_its_term_ends() {
+    let (mut harness, _, _) = leader(1, Duration::ZERO);
+    harness.pass(4500 * MILLI);
+    assert!(!harness.is_leader());
+    assert!(!harness.has(takes_back));
+    harness.pass(500 * MILLI);
+    assert!(harness.has(takes_back));
+}
+
+#[test]
+fn a_candidate_that_was_dropped_with_its_leadership_releases_its_lease_and_withdraws() {
+    let (mut harness, lease, _) = leader(1, Duration::ZERO);
+    harness.handle(Input::Abandoned);
+    assert!(!harness.is_leader());
+    let call = harness.take(|action| match action {
+        Action::Revoke {
+            call, lease: of, ..
+        } if *of == lease => Some(*call),
+        _ => None,
+    });
+    let result = Ok(());
+    harness.handle(Input::Revoked { call, result });
+    assert_eq!(harness.machine.status().role, Role::Withdrawn);
 }

@@ -1,0 +1,67 @@
+//! What was last reported of the election, so that nothing is reported twice.
+
+use super::{ElectionKey, Entry, Event};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Report {
+    Campaigning,
+    /// The `mod_revision` of the key that is followed.
+    Following(i64),
+    LeaderGone,
+    SomebodyStillActs,
+}
+
+/// Turns what a candidate sees into events, each only when it is news.
+#[derive(Debug, Default)]
+pub(super) struct Reporter {
+    last: Option<Report>,
+    has_campaigned: bool,
+    /// The `mod_revision` of the key without a lease that was reported last.
+    without_lease: Option<i64>,
+}
+
+impl Reporter {
+    /// Forgets the last report: what comes next is news.
+    pub fn reset(&mut self) {
+        self.last = None;
+    }
+
+    /// Reports a campaign.
+    pub fn campaigning(&mut self) -> Option<Event> {
+        self.replace_last(Report::Campaigning)?;
+        let again = std::mem::replace(&mut self.has_campaigned, true);
+        Some(Event::Campaigning { again })
+    }
+
+    /// Reports that somebody else leads.
+    pub fn following(&mut self, leader: &Entry) -> Option<Event> {
+        self.replace_last(Report::Following(leader.mod_revision))?;
+        let leader = leader.clone();
+        Some(Event::Following { leader })
+    }
+
+    /// Reports that the leader that was followed is gone.
+    pub fn leader_gone(&mut self) -> Option<Event> {
+        if !matches!(self.last, Some(Report::Following(_))) {
+            return None;
+        }
+        self.replace_last(Report::LeaderGone)?;
+        Some(Event::LeaderGone)
+    }
+
+    /// Reports that nobody leads and somebody may still be acting.
+    pub fn somebody_still_acts(&mut self) -> Option<Event> {
+        self.replace_last(Report::SomebodyStillActs)?;
+        Some(Event::SomebodyStillActs)
+    }
+
+    /// Reports a key that no lease will ever remove.
+    pub fn key_without_lease(&mut self, key: ElectionKey, entry: &Entry) -> Option<Event> {
+        let before = self.without_lease.replace(entry.mod_revision);
+        (before != Some(entry.mod_revision)).then_some(Event::KeyWithoutLease { key })
+    }
+
+    fn replace_last(&mut self, report: Report) -> Option<()> {
+        (self.last.replace(report) != Some(report)).then_some(())
+    }
+}

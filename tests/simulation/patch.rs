@@ -1,0 +1,174 @@
+//! Builds the simulator with patched copies of `src/protocol`.
+
+use crate::variants::VARIANTS;
+use std::{
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// One place where a variant differs.
+pub struct Edit {
+    /// The file, below `src`.
+    file: &'static str,
+    /// The function whose text is searched; the whole file if it is empty.
+    function: &'static str,
+    /// Stands there exactly once, however it is indented and broken into lines.
+    instead_of: &'static str,
+    put: &'static str,
+}
+
+/// Replaces one place in a function.
+pub const fn edit(
+    file: &'static str,
+    function: &'static str,
+    instead_of: &'static str,
+    put: &'static str,
+) -> Edit {
+    Edit {
+        file,
+        function,
+        instead_of,
+        put,
+    }
+}
+
+impl Edit {
+    fn apply(&self, text: &str) -> String {
+        let scope = function(text, self.function)
+            .unwrap_or_else(|| panic!("there is no function {} in {}", self.function, self.file));
+        let place = find_once(&text[scope.clone()], self.instead_of).unwrap_or_else(|count| {
+            panic!(
+                "in {}, function {}, there are {count} times: {}",
+                self.file, self.function, self.instead_of
+            )
+        });
+        let (begin, end) = (scope.start + place.start, scope.start + place.end);
+        [&text[..begin], self.put, &text[end..]].concat()
+    }
+}
+
+/// Returns where a function stands, from its name to its closing brace.
+fn function(text: &str, name: &str) -> Option<Range<usize>> {
+    if name.is_empty() {
+        return Some(0..text.len());
+    }
+    let begin = text.find(&format!("fn {name}("))?;
+    let body = begin + text[begin..].find("{\n")?;
+    let mut depth = 0;
+    for (place, character) in text[body..].char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(begin..body + place + 1);
+        }
+    }
+    None
+}
+
+/// Returns the only place of a text, whose white space does not matter.
+///
+/// # Errors
+/// How many places there are, if not one.
+fn find_once(text: &str, wanted: &str) -> Result<Range<usize>, usize> {
+    let visible = |text: &str| -> Vec<(usize, char)> {
+        let characters = text.char_indices();
+        characters
+            .filter(|(_, character)| !character.is_whitespace())
+            .collect()
+    };
+    let (text, wanted) = (visible(text), visible(wanted));
+    let is_wanted = |window: &&[(usize, char)]| {
+        let pairs = window.iter().zip(&wanted);
+        pairs
+            .into_iter()
+            .all(|((_, found), (_, wanted))| found == wanted)
+    };
+    let places: Vec<_> = text.windows(wanted.len()).filter(is_wanted).collect();
+    match places[..] {
+        [[(begin, _), .., (end, last)]] => Ok(*begin..end + last.len_utf8()),
+        _ => Err(places.len()),
+    }
+}
+
+/// Builds the code as it is and every variant, and returns their programs in this order.
+pub fn build() -> Vec<PathBuf> {
+    let project = env!("CARGO_MANIFEST_DIR");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("variants");
+    let mut manifest =
+        "[package]\nname = \"variants\"\nedition = \"2024\"\n[workspace]\n[dependencies]\n\
+         fastrand = \"*\"\nthiserror = \"*\"\n[profile.release]\nopt-level = 1\n"
+            .to_owned();
+    let mut programs = Vec::new();
+    for number in 0..=VARIANTS.len() {
+        let name = format!("variant-{number}");
+        let edits = number
+            .checked_sub(1)
+            .map_or(&[][..], |place| VARIANTS[place].edits);
+        copy(&Path::new(project).join("src"), &folder.join(&name), edits);
+        let simulation = format!("{project}/tests/simulation/mod.rs");
+        let command = format!("{project}/tests/simulation/command.rs");
+        let main = format!(
+            "mod protocol;\n#[path = \"{command}\"]\nmod command;\n\
+             #[path = \"{simulation}\"]\nmod simulation;\n\
+             fn main() -> std::process::ExitCode {{\n    command::main()\n}}\n"
+        );
+        write(&folder.join(&name).join("main.rs"), &main);
+        let target = format!("[[bin]]\nname = \"{name}\"\npath = \"{name}/main.rs\"\n");
+        manifest.push_str(&target);
+        programs.push(folder.join("target/release").join(name));
+    }
+    write(&folder.join("Cargo.toml"), &manifest);
+    // The versions are the project's; cargo leaves out what is not needed here.
+    if !folder.join("Cargo.lock").exists() {
+        fs::copy(
+            Path::new(project).join("Cargo.lock"),
+            folder.join("Cargo.lock"),
+        )
+        .unwrap();
+    }
+    let built = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--release",
+            "--offline",
+            "--quiet",
+            "--target-dir",
+            "target",
+        ])
+        .env("RUSTFLAGS", "--cap-lints=allow")
+        .current_dir(&folder)
+        .status()
+        .unwrap();
+    assert!(built.success(), "the variants do not build");
+    programs
+}
+
+/// Copies the protocol's files, with a variant's edits.
+fn copy(from: &Path, to: &Path, edits: &[Edit]) {
+    let parts = fs::read_dir(from.join("protocol")).unwrap();
+    let parts = parts.map(|part| Path::new("protocol").join(part.unwrap().file_name()));
+    for file in parts.chain([PathBuf::from("protocol.rs")]) {
+        if from.join(&file).is_dir() {
+            continue;
+        }
+        let mut text = fs::read_to_string(from.join(&file)).unwrap();
+        for edit in edits.iter().filter(|edit| Path::new(edit.file) == file) {
+            text = edit.apply(&text);
+        }
+        write(&to.join(file), &text);
+    }
+}
+
+/// Leaves a file alone that is right already, so that it is not compiled again.
+fn write(file: &Path, text: &str) {
+    if fs::read_to_string(file).is_ok_and(|there| there == text) {
+        return;
+    }
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, text).unwrap();
+}
