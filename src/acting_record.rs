@@ -1,11 +1,11 @@
-//! What a leader tells of itself in `leader/acting`.
+//! What a leader publishes about itself in `leader/acting`.
 
 use crate::wall_clock;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
-/// What a leader tells of itself in `leader/acting`, as far as it can be read: that the key is
-/// there counts, whatever it holds.
+/// What a leader publishes about itself in `leader/acting`, as far as it can be read: the key counts
+/// by its presence, whatever its value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ActingRecord {
@@ -21,7 +21,7 @@ impl ActingRecord {
     /// The end of the year 9999, in seconds since 1970: what is later cannot be written as a date.
     const LAST_SECOND: u64 = 253_402_300_799;
 
-    /// Tells a leader's name, how to reach it, and that it campaigns now.
+    /// Creates the record of a leader whose term begins now.
     pub(crate) fn now(name: &str, address: Option<&str>) -> Self {
         Self {
             name: Some(name.to_owned()),
@@ -45,7 +45,7 @@ impl ActingRecord {
         object.to_string()
     }
 
-    /// Reads what a key holds, which anybody may have written; what is not understood is left out.
+    /// Reads the value of a key, which may be anything; what is not understood is left out.
     #[must_use]
     pub fn decode(value: &[u8]) -> Self {
         let object: Value = serde_json::from_slice(value).unwrap_or_default();

@@ -36,7 +36,7 @@ pub enum InvalidText {
     #[error("it contains a control character")]
     ControlCharacter,
     /// It ends like the second key of an election.
-    #[error("keys that end in /acting are the witnesses of other elections")]
+    #[error("keys that end in /acting belong to other elections")]
     ReservedKey,
 }
 
@@ -133,7 +133,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Creates a configuration with the key `leader`, a TTL of 5 s, no grace and a stop time-out
+    /// Creates a configuration with the key `leader`, a TTL of 5 s, no grace and a stop timeout
     /// of 10 s.
     #[must_use]
     pub fn new(name: Name, cluster: Cluster) -> Self {
@@ -162,9 +162,10 @@ impl Config {
         self
     }
 
-    /// Sets how long a crashed leader is missed at most, and the time that it gets when it is
-    /// losing its leadership: [`Leadership::lost`](crate::Leadership::lost) returns that long
-    /// before the deadline. Where comparing clocks is all that stopping takes, it is zero.
+    /// Sets the lease TTL (a failed leader is replaced within about the TTL plus one second) and the
+    /// grace, which is the time to stop when leadership is being lost:
+    /// [`Leadership::lost`](crate::Leadership::lost) returns that long before the deadline. The grace
+    /// is zero if what acts only compares clocks.
     ///
     /// # Errors
     /// If one bad endpoint could then cost a healthy leader its term. A `grace` of up to a fifth

@@ -33,8 +33,8 @@ impl Election {
         }
     }
 
-    /// Returns what will happen in this election, for whoever wants to know more than whether it
-    /// leads. Events wait until they are read or this is dropped; a second call ends the first one's.
+    /// Returns a stream of what happens in this election. Events wait until they are read or the stream
+    /// is dropped; a second call ends the first one's stream.
     #[must_use]
     pub fn events(&mut self) -> Events {
         let (events, received) = mpsc::unbounded_channel();
@@ -44,13 +44,13 @@ impl Election {
 
     /// Takes part, from now on until the candidate withdraws or is dropped.
     ///
-    /// Must be called within a tokio runtime that drives I/O and time. Whoever takes part must be
-    /// ready to act: call [`Candidate::elected`] and hold what it returns for as long as it acts.
-    /// A leadership that nobody takes within a TTL is given back, and others lead.
+    /// Must be called within a tokio runtime that drives I/O and time. Be ready to
+    /// act: call [`Candidate::elected`] and hold what it returns for as long as you act. A leadership
+    /// that is not taken within a TTL is taken back, and another candidate leads.
     ///
     /// # Errors
-    /// If the system gives no timer. That etcd cannot be reached is no error: it is asked again
-    /// until it answers.
+    /// If the system gives no timer. An unreachable etcd is not an error: the
+    /// candidate retries until it responds.
     pub fn join(self) -> io::Result<Candidate> {
         let (commands, commands_received) = mpsc::unbounded_channel();
         let (leaderships, leaderships_received) = mpsc::unbounded_channel();
@@ -106,14 +106,14 @@ impl Candidate {
         }
     }
 
-    /// Returns how things stand, now and from now on. [`Leader::of`](crate::observer::Leader::of)
-    /// tells from it who leads, and how to reach whoever does.
+    /// Returns the status, now and from now on. [`Leader::of`](crate::observer::Leader::of) finds in it
+    /// who leads and how to reach it.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
-    /// Ends taking part: leadership is lost with [`LossReason::Withdrawn`], and once it has been
+    /// Asks to take part no more: leadership is lost with [`LossReason::Withdrawn`], and once it has been
     /// dropped, the lease is revoked. [`withdraw`](Self::withdraw) waits for that.
     pub fn begin_withdrawal(&self) {
         // If the driver is gone, so is the candidate.
@@ -123,8 +123,8 @@ impl Candidate {
     /// Withdraws, and waits until this candidate takes no part any more: until every leadership
     /// of it has been dropped and its lease is revoked, or that has been tried for long enough.
     ///
-    /// Not cancel safe in that it cannot be taken back: if it is cancelled, the candidate withdraws
-    /// nevertheless, in the background.
+    /// Cancelling the wait does not take the request back: the candidate withdraws nevertheless, in the
+    /// background.
     ///
     /// # Errors
     /// If the election ended of itself, which is a fault of this program or of its system.
@@ -147,8 +147,8 @@ impl Drop for Candidate {
 
 /// The right to act, for one term.
 ///
-/// Dropping it says that whatever acted has stopped: only then is the lease revoked, and only then
-/// can another lead.
+/// Dropping it says that what acted has stopped: only then is the lease revoked, and only then can
+/// another candidate lead.
 #[derive(Debug)]
 pub struct Leadership {
     term: Term,
@@ -208,14 +208,14 @@ impl Leadership {
 }
 
 impl Leadership {
-    /// Lets go, and waits until the lease is revoked, so that another can lead; or until that has
-    /// been tried for a TTL, after which it has ended by itself. What acts must have stopped.
+    /// Ends the term, and waits until the lease is revoked, so that another candidate can lead; or until
+    /// that has been tried for a TTL, after which the lease has expired. What acts must have stopped.
     ///
-    /// Dropping does the same, but tells nobody when it is done. The candidate goes on to take part,
-    /// and leaves others a fifth of the TTL to be first.
+    /// Dropping does the same without waiting. The candidate continues to take part, and lets others be
+    /// first for a fifth of the TTL.
     ///
-    /// Not cancel safe in that it cannot be taken back: if it is cancelled, leadership is let go
-    /// nevertheless, in the background.
+    /// Cancelling the wait does not take the request back: the term ends nevertheless, in the
+    /// background.
     pub async fn resign(self) {
         let (resigned, released) = oneshot::channel();
         let resigning = Command::Resigned {

@@ -1,4 +1,4 @@
-//! Leader election over etcd: of several replicas of a program, exactly one acts.
+//! Leader election over etcd: of several replicas of a program, at most one acts at a time.
 //!
 //! ```no_run
 //! use leader_election::{Cluster, Config, Election};
@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! Whoever takes no part follows who leads, and where it can be reached, with an [`Observer`]:
+//! An [`Observer`] follows who leads, and where it can be reached, without taking part:
 //!
 //! ```no_run
 //! use leader_election::{Cluster, LeaderKey, Observed, Observer};
@@ -38,24 +38,24 @@
 //!
 //! [`Candidate::elected`], [`Leadership::lost`], [`Events::next`] and [`Observer::next`] lose
 //! nothing when they are dropped before they return, as `tokio::select!` does: call them again.
-//! What is begun cannot be taken back by dropping [`Leadership::resign`] or
-//! [`Candidate::withdraw`]: it goes on in the background.
+//! Dropping [`Leadership::resign`] or [`Candidate::withdraw`] does not take the request back: it is
+//! carried out in the background.
 //!
-//! # What is promised
+//! # Guarantees
 //!
 //! Among processes that follow this protocol, at most one acts as leader at any instant, provided
 //! that the leader's clock runs at no less than 0.9 of the rate of etcd's, that the process is not
 //! paused between asking whether it leads and acting, that nobody but its holder removes or
 //! overwrites `leader/acting` or revokes its lease, that endpoints are etcd members (no
 //! grpc-proxy: it answers keepalives from a stream of its own), and that etcd keeps its own
-//! promises (3.4.42, 3.5.28, 3.6.9 or later, which mend stale linearizable reads after a pause,
+//! promises (3.4.42, 3.5.28, 3.6.9 or later, which fix stale linearizable reads after a pause,
 //! etcd #20418; and no restored backup).
 //!
-//! # What is not
+//! # Limits
 //!
-//! Where one of these fails, the [`FencingToken`], checked by the resource that is acted upon, is
-//! the only full protection: two may overlap then, for less than the TTL. When faults stop, somebody
-//! leads within about twice the TTL; until then perhaps nobody does, since safety comes first.
+//! If one of these fails, only the [`FencingToken`], checked by the resource that is acted upon,
+//! protects fully: two leaders may overlap for less than the TTL. When faults stop, a candidate leads
+//! within about twice the TTL; until then perhaps none does, since safety comes first.
 //! `docs/protocol.md` has the rules, their proof, and the simulation that tests them.
 
 // Not in Cargo.toml, which would switch them on for tests, benches and examples as well.

@@ -1,4 +1,4 @@
-//! Follow who leads, without taking part.
+//! Follows who leads, without taking part.
 
 mod follow;
 mod key_history;
@@ -17,16 +17,16 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Follows who leads in an election, without taking part.
 ///
-/// It has no lease, and an etcd role that may read the two keys suffices for it. It goes on through
-/// etcd's restarts, and misses no change: after an interruption it takes up the history of the two
-/// keys where it left it.
+/// It has no lease, and needs an etcd role that may read the two keys. It continues through restarts
+/// of etcd and misses no change: after an interruption it continues the history of the two keys where
+/// it stopped.
 #[derive(Debug)]
 pub struct Observer {
     observed: mpsc::Receiver<Observed>,
     task: JoinHandle<()>,
 }
 
-/// How many observations wait until they are taken; then the next are left with etcd.
+/// How many observations wait to be received; the next ones stay with etcd until then.
 const QUEUE: usize = 16;
 
 impl Observer {
@@ -39,26 +39,25 @@ impl Observer {
         Self::spawn(cluster, leader_key, None)
     }
 
-    /// The same, from what is known already.
+    /// Begins to observe from what is known already.
     #[cfg(feature = "daemon")]
     pub(crate) fn resume(cluster: Cluster, leader_key: &LeaderKey, known: View) -> Self {
         Self::spawn(cluster, leader_key, Some(KeyHistory::new(known)))
     }
 
     fn spawn(cluster: Cluster, leader_key: &LeaderKey, history: Option<KeyHistory>) -> Self {
-        let (tell, observed) = mpsc::channel(QUEUE);
+        let (sender, observed) = mpsc::channel(QUEUE);
         let keys = Arc::new(Keys::new(leader_key));
-        let follower = follow::Follower::new(cluster, keys, history, tell);
+        let follower = follow::Follower::new(cluster, keys, history, sender);
         Self {
             observed,
             task: tokio::spawn(follower.run()),
         }
     }
 
-    /// Waits for what is observed next: first how things stand, then each change.
+    /// Waits for the next observation: first the state, then each change.
     ///
-    /// That etcd cannot be reached does not end it. `None` comes only after a fault of this
-    /// program.
+    /// An unreachable etcd does not end it. `None` comes only after a bug in this program.
     ///
     /// Cancel safe: what is not returned is returned by the next call.
     pub async fn next(&mut self) -> Option<Observed> {
@@ -72,47 +71,46 @@ impl Drop for Observer {
     }
 }
 
-/// What an [`Observer`] has to tell.
+/// What an [`Observer`] reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Observed {
-    /// How things stand: at first, and after each change.
+    /// The state of the election: at first, and after each change.
     State(ElectionState),
-    /// etcd has forgotten its history since what was told last (a compaction), so that changes may
-    /// be missing. The situation follows.
+    /// etcd has compacted its history since the last report, so that changes may be missing. The state
+    /// follows.
     Gap {
-        /// The last revision of which everything was told.
+        /// The last revision up to which everything was reported.
         after: i64,
     },
-    /// etcd went back in its history (a restored backup), or is another etcd. The situation
-    /// follows.
+    /// etcd went back in its history (a restored backup), or is another etcd. The state follows.
     HistoryWentBack,
-    /// Every endpoint has failed; said once, until one answers again.
+    /// Every endpoint has failed; reported once, until one responds again.
     Unanswered {
         /// The endpoint that failed first, by its place in the list.
         endpoint: usize,
         /// Its failure.
         failure: Failure,
     },
-    /// etcd answers again.
+    /// etcd responds again.
     AnsweredAgain {
-        /// The endpoint that answered, by its place in the list.
+        /// The endpoint that responded, by its place in the list.
         endpoint: usize,
     },
 }
 
-/// How an election stands at one revision of etcd's.
+/// The state of an election at one revision of etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ElectionState {
     /// The revision.
     pub revision: i64,
-    /// Who leads, if anybody does.
+    /// The leader, if there is one.
     pub leader: Option<Leader>,
-    /// The key `leader/acting`: while it is there, somebody may be acting, and nobody else can.
+    /// The key `leader/acting`: while it exists, its holder may be acting, and no other can.
     pub acting: Option<Acting>,
-    /// A key that is bound to no lease, with what it holds: somebody wrote it by hand, and nobody
-    /// can be elected until it is deleted.
+    /// A key that is bound to no lease, with what it holds: someone wrote it by hand, and no
+    /// candidate can be elected until it is deleted.
     pub without_lease: Option<(ElectionKey, Arc<[u8]>)>,
 }
 
@@ -120,7 +118,7 @@ pub struct ElectionState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Leader {
-    /// Its name as it came, from whoever may write the key: not even UTF-8 for certain.
+    /// Its name as it came: anyone who may write the key chose it, and it may not be UTF-8.
     pub name: Arc<[u8]>,
     /// Orders its term among all.
     pub token: FencingToken,
@@ -130,8 +128,8 @@ pub struct Leader {
     pub address: Option<String>,
     /// Since when it leads, by its own wall clock, if it says so.
     pub since: Option<SystemTime>,
-    /// Whether `leader/acting` is of the same term. If not, somebody wrote `leader` who does not
-    /// follow this protocol, or `leader/acting` was taken away, and the term is about to end.
+    /// Whether `leader/acting` is of the same term. If not, a client without this
+    /// protocol wrote `leader`, or `leader/acting` was removed and the term is about to end.
     pub acts: bool,
 }
 
@@ -139,14 +137,14 @@ pub struct Leader {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Acting {
-    /// What it tells of itself.
+    /// What its `leader/acting` key says about it.
     pub record: ActingRecord,
     /// The lease with which the key ends, if it is not removed before.
     pub lease: Option<LeaseId>,
 }
 
 impl Leader {
-    /// Makes sense of both keys; `None` if nobody leads.
+    /// Interprets both keys; returns `None` if nobody leads.
     #[must_use]
     pub fn of(leader: Option<&Entry>, acting: Option<&Entry>) -> Option<Self> {
         let leader = leader?;

@@ -2,8 +2,7 @@
 
 use std::fmt::{self, Write};
 
-/// Displays bytes that anybody may have written so that they cannot do harm where they are
-/// printed.
+/// Displays bytes from an untrusted source so that they cannot do harm where they are printed.
 ///
 /// Control characters, new lines, bidirectional and other invisible characters, quotes,
 /// backslashes and bytes that are not UTF-8 come out as escapes; what is longer than

@@ -1,7 +1,7 @@
 //! The election's rules, as a state machine without clock, network, randomness or runtime.
 //!
-//! Two keys under one lease. `leader` holds the leader's name. `leader/acting` is the witness that
-//! its holder may still be acting: it goes only when the holder has stopped, or with the lease.
+//! Two keys under one lease. `leader` holds the leader's name. `leader/acting` shows that its
+//! holder may still be acting: it goes only when the holder has stopped, or with the lease.
 //! All that a candidate asks about the election is a *try*: at one moment, on one connection, a
 //! keepalive of its lease and one transaction on both keys. A try is *answered* when both answers
 //! came in time and from the same raft term; an answered try that shows both keys bound to this
@@ -10,8 +10,8 @@
 //!
 //! A caller feeds [`Machine::handle`] with [`Input`]s and the time, calls
 //! [`Machine::handle_timeout`] when [`Machine::poll_timeout`] says so, and carries out what
-//! [`Machine::poll_action`] returns. [`Machine::poll_event`] and [`Machine::status`] tell people
-//! and programs what goes on.
+//! [`Machine::poll_action`] returns. [`Machine::poll_event`] and [`Machine::status`] report what
+//! happens.
 //!
 //! | file | what it decides |
 //! |---|---|

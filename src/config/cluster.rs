@@ -102,7 +102,7 @@ pub struct Tls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// What etcd is told when it asks who this is.
+/// The user that authenticates to etcd, with its password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credentials {
@@ -113,7 +113,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Tells the user and its password.
+    /// Creates credentials from a user and its password.
     pub fn new(user: impl Into<String>, password: Password) -> Self {
         let user = user.into();
         Self { user, password }
@@ -209,7 +209,7 @@ impl Cluster {
         Ok(self)
     }
 
-    /// Sets what etcd is told when it asks who this is.
+    /// Sets the credentials for etcd's authentication.
     #[must_use]
     pub fn with_credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
@@ -243,7 +243,7 @@ impl Cluster {
         self.tls.as_ref()
     }
 
-    /// Returns what etcd is told when it asks who this is.
+    /// Returns the credentials for etcd's authentication.
     #[must_use]
     pub fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()

@@ -1,5 +1,4 @@
-//! How a member is reached, and what it is told of this candidate: read from files anew for each
-//! connection.
+//! How to reach a member, and with which credentials: read from files anew for each connection.
 
 use super::failure::{transport_failure, unauthenticated};
 use crate::{
@@ -42,7 +41,7 @@ impl Access {
 
 fn client_tls(tls: Option<&Tls>) -> Result<ClientTlsConfig, Failure> {
     let read = |file: &Path, what: &str| {
-        // Unquoted, since whoever prints it escapes quotes.
+        // Unquoted, since quotes are escaped where it is printed.
         let name = file.display().to_string();
         let pem = std::fs::read(file).map_err(|error| unreadable(&name, &error))?;
         let begins = format!("{what}-----");

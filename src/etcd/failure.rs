@@ -1,4 +1,4 @@
-//! What went wrong, classified once.
+//! Classifies what went wrong, once.
 
 use crate::{
     config::Cluster,
@@ -16,7 +16,7 @@ pub(super) fn unauthenticated(failure: Failure) -> Failure {
     }
 }
 
-/// Tells errors apart by their gRPC code: etcd's texts are for people.
+/// Classifies an error by its gRPC code: etcd's texts are for people.
 pub(super) fn classify(error: Error) -> Failure {
     match error {
         Error::GRpcStatus(status) => status_failure(&status),
@@ -30,8 +30,8 @@ fn status_failure(status: &Status) -> Failure {
         // All that the protocol names is leases.
         Code::NotFound => FailureKind::LeaseNotFound,
         Code::Unauthenticated => FailureKind::Unauthenticated,
-        // Users or roles were changed since the token was given: that has expired. Here the text
-        // alone tells, as it does to etcd's own client.
+        // Users or roles were changed since the token was given: that has expired. Only the
+        // text says so; etcd's own client compares it too.
         Code::InvalidArgument if status.message().contains("revision of auth store is old") => {
             FailureKind::Unauthenticated
         }
@@ -56,7 +56,7 @@ pub(super) fn transport_failure(error: &transport::Error) -> Failure {
     Failure::new(FailureKind::Unreachable, message)
 }
 
-/// What to tell whoever is hung up on without a word, as plain text on a TLS port is.
+/// Advice for a connection that is closed without a reason, as plain text on a TLS port is.
 #[derive(Clone, Copy)]
 pub(super) enum Hint {
     Plain,

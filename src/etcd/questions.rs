@@ -1,10 +1,10 @@
-//! What operators ask.
+//! What commands ask for.
 
 use super::{Connection, TermValues, classify, within};
 use crate::protocol::{Failure, LeaseId, Transaction};
 use std::time::Duration;
 
-/// What etcd tells of a lease.
+/// The times of a lease, as etcd knows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseTime {
     pub granted: Duration,

@@ -1,4 +1,4 @@
-//! Carries out what the history asks for, on one endpoint after the other.
+//! Carries out what the key history asks for, on one endpoint after the other.
 
 use super::{
     ElectionState, Observed,
@@ -14,17 +14,17 @@ use crate::{
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::sleep};
 
-/// How long one question or a new connection may take.
+/// How long one request or a new connection may take.
 const LIMIT: Duration = Duration::from_secs(2);
 /// The longest back-off after every endpoint failed.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
-/// How often it is read what a dead watch would miss.
+/// How often the keys are read, because a dead watch reports nothing.
 const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// Why an endpoint is given up.
 enum End {
     Failed(Failure),
-    /// Nobody listens any more.
+    /// Nothing receives what is reported.
     Unheard,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Follower {
     keys: Arc<Keys>,
     history: Option<KeyHistory>,
     rotation: Rotation,
-    tell: mpsc::Sender<Observed>,
+    observed: mpsc::Sender<Observed>,
 }
 
 impl Follower {
@@ -47,18 +47,18 @@ impl Follower {
         cluster: Cluster,
         keys: Arc<Keys>,
         history: Option<KeyHistory>,
-        tell: mpsc::Sender<Observed>,
+        observed: mpsc::Sender<Observed>,
     ) -> Self {
         Self {
             rotation: Rotation::new(cluster.endpoint_count()),
             cluster: Arc::new(cluster),
             keys,
             history,
-            tell,
+            observed,
         }
     }
 
-    /// Follows until nobody listens any more.
+    /// Follows until nothing receives what it reports.
     pub async fn run(mut self) {
         let mut jitter = Jitter::new();
         loop {
@@ -67,14 +67,14 @@ impl Follower {
             if self.rotation.record_failure(Some(failure)) {
                 if let Some((endpoint, failure)) = self.rotation.take_report() {
                     let unanswered = Observed::Unanswered { endpoint, failure };
-                    if self.tell(unanswered).await.is_err() {
+                    if self.report(unanswered).await.is_err() {
                         return;
                     }
                 }
                 let at_most = self.rotation.back_off_limit(LONGEST_BACK_OFF);
                 tokio::select! {
                     () = sleep(jitter.up_to(at_most)) => {}
-                    () = self.tell.closed() => return,
+                    () = self.observed.closed() => return,
                 }
             }
         }
@@ -92,28 +92,28 @@ impl Follower {
         }
     }
 
-    /// Takes in a read that comes before a watch; returns it if the watch has to catch up with it.
+    /// Takes in a read before a watch; returns it if the watch has to catch up with it.
     async fn take(&mut self, view: View, compacted: Option<i64>) -> Result<Option<View>, End> {
         if let Some(history) = &mut self.history {
             let verdict = history.compare(&view);
-            let after = history.told_up_to();
+            let after = history.reported_up_to();
             // Where the keys still stand as they were written, nothing was missed.
             let is_gap = compacted.is_some_and(|revision| after + 1 < revision);
             match verdict {
-                Verdict::WentBack => self.tell(Observed::HistoryWentBack).await?,
-                _ if is_gap => self.tell(Observed::Gap { after }).await?,
+                Verdict::WentBack => self.report(Observed::HistoryWentBack).await?,
+                _ if is_gap => self.report(Observed::Gap { after }).await?,
                 Verdict::Ahead => return Ok(Some(view)),
                 Verdict::Same => return Ok(None),
             }
         }
         let situation = ElectionState::from(&view);
         self.history = Some(KeyHistory::new(view));
-        self.tell(Observed::State(situation)).await?;
+        self.report(Observed::State(situation)).await?;
         Ok(None)
     }
 
-    /// Watches, from where it was told last, until it takes a new read: then returns the revision
-    /// up to which etcd was compacted, if that is why.
+    /// Watches, from the last reported revision, until that needs a new read: then returns the
+    /// revision up to which etcd was compacted, if that is why.
     async fn watch(
         &mut self,
         connection: &Connection,
@@ -123,8 +123,8 @@ impl Follower {
         let Some(history) = &mut self.history else {
             return Ok(None);
         };
-        history.reconnected();
-        let from_revision = history.told_up_to() + 1;
+        history.forget_pending();
+        let from_revision = history.reported_up_to() + 1;
         let mut watch = connection.watch(from_revision, LIMIT).await?;
         let mut next_read = clock::now() + READ_EVERY;
         let mut owed_by = None;
@@ -145,7 +145,7 @@ impl Follower {
                     }
                     owed_by = None;
                     if watch.is_open() && self.rotation.record_success() {
-                        self.tell(Observed::AnsweredAgain { endpoint }).await?;
+                        self.report(Observed::AnsweredAgain { endpoint }).await?;
                     }
                 }
                 () = sleep(owed_by.unwrap_or(next_read).since(clock::now())) => {
@@ -161,16 +161,16 @@ impl Follower {
                         Verdict::WentBack => return Ok(None),
                     }
                 }
-                () = self.tell.closed() => return Err(End::Unheard),
+                () = self.observed.closed() => return Err(End::Unheard),
             }
         }
     }
 
-    /// Tells what is certain; true if the watches owe the rest.
+    /// Reports what is certain; returns true if the watches owe the rest.
     async fn catch_up(&mut self, connection: &Connection) -> Result<bool, End> {
         while let Some(history) = &mut self.history {
             match history.next() {
-                Next::Tell(situation) => self.tell(Observed::State(situation)).await?,
+                Next::Report(situation) => self.report(Observed::State(situation)).await?,
                 Next::Read { key, revision } => {
                     let entry = connection.read_at(key, revision, LIMIT).await?;
                     history.settle(key, revision, entry.as_ref());
@@ -182,8 +182,8 @@ impl Follower {
         Ok(false)
     }
 
-    async fn tell(&self, observed: Observed) -> Result<(), End> {
-        let told = self.tell.send(observed).await;
-        told.map_err(|_| End::Unheard)
+    async fn report(&self, observed: Observed) -> Result<(), End> {
+        let sent = self.observed.send(observed).await;
+        sent.map_err(|_| End::Unheard)
     }
 }

@@ -34,13 +34,13 @@ struct Steps {
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Tell this.
-    Tell(ElectionState),
+    /// Report this.
+    Report(ElectionState),
     /// Read this key as it was at this revision, for [`KeyHistory::settle`].
     Read { key: ElectionKey, revision: i64 },
     /// Wait for what the watches deliver: there is more to come.
     Wait,
-    /// Nothing: all is told.
+    /// Nothing: all is reported.
     Rest,
 }
 
@@ -58,7 +58,7 @@ pub(super) enum Verdict {
 /// The history of the two keys.
 ///
 /// A transaction that changes both shows in two events, which come in any order, and other changes
-/// of one key may come between them. So an event is told once it is certain how the *other* key
+/// of one key may come between them. An event is reported once it is certain how the *other* key
 /// stood at its revision: by that key's own event of the same revision, or by reading how it stood
 /// then.
 #[derive(Debug)]
@@ -87,13 +87,13 @@ impl KeyHistory {
         }
     }
 
-    /// The last revision of which everything was told.
-    pub fn told_up_to(&self) -> i64 {
+    /// Returns the last revision up to which everything was reported.
+    pub fn reported_up_to(&self) -> i64 {
         self.leader.as_of.min(self.acting.as_of)
     }
 
-    /// Forgets what was delivered and not told yet: a new watch delivers it again.
-    pub fn reconnected(&mut self) {
+    /// Forgets what was delivered and not reported yet: a new watch delivers it again.
+    pub fn forget_pending(&mut self) {
         self.pending.clear();
         self.settled = None;
     }
@@ -188,7 +188,7 @@ impl KeyHistory {
             };
             side.as_of = revision;
         }
-        Next::Tell(self.situation(revision))
+        Next::Report(self.situation(revision))
     }
 
     fn situation(&self, revision: i64) -> ElectionState {

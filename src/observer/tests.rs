@@ -58,11 +58,11 @@ fn states(past: &Past) -> BTreeMap<i64, [Option<i64>; 2]> {
 
 fn stands(situation: &ElectionState) -> [Option<i64>; 2] {
     let token = situation.leader.as_ref().map(|leader| leader.token.get());
-    // An `Acting` does not tell its revision; that it is there will do.
+    // An `Acting` has no revision; that it is there is enough.
     [token, situation.acting.as_ref().map(|_| 0)]
 }
 
-/// Delivers events in the order given, answers reads from the past, and returns what was told.
+/// Delivers events in the order given, answers reads from the past, and returns what was reported.
 fn deliver(history: &mut KeyHistory, past: &Past, events: Vec<Change>) -> Vec<ElectionState> {
     let states = states(past);
     let mut told = Vec::new();
@@ -70,7 +70,7 @@ fn deliver(history: &mut KeyHistory, past: &Past, events: Vec<Change>) -> Vec<El
         history.take(event);
         loop {
             match history.next() {
-                Next::Tell(situation) => told.push(situation),
+                Next::Report(situation) => told.push(situation),
                 Next::Read { key, revision } => {
                     let state = states[&revision][usize::from(key == ElectionKey::Acting)];
                     history.settle(key, revision, state.map(entry).as_ref());
@@ -79,7 +79,7 @@ fn deliver(history: &mut KeyHistory, past: &Past, events: Vec<Change>) -> Vec<El
             }
         }
     }
-    assert_eq!(history.next(), Next::Rest, "all is told in the end");
+    assert_eq!(history.next(), Next::Rest, "all is reported in the end");
     told
 }
 
@@ -95,7 +95,7 @@ fn pasts() -> impl Strategy<Value = Past> {
                 2 | 3 => [Some(false), None],
                 _ => [None, Some(there)],
             };
-            // etcd tells nothing of the deletion of what is not there.
+            // etcd sends no event for the deletion of what is not there.
             let told = [0, 1].map(|key| changes[key].filter(|there| *there || state[key]));
             for key in [0, 1] {
                 state[key] = told[key].unwrap_or(state[key]);
@@ -136,7 +136,7 @@ proptest! {
         turns in prop::collection::vec(any::<bool>(), 1..9),
     ) {
         // Only what people put beside the protocol, so that it comes and goes between two changes of
-        // the other key, may be told late or twice.
+        // the other key, may be reported late or twice.
         let mut history = KeyHistory::new(view(0, None, None));
         let told = deliver(&mut history, &past, interleaved(&past, 1, &turns));
         let changed = (1_i64..).zip(&past).filter(|(_, changes)| **changes != [None, None]);
@@ -172,7 +172,7 @@ proptest! {
             history.take(event);
             loop {
                 match history.next() {
-                    Next::Tell(situation) => told.push(situation.revision),
+                    Next::Report(situation) => told.push(situation.revision),
                     Next::Read { key, revision } => {
                         let state = states[&revision][usize::from(key == ElectionKey::Acting)];
                         history.settle(key, revision, state.map(entry).as_ref());
@@ -181,8 +181,8 @@ proptest! {
                 }
             }
         }
-        history.reconnected();
-        let events = interleaved(&past, history.told_up_to() + 1, &turns);
+        history.forget_pending();
+        let events = interleaved(&past, history.reported_up_to() + 1, &turns);
         told.extend(deliver(&mut history, &past, events).iter().map(|it| it.revision));
         told.sort_unstable();
         told.dedup();
@@ -217,18 +217,18 @@ fn an_event_that_is_not_newer_than_what_is_known_of_its_key_is_dropped() {
     assert_eq!(history.next(), Next::Rest);
     history.take(change(ElectionKey::Leader, 10, false));
     history.settle(ElectionKey::Acting, 10, Some(&entry(5)));
-    assert!(matches!(history.next(), Next::Tell(situation) if situation.leader.is_none()));
+    assert!(matches!(history.next(), Next::Report(situation) if situation.leader.is_none()));
 }
 
 #[test]
 fn keys_that_stand_as_they_were_written_have_missed_nothing() {
     let mut history = KeyHistory::new(view(9, Some(5), Some(5)));
     assert_eq!(history.compare(&view(90, Some(5), Some(5))), Verdict::Same);
-    assert_eq!(history.told_up_to(), 90);
+    assert_eq!(history.reported_up_to(), 90);
     // What is absent may have come and gone.
     let mut history = KeyHistory::new(view(9, None, None));
     assert_eq!(history.compare(&view(90, None, None)), Verdict::Same);
-    assert_eq!(history.told_up_to(), 9);
+    assert_eq!(history.reported_up_to(), 9);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_read_is_ahead_until_the_watches_have_delivered_what_it_shows() {
     assert!(!history.has_reached(&read));
     history.take(change(ElectionKey::Leader, 11, false));
     history.settle(ElectionKey::Acting, 11, Some(&entry(5)));
-    assert!(matches!(history.next(), Next::Tell(_)));
+    assert!(matches!(history.next(), Next::Report(_)));
     assert!(history.has_reached(&read));
 }
 
@@ -272,7 +272,7 @@ fn a_key_without_a_lease_leads_nobody_and_an_unreadable_witness_still_counts() {
 
 #[test]
 fn the_address_is_that_of_the_leaders_own_term() {
-    // Somebody overwrote `leader` with the very lease.
+    // A client overwrote `leader` with the very lease.
     let leader = ElectionState::from(&view(9, Some(6), Some(5)))
         .leader
         .unwrap();

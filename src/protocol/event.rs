@@ -1,4 +1,4 @@
-//! What a machine tells: what happened, why, and how things stand.
+//! What a machine reports: what happened, why, and its present status.
 
 use super::{
     term::{LeaseId, Term},
@@ -53,7 +53,7 @@ pub enum Event {
         /// The lease.
         lease: LeaseId,
     },
-    /// Leadership ends: what acts was told to stop.
+    /// Leadership ends: what acts must stop.
     Lost {
         /// The term that ends.
         term: Term,
@@ -114,9 +114,9 @@ pub enum LossReason {
     NotRenewed,
     /// etcd said that the lease is gone.
     LeaseGone,
-    /// The `leader` key was deleted: somebody asked for a new election.
+    /// The `leader` key was deleted: a request to step down.
     LeaderKeyDeleted,
-    /// The `leader` key was overwritten: somebody asked for a new election.
+    /// The `leader` key was overwritten: a request to step down.
     LeaderKeyOverwritten,
     /// `leader/acting` was deleted or overwritten.
     ActingKeyTaken,
@@ -215,7 +215,7 @@ pub struct Status {
 
 /// What a candidate does.
 ///
-/// Carries deadlines, not verdicts: whoever asks compares clocks at that instant.
+/// Carries deadlines, not verdicts: each reader compares clocks when it needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {

@@ -3,7 +3,7 @@
 use super::{CallId, ElectionKey, Entry, Failure, LeaseId, Moment, Term, Transaction, Ttl, View};
 use std::{num::NonZeroUsize, time::Duration};
 
-/// What a machine must be told about its election.
+/// What a machine needs to know about its election.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// The TTL to ask for.
@@ -16,7 +16,7 @@ pub struct Settings {
     pub endpoints: NonZeroUsize,
 }
 
-/// What a caller tells the machine.
+/// What a caller gives to the machine.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// The outcome of [`Action::Connect`] or [`Action::OpenKeepAlive`].
@@ -97,9 +97,9 @@ pub struct KeptAlive {
 
 /// What the machine asks of its caller.
 ///
-/// At most one of `Connect`, `OpenKeepAlive`, `Grant` and `Try` is under way: whoever starts one
-/// drops what is left of the one before, and with a dropped try the keepalive stream that may owe
-/// an answer. Each must end within its limit.
+/// At most one of `Connect`, `OpenKeepAlive`, `Grant` and `Try` is under way: starting one drops
+/// what is left of the one before, and a dropped try takes its keepalive stream with it, which may
+/// owe an answer. Each must end within its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Connect to an endpoint, and open a keepalive stream if there is a lease.

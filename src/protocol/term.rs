@@ -1,4 +1,4 @@
-//! What tells one leadership from another.
+//! What distinguishes one leadership from another.
 
 use std::fmt;
 

@@ -56,7 +56,7 @@ pub struct Ttl(Duration);
 impl Ttl {
     /// The shortest TTL that a default etcd grants as asked.
     pub const MIN: Self = Self(Duration::from_secs(2));
-    /// The longest TTL: a crashed leader is missed for that long.
+    /// The longest TTL: a crashed leader is replaced after that long.
     pub const MAX: Self = Self(Duration::from_hours(1));
 
     /// Returns the TTL as a duration.
@@ -177,7 +177,7 @@ impl Timing {
         self.ttl.saturating_sub(self.margin())
     }
 
-    /// Returns when what acts is told to stop if nothing moves `deadline` any more.
+    /// Returns when what acts must begin to stop unless `deadline` is moved.
     #[must_use]
     pub fn stop_from(&self, deadline: Moment) -> Moment {
         deadline - self.grace
@@ -189,7 +189,7 @@ impl Timing {
         deadline - self.grace / 10
     }
 
-    /// Returns by when what was told at `now` that leadership is being lost must have stopped.
+    /// Returns by when what learned at `now` that leadership is being lost must have stopped.
     #[must_use]
     pub fn stop_by(&self, now: Moment, deadline: Moment) -> Moment {
         (now + self.grace).min(self.kill_at(deadline))

@@ -60,8 +60,8 @@ impl Transaction {
         reads: ElectionKey::ALL,
     };
 
-    /// Takes both keys, if both are absent: while there is `leader`, somebody was elected; while
-    /// there is `leader/acting`, somebody may act.
+    /// Takes both keys, if both are absent: while `leader` exists, a candidate is elected; while
+    /// `leader/acting` exists, one may act.
     #[must_use]
     pub const fn campaign(lease: LeaseId) -> Self {
         Self {

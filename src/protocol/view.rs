@@ -20,7 +20,7 @@ impl ElectionKey {
 /// A key that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What it holds, as it came: from whoever may write there.
+    /// Its value, as it came: anyone who may write the key chose it.
     pub value: Arc<[u8]>,
     /// The lease it is bound to, if any.
     pub lease: Option<LeaseId>,
@@ -123,7 +123,7 @@ impl Known {
     }
 
     /// A key is a candidate's own when it is bound to its present lease, never by its value: a
-    /// restart under the same name is somebody else.
+    /// restart under the same name is another candidate.
     pub fn ownership(&self, lease: LeaseId) -> Ownership {
         Ownership::of(
             Entry::bound_to(self.leader.as_ref(), lease),
