@@ -131,6 +131,35 @@ pub enum LossReason {
 }
 
 impl LossReason {
+    /// Every reason, in the order of their declaration.
+    pub const ALL: &'static [Self] = &[
+        Self::NotRenewed,
+        Self::LeaseGone,
+        Self::LeaderKeyDeleted,
+        Self::LeaderKeyOverwritten,
+        Self::ActingKeyTaken,
+        Self::HistoryWentBack,
+        Self::Withdrawn,
+        Self::Resigned,
+        Self::Died,
+    ];
+
+    /// Returns the name that programs read, such as in labels of metrics. It never changes.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotRenewed => "not_renewed",
+            Self::LeaseGone => "lease_gone",
+            Self::LeaderKeyDeleted => "leader_key_deleted",
+            Self::LeaderKeyOverwritten => "leader_key_overwritten",
+            Self::ActingKeyTaken => "acting_key_taken",
+            Self::HistoryWentBack => "history_went_back",
+            Self::Withdrawn => "withdrawn",
+            Self::Resigned => "resigned",
+            Self::Died => "died",
+        }
+    }
+
     /// Whether what acts may finish while the lease goes on being renewed.
     pub(super) const fn is_planned(self) -> bool {
         matches!(
@@ -181,6 +210,31 @@ pub enum FailureKind {
     Exhausted,
     /// etcd could not be reached, or the connection broke.
     Unreachable,
+}
+
+impl FailureKind {
+    /// Every kind, in the order of their declaration.
+    pub const ALL: &'static [Self] = &[
+        Self::LeaseNotFound,
+        Self::TimedOut,
+        Self::Refused,
+        Self::Unauthenticated,
+        Self::Exhausted,
+        Self::Unreachable,
+    ];
+
+    /// Returns the name that programs read, such as in labels of metrics. It never changes.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LeaseNotFound => "lease_not_found",
+            Self::TimedOut => "timed_out",
+            Self::Refused => "refused",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Exhausted => "exhausted",
+            Self::Unreachable => "unreachable",
+        }
+    }
 }
 
 impl Failure {
