@@ -20,27 +20,6 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 /// What a replica is, as one of the values of a label.
 pub(super) const ROLES: [&str; 3] = ["follower", "leader", "stopping"];
 
-const REASONS: [(LossReason, &str); 9] = [
-    (LossReason::NotRenewed, "not_renewed"),
-    (LossReason::LeaseGone, "lease_gone"),
-    (LossReason::LeaderKeyDeleted, "leader_key_deleted"),
-    (LossReason::LeaderKeyOverwritten, "leader_key_overwritten"),
-    (LossReason::ActingKeyTaken, "acting_key_taken"),
-    (LossReason::HistoryWentBack, "history_went_back"),
-    (LossReason::Withdrawn, "withdrawn"),
-    (LossReason::Resigned, "resigned"),
-    (LossReason::Died, "died"),
-];
-
-const KINDS: [(FailureKind, &str); 6] = [
-    (FailureKind::LeaseNotFound, "lease_not_found"),
-    (FailureKind::TimedOut, "timed_out"),
-    (FailureKind::Refused, "refused"),
-    (FailureKind::Unauthenticated, "unauthenticated"),
-    (FailureKind::Unreachable, "unreachable"),
-    (FailureKind::Exhausted, "exhausted"),
-];
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Role {
     role: &'static str,
@@ -54,6 +33,22 @@ struct Reason {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
     kind: &'static str,
+}
+
+impl From<LossReason> for Reason {
+    fn from(reason: LossReason) -> Self {
+        Self {
+            reason: reason.as_str(),
+        }
+    }
+}
+
+impl From<FailureKind> for Kind {
+    fn from(kind: FailureKind) -> Self {
+        Self {
+            kind: kind.as_str(),
+        }
+    }
 }
 
 /// What changes by the clock alone, at the instant of a scrape.
@@ -138,11 +133,11 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
         // What has not happened yet has happened 0 times.
-        for (_, reason) in REASONS {
-            drop(metrics.losses.get_or_create(&Reason { reason }));
+        for reason in LossReason::ALL {
+            drop(metrics.losses.get_or_create(&Reason::from(*reason)));
         }
-        for (_, kind) in KINDS {
-            drop(metrics.failures.get_or_create(&Kind { kind }));
+        for kind in FailureKind::ALL {
+            drop(metrics.failures.get_or_create(&Kind::from(*kind)));
         }
         Self {
             registry,
@@ -154,14 +149,10 @@ impl Metrics {
     pub fn note(&self, event: &Event) {
         match event {
             Event::Lost { reason, .. } => {
-                if let Some((_, reason)) = REASONS.iter().find(|(it, _)| it == reason) {
-                    self.losses.get_or_create(&Reason { reason }).inc();
-                }
+                self.losses.get_or_create(&Reason::from(*reason)).inc();
             }
             Event::Failed { failure, .. } => {
-                if let Some((_, kind)) = KINDS.iter().find(|(it, _)| *it == failure.kind) {
-                    self.failures.get_or_create(&Kind { kind }).inc();
-                }
+                self.failures.get_or_create(&Kind::from(failure.kind)).inc();
             }
             _ => {}
         }
