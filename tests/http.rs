@@ -368,6 +368,21 @@ fn hundreds_of_idle_connections_are_harmless_and_cut_off() {
 }
 
 #[test]
+fn connections_that_have_ended_cost_a_slow_client_nothing() {
+    let etcd = Etcd::newest();
+    let address = address();
+    let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
+    replica.wait_for(LEADER);
+    let mut slow = TcpStream::connect(&address).unwrap();
+    slow.write_all(b"GET /leader HTTP/1.1\r\nHo").unwrap();
+    for _ in 0..200 {
+        assert_eq!(get(&address, "/live").code, 200);
+    }
+    slow.write_all(b"st: test\r\n\r\n").unwrap();
+    assert_eq!(read(slow).unwrap().code, 200);
+}
+
+#[test]
 fn an_address_that_is_taken_or_none_ends_it_at_start() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();

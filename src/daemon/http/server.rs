@@ -90,13 +90,8 @@ impl Server {
 
 impl Server {
     fn take(&mut self, stream: TcpStream) {
-        while self
-            .oldest_first
-            .front()
-            .is_some_and(AbortHandle::is_finished)
-        {
-            self.oldest_first.pop_front();
-        }
+        self.oldest_first
+            .retain(|connection| !connection.is_finished());
         if self.oldest_first.len() >= self.most
             && let Some(oldest) = self.oldest_first.pop_front()
         {
