@@ -1,6 +1,7 @@
-//! The sidecar: how this replica stands, over HTTP.
+//! `--http`: what this replica knows about itself and the election, over HTTP.
 
 mod metrics;
+mod routes;
 mod server;
 mod state;
 

@@ -1,21 +1,15 @@
-//! Serves HTTP, in such a way that no client costs the election anything.
+//! Accepts connections and limits them, so that no client delays the election.
 
-use super::state::{Answer, Standing};
+use super::{routes::router, state::Standing};
 use crate::{
     config::Config,
     protocol::{Event, Status},
 };
-use http_body_util::Full;
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::TokioIo;
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use rustix::process::{Resource, getrlimit};
-use std::{collections::VecDeque, convert::Infallible, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -24,58 +18,61 @@ use tokio::{
 };
 use tracing::debug;
 
-/// How long a connection may last; each carries one request.
-const LONGEST: Duration = Duration::from_secs(5);
-/// How many there may be at once; one more costs the oldest its place, which has had time enough.
-/// Where there are few file descriptors, it is a quarter of them.
-const MOST: usize = 128;
-/// How long a request's head may be, in bytes.
-const LARGEST: usize = 16 * 1024;
-/// How long to wait when the system cannot accept a connection, for want of file descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may last. It carries one request.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many connections may be open at once, unless a quarter of the file descriptors is less.
+/// To accept one more, the server closes the oldest, which has had the most time.
+const MAX_CONNECTIONS: usize = 128;
+/// How long the head of a request may be, in bytes.
+const MAX_HEAD_LENGTH: usize = 16 * 1024;
+/// How long to wait after an error in accepting, which a lack of file descriptors repeats at once.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The running server. Dropping it ends it.
+/// The HTTP server of one replica. Dropping it closes all connections.
 pub(in crate::daemon) struct Server {
-    standing: Arc<Standing>,
+    state: Arc<Standing>,
+    router: Router,
     listener: TcpListener,
-    most: usize,
+    max_connections: usize,
     connections: JoinSet<()>,
     oldest_first: VecDeque<AbortHandle>,
 }
 
 impl Server {
-    /// Tells whoever connects how things stand.
+    /// Creates a server for a candidate with this configuration and status.
     pub fn new(listener: TcpListener, config: &Config, status: watch::Receiver<Status>) -> Self {
         if let Ok(address) = listener.local_addr() {
             debug!(%address, "Listening for HTTP at {address}.");
         }
-        let files = getrlimit(Resource::Nofile).current;
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let state = Arc::new(Standing::new(config, status));
         Self {
-            standing: Arc::new(Standing::new(config, status)),
+            router: router(Arc::clone(&state)),
+            state,
             listener,
-            most: usize::try_from(files.unwrap_or(u64::MAX) / 4)
-                .map_or(MOST, |files| files.clamp(1, MOST)),
+            max_connections: usize::try_from(descriptors / 4)
+                .map_or(MAX_CONNECTIONS, |most| most.clamp(1, MAX_CONNECTIONS)),
             connections: JoinSet::new(),
             oldest_first: VecDeque::new(),
         }
     }
 
-    /// Takes in what happened in the election.
+    /// Records what happened in the election.
     pub fn note(&self, event: &Event) {
-        self.standing.note(event);
+        self.state.note(event);
     }
 
-    /// Serves for as long as it is polled; returns only if a task of it died, and why.
+    /// Serves for as long as it is polled. Returns only if a connection's task panicked.
     ///
     /// Cancel safe.
     pub async fn serve(&mut self) -> io::Error {
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => self.take(stream),
+                    Ok((stream, _)) => self.open(stream),
                     Err(error) => {
                         debug!("A connection could not be accepted: {error}");
-                        sleep(PAUSE).await;
+                        sleep(ACCEPT_RETRY_DELAY).await;
                     }
                 },
                 Some(ended) = self.connections.join_next() => {
@@ -86,67 +83,28 @@ impl Server {
             }
         }
     }
-}
 
-impl Server {
-    fn take(&mut self, stream: TcpStream) {
+    fn open(&mut self, stream: TcpStream) {
         self.oldest_first
             .retain(|connection| !connection.is_finished());
-        if self.oldest_first.len() >= self.most
+        if self.oldest_first.len() >= self.max_connections
             && let Some(oldest) = self.oldest_first.pop_front()
         {
             oldest.abort();
         }
-        let serving = serve_one(stream, Arc::clone(&self.standing));
-        let serving = self.connections.spawn(serving);
+        let serving = self
+            .connections
+            .spawn(serve_one_request(stream, self.router.clone()));
         self.oldest_first.push_back(serving);
     }
 }
 
-async fn serve_one(stream: TcpStream, standing: Arc<Standing>) {
+// Not `axum::serve`, which limits neither connections nor their time.
+async fn serve_one_request(stream: TcpStream, router: Router) {
     let serving = http1::Builder::new()
         .keep_alive(false)
-        .max_buf_size(LARGEST)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn(|request| {
-                let response = respond(&request, &standing);
-                async { Ok::<_, Infallible>(response) }
-            }),
-        );
-    // What goes wrong is the client's to know.
-    let _ = timeout(LONGEST, serving).await;
-}
-
-fn respond(request: &Request<Incoming>, standing: &Standing) -> Response<Full<Bytes>> {
-    let answer = match (standing.answer(request.uri().path()), request.method()) {
-        (Some(answer), &Method::GET | &Method::HEAD) => answer,
-        (Some(_), _) => {
-            let answer = Answer::text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "only GET and HEAD are allowed",
-            );
-            let mut response = answer.into_response();
-            let allowed = HeaderValue::from_static("GET, HEAD");
-            response.headers_mut().insert(ALLOW, allowed);
-            return response;
-        }
-        (None, _) => Answer::text(
-            StatusCode::NOT_FOUND,
-            "there are /leader, /follower, /live, /ready, /status and /metrics",
-        ),
-    };
-    answer.into_response()
-}
-
-impl Answer {
-    fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(self.body));
-        *response.status_mut() = self.code;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
-        // It is true at this instant.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
-    }
+        .max_buf_size(MAX_HEAD_LENGTH)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // An error concerns only the client, which sees it too.
+    let _ = timeout(CONNECTION_TIMEOUT, serving).await;
 }

@@ -1,6 +1,6 @@
-//! How this replica stands, and the answers to who asks.
+//! How this replica stands.
 
-use super::metrics::{self, Instant, Metrics};
+use super::metrics::{Instant, Metrics};
 use crate::{
     clock,
     config::Config,
@@ -9,10 +9,10 @@ use crate::{
     protocol::{Event, Moment, Role, Status, Timing},
     wall_clock,
 };
-use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -23,33 +23,6 @@ const MOMENT: Duration = Duration::from_secs(1);
 
 /// How many transitions are told.
 const TRANSITIONS: usize = 20;
-
-/// An answer to a request.
-pub(super) struct Answer {
-    pub code: StatusCode,
-    pub content_type: &'static str,
-    pub body: String,
-}
-
-impl Answer {
-    /// A sentence.
-    pub fn text(code: StatusCode, sentence: &str) -> Self {
-        Self {
-            code,
-            content_type: "text/plain; charset=utf-8",
-            body: format!("{sentence}\n"),
-        }
-    }
-
-    /// 200 if it is so, else 503.
-    fn whether(it_is_so: bool, yes: &str, no: &str) -> Self {
-        if it_is_so {
-            Self::text(StatusCode::OK, yes)
-        } else {
-            Self::text(StatusCode::SERVICE_UNAVAILABLE, no)
-        }
-    }
-}
 
 /// A change of the role.
 struct Transition {
@@ -147,37 +120,13 @@ impl Standing {
         record.transitions.push_back(Transition { at, told });
     }
 
-    /// Answers what is asked for by this path; nothing if there is no such thing.
-    pub fn answer(&self, path: &str) -> Option<Answer> {
-        let answer = match path {
-            "/leader" => Answer::whether(self.leads(), "the leader", "not the leader"),
-            "/follower" => Answer::whether(
-                self.follows(),
-                "a follower of a known leader",
-                "not a follower of a known leader",
-            ),
-            "/ready" => Answer::whether(
-                self.record().answers(),
-                "etcd answers",
-                "etcd has not answered yet, or does not any more",
-            ),
-            "/live" => match self.died() {
-                None => Answer::text(StatusCode::OK, "alive"),
-                Some(why) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, why),
-            },
-            "/status" => self.tell(),
-            "/metrics" => self.encode(),
-            _ => return None,
-        };
-        Some(answer)
-    }
-
     /// Whether this replica leads at this instant, by the clock.
-    fn leads(&self) -> bool {
+    pub fn leads(&self) -> bool {
         matches!(self.status.borrow().role, Role::Leader { deadline, .. } if clock::now() < deadline)
     }
 
-    fn follows(&self) -> bool {
+    /// Whether this replica follows a known leader.
+    pub fn follows(&self) -> bool {
         let status = self.status.borrow();
         let leader = Leader::of(status.leader.as_ref(), status.acting.as_ref());
         let follows = matches!(status.role, Role::Follower) && leader.is_some_and(|it| it.acts);
@@ -185,7 +134,7 @@ impl Standing {
     }
 
     /// Why the election cannot go on as it should, if so.
-    fn died(&self) -> Option<&'static str> {
+    pub fn died(&self) -> Option<&'static str> {
         let died = self.status.has_changed().is_err();
         let role = self.status.borrow().role;
         let mut record = self.record();
@@ -206,7 +155,8 @@ impl Standing {
             .then_some("it acts past its deadline")
     }
 
-    fn tell(&self) -> Answer {
+    /// Tells all of it, as JSON.
+    pub fn tell(&self) -> String {
         let status = self.status.borrow().clone();
         let record = self.record();
         let (role, term, remaining) = match status.role {
@@ -244,14 +194,14 @@ impl Standing {
             ("transitions", json!(transitions)),
         ];
         told.extend(rest.map(|(field, value)| (field.to_owned(), value)));
-        Answer {
-            code: StatusCode::OK,
-            content_type: "application/json",
-            body: line(told) + "\n",
-        }
+        line(told) + "\n"
     }
 
-    fn encode(&self) -> Answer {
+    /// Tells the metrics.
+    ///
+    /// # Errors
+    /// A string takes whatever is written; there is no reason for any.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
         let role = self.status.borrow().role;
         let (role, remaining) = match role {
             Role::Leader { deadline, .. } => {
@@ -269,18 +219,16 @@ impl Standing {
             _ => ("stopping", Duration::ZERO),
         };
         let answers = self.record().answers();
-        match self.metrics.encode(&Instant {
+        self.metrics.encode(&Instant {
             role,
             remaining,
             answers,
-        }) {
-            Ok(body) => Answer {
-                code: StatusCode::OK,
-                content_type: metrics::CONTENT_TYPE,
-                body,
-            },
-            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        }
+        })
+    }
+
+    /// Whether etcd answers.
+    pub fn etcd_answers(&self) -> bool {
+        self.record().answers()
     }
 
     /// Nothing that is done under the lock can leave it half done.
@@ -333,10 +281,6 @@ mod tests {
         (sender, Standing::new(&config, status))
     }
 
-    fn code(standing: &Standing, path: &str) -> u16 {
-        standing.answer(path).unwrap().code.as_u16()
-    }
-
     #[test]
     fn whoever_acts_past_its_deadline_does_not_lead_and_is_not_alive() {
         let (soon, past) = (clock::now() + Duration::from_mins(1), clock::now());
@@ -355,28 +299,28 @@ mod tests {
             })
         };
         for ((_election, standing), leads, lives) in [
-            (leader(soon), 200, 200),
-            (leader(past), 503, 500),
-            (stopping(soon), 503, 200),
-            (stopping(past), 503, 500),
-            (standing(Role::Follower), 503, 200),
+            (leader(soon), true, true),
+            (leader(past), false, false),
+            (stopping(soon), false, true),
+            (stopping(past), false, false),
+            (standing(Role::Follower), false, true),
         ] {
-            assert_eq!(code(&standing, "/leader"), leads);
-            assert_eq!(code(&standing, "/live"), 200, "it may have been paused");
+            assert_eq!(standing.leads(), leads);
+            assert!(standing.died().is_none(), "it may have been paused");
             let before = Moment::from_origin(Duration::ZERO);
             let mut record = standing.record();
             record.late_since = record.late_since.map(|_| before);
             drop(record);
-            assert_eq!(code(&standing, "/live"), lives);
+            assert_eq!(standing.died().is_none(), lives);
         }
     }
 
     #[test]
     fn an_election_that_has_died_is_not_alive_and_one_that_has_withdrawn_is() {
-        for (role, lives) in [(Role::Follower, 500), (Role::Withdrawn, 200)] {
+        for (role, lives) in [(Role::Follower, false), (Role::Withdrawn, true)] {
             let (election, standing) = standing(role);
             drop(election);
-            assert_eq!(code(&standing, "/live"), lives);
+            assert_eq!(standing.died().is_none(), lives);
         }
     }
 }

@@ -1,0 +1,108 @@
+//! The paths that the server has, and what each responds. A new path belongs in [`router`].
+
+use super::{metrics, state::Standing};
+use axum::{
+    Router,
+    extract::State,
+    http::{
+        StatusCode,
+        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    },
+    middleware::map_response,
+    response::{IntoResponse, Response},
+    routing::{self, MethodRouter},
+};
+use std::sync::Arc;
+
+/// Returns the routes of a server that responds from this state.
+pub(super) fn router(state: Arc<Standing>) -> Router {
+    Router::new()
+        .route("/leader", get(leader))
+        .route("/follower", get(follower))
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(async || method_not_allowed())
+        .fallback(async || not_found())
+        .layer(map_response(async |response| forbid_caching(response)))
+        .with_state(state)
+}
+
+/// Routes GET and HEAD to a function whose response is ready at once.
+fn get(respond: fn(&Standing) -> Response) -> MethodRouter<Arc<Standing>> {
+    routing::get(move |State(state): State<Arc<Standing>>| async move { respond(&state) })
+}
+
+fn leader(state: &Standing) -> Response {
+    condition(state.leads(), "the leader", "not the leader")
+}
+
+fn follower(state: &Standing) -> Response {
+    condition(
+        state.follows(),
+        "a follower of a known leader",
+        "not a follower of a known leader",
+    )
+}
+
+fn live(state: &Standing) -> Response {
+    match state.died() {
+        None => sentence(StatusCode::OK, "alive"),
+        Some(reason) => sentence(StatusCode::INTERNAL_SERVER_ERROR, reason),
+    }
+}
+
+fn ready(state: &Standing) -> Response {
+    condition(
+        state.etcd_answers(),
+        "etcd answers",
+        "etcd has not answered yet, or does not any more",
+    )
+}
+
+fn status(state: &Standing) -> Response {
+    ([(CONTENT_TYPE, "application/json")], state.tell()).into_response()
+}
+
+fn metrics(state: &Standing) -> Response {
+    match state.encode() {
+        Ok(body) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], body).into_response(),
+        Err(error) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn not_found() -> Response {
+    sentence(
+        StatusCode::NOT_FOUND,
+        "there are /leader, /follower, /live, /ready, /status and /metrics",
+    )
+}
+
+fn method_not_allowed() -> Response {
+    let refusal = sentence(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "only GET and HEAD are allowed",
+    );
+    ([(ALLOW, "GET, HEAD")], refusal).into_response()
+}
+
+/// Responds with 200 if the condition holds, else with 503.
+fn condition(holds: bool, yes: &str, no: &str) -> Response {
+    if holds {
+        sentence(StatusCode::OK, yes)
+    } else {
+        sentence(StatusCode::SERVICE_UNAVAILABLE, no)
+    }
+}
+
+fn sentence(code: StatusCode, sentence: &str) -> Response {
+    (code, format!("{sentence}\n")).into_response()
+}
+
+/// Keeps caches out: a response is true at its own instant only.
+fn forbid_caching(mut response: Response) -> Response {
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, no_store);
+    response
+}
