@@ -1,6 +1,8 @@
 //! `--http`: what this replica knows about itself and the election, over HTTP.
 
+mod document;
 mod metrics;
+mod role;
 mod routes;
 mod server;
 mod state;

@@ -74,14 +74,7 @@ pub(super) fn end_of(lease: LeaseTime) -> SystemTime {
 
 /// Tells as JSON how things stand.
 pub(super) fn object(situation: &ElectionState) -> Map<String, Value> {
-    let leader = situation.leader.as_ref().map(|leader| {
-        let mut object = text("name", &leader.name);
-        object.insert("token".to_owned(), json!(leader.token.get()));
-        object.insert("lease".to_owned(), json!(leader.lease.to_string()));
-        object.insert("since".to_owned(), date(leader.since));
-        object.extend(optional_text("address", leader.address.as_deref()));
-        object
-    });
+    let leader = situation.leader.as_ref().map(leader_object);
     let acting = situation.acting.as_ref().map(|acting| {
         let record = &acting.record;
         let mut object = optional_text("name", record.name.as_deref());
@@ -102,6 +95,16 @@ pub(super) fn object(situation: &ElectionState) -> Map<String, Value> {
     object.insert("leader".to_owned(), json!(leader));
     object.insert("acting".to_owned(), json!(acting));
     object.insert("revision".to_owned(), json!(situation.revision));
+    object
+}
+
+/// Renders a leader as JSON.
+pub(super) fn leader_object(leader: &Leader) -> Map<String, Value> {
+    let mut object = text("name", &leader.name);
+    object.insert("token".to_owned(), json!(leader.token.get()));
+    object.insert("lease".to_owned(), json!(leader.lease.to_string()));
+    object.insert("since".to_owned(), date(leader.since));
+    object.extend(optional_text("address", leader.address.as_deref()));
     object
 }
 

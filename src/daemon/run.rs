@@ -209,7 +209,7 @@ impl Audience {
     fn tell(&mut self, event: Event) {
         self.notifier.note(&event);
         if let Some(server) = &self.server {
-            server.note(&event);
+            server.record(&event);
         }
         self.reporter.report(event);
     }

@@ -1,6 +1,7 @@
 //! The paths that the server has, and what each responds. A new path belongs in [`router`].
 
-use super::{metrics, state::Standing};
+use super::{document::document, metrics, state::ReplicaState};
+use crate::daemon::render::line;
 use axum::{
     Router,
     extract::State,
@@ -15,7 +16,7 @@ use axum::{
 use std::sync::Arc;
 
 /// Returns the routes of a server that responds from this state.
-pub(super) fn router(state: Arc<Standing>) -> Router {
+pub(super) fn router(state: Arc<ReplicaState>) -> Router {
     Router::new()
         .route("/leader", get(leader))
         .route("/follower", get(follower))
@@ -30,30 +31,30 @@ pub(super) fn router(state: Arc<Standing>) -> Router {
 }
 
 /// Routes GET and HEAD to a function whose response is ready at once.
-fn get(respond: fn(&Standing) -> Response) -> MethodRouter<Arc<Standing>> {
-    routing::get(move |State(state): State<Arc<Standing>>| async move { respond(&state) })
+fn get(respond: fn(&ReplicaState) -> Response) -> MethodRouter<Arc<ReplicaState>> {
+    routing::get(move |State(state): State<Arc<ReplicaState>>| async move { respond(&state) })
 }
 
-fn leader(state: &Standing) -> Response {
-    condition(state.leads(), "the leader", "not the leader")
+fn leader(state: &ReplicaState) -> Response {
+    condition(state.is_leader(), "the leader", "not the leader")
 }
 
-fn follower(state: &Standing) -> Response {
+fn follower(state: &ReplicaState) -> Response {
     condition(
-        state.follows(),
+        state.is_follower(),
         "a follower of a known leader",
         "not a follower of a known leader",
     )
 }
 
-fn live(state: &Standing) -> Response {
-    match state.died() {
-        None => sentence(StatusCode::OK, "alive"),
-        Some(reason) => sentence(StatusCode::INTERNAL_SERVER_ERROR, reason),
+fn live(state: &ReplicaState) -> Response {
+    match state.check_liveness() {
+        Ok(()) => sentence(StatusCode::OK, "alive"),
+        Err(reason) => sentence(StatusCode::INTERNAL_SERVER_ERROR, reason),
     }
 }
 
-fn ready(state: &Standing) -> Response {
+fn ready(state: &ReplicaState) -> Response {
     condition(
         state.etcd_answers(),
         "etcd answers",
@@ -61,12 +62,13 @@ fn ready(state: &Standing) -> Response {
     )
 }
 
-fn status(state: &Standing) -> Response {
-    ([(CONTENT_TYPE, "application/json")], state.tell()).into_response()
+fn status(state: &ReplicaState) -> Response {
+    let body = line(document(&state.snapshot())) + "\n";
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-fn metrics(state: &Standing) -> Response {
-    match state.encode() {
+fn metrics(state: &ReplicaState) -> Response {
+    match state.encode_metrics() {
         Ok(body) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], body).into_response(),
         Err(error) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }

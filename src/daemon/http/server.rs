@@ -1,6 +1,6 @@
 //! Accepts connections and limits them, so that no client delays the election.
 
-use super::{routes::router, state::Standing};
+use super::{routes::router, state::ReplicaState};
 use crate::{
     config::Config,
     protocol::{Event, Status},
@@ -30,7 +30,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The HTTP server of one replica. Dropping it closes all connections.
 pub(in crate::daemon) struct Server {
-    state: Arc<Standing>,
+    state: Arc<ReplicaState>,
     router: Router,
     listener: TcpListener,
     max_connections: usize,
@@ -45,7 +45,7 @@ impl Server {
             debug!(%address, "Listening for HTTP at {address}.");
         }
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let state = Arc::new(Standing::new(config, status));
+        let state = Arc::new(ReplicaState::new(config, status));
         Self {
             router: router(Arc::clone(&state)),
             state,
@@ -58,8 +58,8 @@ impl Server {
     }
 
     /// Records what happened in the election.
-    pub fn note(&self, event: &Event) {
-        self.state.note(event);
+    pub fn record(&self, event: &Event) {
+        self.state.record(event);
     }
 
     /// Serves for as long as it is polled. Returns only if a connection's task panicked.

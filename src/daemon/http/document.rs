@@ -1,0 +1,55 @@
+//! The JSON document that `/status` serves.
+
+use super::{
+    role::{RoleChange, Transition},
+    state::Snapshot,
+};
+use crate::daemon::render::{date, leader_object, text};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// Renders all that this replica knows.
+pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
+    let term = snapshot.term;
+    let transitions: Vec<_> = snapshot.transitions.iter().map(transition).collect();
+    let since = snapshot.transitions.last().map(|last| last.at);
+    let mut object = text("name", snapshot.name.as_bytes());
+    let rest = [
+        ("role", json!(snapshot.role.as_str())),
+        ("leader", json!(snapshot.leader.as_ref().map(leader_object))),
+        ("token", json!(term.map(|term| term.token.get()))),
+        ("lease", json!(term.map(|term| term.lease.to_string()))),
+        ("ttl", json!(snapshot.ttl.as_secs())),
+        ("remaining", json!(snapshot.remaining.map(seconds))),
+        ("since", date(since)),
+        ("endpoint", json!(snapshot.endpoint)),
+        ("etcd_answers", json!(snapshot.etcd_answers)),
+        ("transitions", json!(transitions)),
+    ];
+    object.extend(rest.map(|(field, value)| (field.to_owned(), value)));
+    object
+}
+
+fn transition(Transition { at, change }: &Transition) -> Map<String, Value> {
+    let mut object = match change {
+        RoleChange::Leads { token } => Map::from_iter([("token".to_owned(), json!(token.get()))]),
+        RoleChange::Follows {
+            leader: Some(value),
+        } => text("leader", value),
+        RoleChange::Follows { leader: None } => {
+            Map::from_iter([("leader".to_owned(), Value::Null)])
+        }
+        RoleChange::Stops { token, reason } => Map::from_iter([
+            ("token".to_owned(), json!(token.get())),
+            ("reason".to_owned(), json!(reason.to_string())),
+        ]),
+    };
+    object.insert("role".to_owned(), json!(change.role().as_str()));
+    object.insert("at".to_owned(), date(Some(*at)));
+    object
+}
+
+/// Returns a duration in seconds, to the millisecond.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
