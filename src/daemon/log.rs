@@ -1,4 +1,4 @@
-//! The log: three formats, and no line of it ever delays the election.
+//! The log: its three formats, and queues, so that writing a line never delays the election.
 
 use crate::clock;
 use std::{
@@ -25,7 +25,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
     /// The message alone; warnings and errors on stderr, with their level
@@ -37,34 +37,37 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// The line that stands for lines that were lost.
+    /// Returns the line that says how many lines were lost.
     fn lost(self, lines: usize) -> String {
         let message = format!("{lines} lines of this log were lost: its reader is too slow.");
         match self {
-            Self::Plain | Self::Text => format!("WARN {message}"),
-            Self::Json => serde_json::json!({ "level": "WARN", "message": message }).to_string(),
+            Self::Plain | Self::Text => format!("WARN {message}\n"),
+            Self::Json => {
+                serde_json::json!({ "level": "WARN", "message": message }).to_string() + "\n"
+            }
         }
     }
 }
 
 /// How many lines wait for a slow reader before lines are lost.
-const QUEUE: usize = 2048;
+const QUEUE_LENGTH: usize = 2048;
 
 /// The running log.
 pub(super) struct Log {
-    ended: Vec<Receiver<()>>,
-    lines: Vec<Lines>,
+    writers: Vec<(LineQueue, Receiver<()>)>,
 }
 
-/// Starts the log. All of it goes to standard error where standard output is another's.
+/// Starts the log. All of it goes to standard error if standard output is not ours.
 pub(super) fn start(format: Format, filter: Targets, stdout_is_ours: bool) -> Log {
-    let (err, err_ended) = Lines::start(io::stderr(), format);
-    let (out, out_ended) = if stdout_is_ours {
-        Lines::start(io::stdout(), format)
+    let (err, err_ended) = LineQueue::start(io::stderr(), format);
+    let mut writers = vec![(err.clone(), err_ended)];
+    let out = if stdout_is_ours {
+        let (out, out_ended) = LineQueue::start(io::stdout(), format);
+        writers.push((out.clone(), out_ended));
+        out
     } else {
-        (err.clone(), channel().1)
+        err.clone()
     };
-    let lines = vec![out.clone(), err.clone()];
     let registry = tracing_subscriber::registry();
     match format {
         Format::Plain => {
@@ -85,51 +88,55 @@ pub(super) fn start(format: Format, filter: Targets, stdout_is_ours: bool) -> Lo
             registry.with(layer.with_filter(filter)).init();
         }
     }
-    Log {
-        ended: vec![out_ended, err_ended],
-        lines,
-    }
+    Log { writers }
 }
 
 impl Log {
-    /// Lets the last lines be written, but waits no longer than that for a slow reader.
-    pub fn finish(self, patience: Duration) {
-        for lines in &self.lines {
-            // A full queue is not waited for: its thread is stuck, and the program ends without.
-            let _ = lines.queue.try_send(None);
+    /// Waits until all lines are written, but no longer than `timeout` for a slow reader.
+    pub fn finish(self, timeout: Duration) {
+        for (lines, _) in &self.writers {
+            // If the queue is full, its thread cannot be asked to end; the timeout covers that.
+            let _ = lines.queue.try_send(Message::End);
         }
-        let until = clock::now() + patience;
-        for ended in &self.ended {
-            // Both outcomes, the end and the time-out, are what was waited for.
-            let _ = ended.recv_timeout(until.since(clock::now()));
+        let deadline = clock::now() + timeout;
+        for (_, ended) in &self.writers {
+            // Either the thread has ended, or the time is over.
+            let _ = ended.recv_timeout(deadline.since(clock::now()));
         }
     }
 }
 
-/// A queue of lines with a thread that writes them.
+/// A queue of lines, with a thread that writes them.
 ///
-/// A full queue loses lines, and says how many once it has room again.
+/// If it is full, lines are lost; how many is logged as soon as there is room again.
+// Not tracing-appender: it never logs how many lines it lost, and its guard prints to standard
+// output if the queue is full at the end, which hangs the exit if nobody reads there.
 #[derive(Clone)]
-struct Lines {
-    queue: SyncSender<Option<Vec<u8>>>,
+struct LineQueue {
+    queue: SyncSender<Message>,
     lost: Arc<AtomicUsize>,
 }
 
-impl Lines {
+enum Message {
+    Line(Vec<u8>),
+    End,
+}
+
+impl LineQueue {
+    /// Starts the thread. The receiver is disconnected when it has written all lines.
     fn start(mut output: impl Write + Send + 'static, format: Format) -> (Self, Receiver<()>) {
-        let (queue, queued) = sync_channel::<Option<Vec<u8>>>(QUEUE);
+        let (queue, messages) = sync_channel(QUEUE_LENGTH);
         let lost = Arc::new(AtomicUsize::new(0));
         let lost_before = Arc::clone(&lost);
         let (end, ended) = channel();
         thread::spawn(move || {
-            // Dropped at the end, which is what `ended` waits for.
-            let _end = end;
-            while let Ok(Some(line)) = queued.recv() {
-                // A reader that is gone is no reason to stop anything.
+            let _disconnects_at_the_end = end;
+            while let Ok(Message::Line(line)) = messages.recv() {
+                // An output that is closed or full must not stop the program.
                 let _ = output.write_all(&line).and_then(|()| output.flush());
                 let lost = lost_before.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    let _ = writeln!(output, "{}", format.lost(lost));
+                    let _ = output.write_all(format.lost(lost).as_bytes());
                 }
             }
         });
@@ -137,9 +144,9 @@ impl Lines {
     }
 }
 
-impl Write for &Lines {
+impl Write for &LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.queue.try_send(Some(line.to_vec())).is_err() {
+        if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -150,15 +157,15 @@ impl Write for &Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = &'a Lines;
+impl<'a> MakeWriter<'a> for LineQueue {
+    type Writer = &'a LineQueue;
 
-    fn make_writer(&'a self) -> &'a Lines {
+    fn make_writer(&'a self) -> &'a LineQueue {
         self
     }
 }
 
-/// The message alone, after its level where that is a warning or an error.
+/// Formats an event as its message alone; a warning or an error has its level before it.
 struct Plain;
 
 impl<S, N> FormatEvent<S, N> for Plain
@@ -176,7 +183,7 @@ where
         if level <= Level::WARN {
             write!(writer, "{level} ")?;
         }
-        let mut message = Message {
+        let mut message = MessageVisitor {
             writer,
             result: Ok(()),
         };
@@ -186,12 +193,13 @@ where
     }
 }
 
-struct Message<'a> {
+/// Writes the field `message` and no other.
+struct MessageVisitor<'a> {
     writer: Writer<'a>,
     result: fmt::Result,
 }
 
-impl Visit for Message<'_> {
+impl Visit for MessageVisitor<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             self.result = write!(self.writer, "{value:?}");
