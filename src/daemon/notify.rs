@@ -1,4 +1,4 @@
-//! Tells a service manager how it goes: the protocol of systemd's `Type=notify`.
+//! Reports to the service manager: the protocol of systemd's `Type=notify`.
 
 use crate::{printable::Printable, protocol::Event};
 use std::{
@@ -15,68 +15,69 @@ use std::{
 };
 use tracing::warn;
 
-/// Who is told; nobody where the program runs by itself.
+/// The connection to the service manager, if there is one.
+// Not sd-notify: it waits while the manager's queue is full, which would delay the election, and it
+// does not know abstract addresses.
 pub(super) struct Notifier {
     manager: Option<(UnixDatagram, SocketAddr)>,
-    is_ready: bool,
+    has_reported_ready: bool,
 }
 
 impl Notifier {
-    /// Looks for a service manager in `NOTIFY_SOCKET`.
+    /// Creates a notifier for the service manager that `NOTIFY_SOCKET` names.
     pub fn from_environment() -> Self {
         let manager = env::var_os("NOTIFY_SOCKET")
             .filter(|address| !address.is_empty())
             .and_then(|address| {
-                let manager = reach(&address);
-                manager.map_err(|error| complain(&error)).ok()
+                let manager = open(&address);
+                manager.map_err(|error| warn_of(&error)).ok()
             });
         Self {
             manager,
-            is_ready: false,
+            has_reported_ready: false,
         }
     }
 
-    /// Tells what the manager should know of an event. It is ready once it takes part: once etcd
-    /// has granted it a lease.
-    pub fn note(&mut self, event: &Event) {
+    /// Reports what an event means to the manager. This replica is ready once it takes part in the
+    /// election, which is once etcd has granted it a lease.
+    pub fn report(&mut self, event: &Event) {
         match event {
-            // Or a later one, if that could not be sent.
-            Event::Granted { .. } | Event::Renewed { .. } if !self.is_ready => {
-                self.is_ready = self.tell("READY=1");
+            // A renewal repeats the report of a grant if that could not be sent.
+            Event::Granted { .. } | Event::Renewed { .. } if !self.has_reported_ready => {
+                self.has_reported_ready = self.send("READY=1");
             }
             Event::Leading { .. } => {
-                self.tell("STATUS=The leader.");
+                self.send("STATUS=The leader.");
             }
             Event::Following { leader } => {
                 let leader = Printable(&leader.value);
-                self.tell(&format!("STATUS=A follower of '{leader}'."));
+                self.send(&format!("STATUS=A follower of '{leader}'."));
             }
             Event::SomebodyStillActs | Event::LeaderGone => {
-                self.tell("STATUS=A follower; nobody leads.");
+                self.send("STATUS=A follower; nobody leads.");
             }
             Event::Lost { .. } => {
-                self.tell("STATUS=No longer the leader.");
+                self.send("STATUS=No longer the leader.");
             }
             _ => {}
         }
     }
 
-    /// Tells that it stops.
-    pub fn stopping(&mut self) {
-        self.tell("STOPPING=1");
+    /// Reports that this replica stops.
+    pub fn report_stopping(&mut self) {
+        self.send("STOPPING=1");
     }
 
-    /// Returns false if that must be tried again.
-    fn tell(&mut self, what: &str) -> bool {
+    /// Returns false if the manager's queue is full, so that it may be sent again later.
+    fn send(&mut self, message: &str) -> bool {
         let Some((socket, address)) = &self.manager else {
             return true;
         };
-        match socket.send_to_addr(what.as_bytes(), address) {
+        match socket.send_to_addr(message.as_bytes(), address) {
             Ok(_) => true,
-            // The election waits for nobody.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
-                complain(&error);
+                warn_of(&error);
                 self.manager = None;
                 true
             }
@@ -84,7 +85,7 @@ impl Notifier {
     }
 }
 
-fn reach(address: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
+fn open(address: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     let address = match address.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         [b'/', ..] => SocketAddr::from_pathname(address)?,
@@ -99,6 +100,6 @@ fn reach(address: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-fn complain(error: &io::Error) {
+fn warn_of(error: &io::Error) {
     warn!("The service manager at NOTIFY_SOCKET cannot be told how it goes: {error}.");
 }

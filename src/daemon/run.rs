@@ -159,7 +159,7 @@ async fn take_part(
                 }
                 Received::Stop(_) => {
                     asked_to_stop = true;
-                    audience.notifier.stopping();
+                    audience.notifier.report_stopping();
                     candidate.begin_withdrawal();
                 }
             },
@@ -207,7 +207,7 @@ struct Audience {
 
 impl Audience {
     fn tell(&mut self, event: Event) {
-        self.notifier.note(&event);
+        self.notifier.report(&event);
         if let Some(server) = &self.server {
             server.record(&event);
         }
