@@ -1,77 +1,123 @@
-//! A client of HTTP, and programs that are others' clients.
+//! An HTTP client, and servers that a test runs beside the daemon.
 
-use super::look_until;
+use super::{PATIENCE, look_until};
 use serde_json::Value;
-use std::io::{Read, Result, Write};
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::LazyLock;
+use ureq::Agent;
+use ureq::http::{HeaderMap, Request};
 
-/// An answer.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The status.
+static AGENT: LazyLock<Agent> = LazyLock::new(|| {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_idle_connections(0)
+        // Not the machine's: the servers run on the machine itself.
+        .proxy(None)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into()
+});
+
+/// A response.
+#[derive(Debug)]
+pub struct Response {
+    /// The status code.
     pub code: u16,
-    /// The head, in lower case.
-    pub head: String,
+    headers: HeaderMap,
     /// The body.
     pub body: String,
 }
 
-/// Sends these bytes, and reads until the end.
-pub fn send(address: &str, request: &[u8]) -> Result<Answer> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(request)?;
-    read(stream)
+impl Response {
+    /// Returns a header's value, if there is that header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Returns the body as JSON.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
 }
 
-/// Reads an answer until its end.
-pub fn read(mut stream: TcpStream) -> Result<Answer> {
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok(Answer {
-        code: code.unwrap_or(0),
-        head: head.to_lowercase(),
-        body: body.to_owned(),
+/// Sends a request without a body.
+///
+/// # Errors
+/// If there is no response.
+pub fn try_request(address: &str, method: &str, path: &str) -> Result<Response, ureq::Error> {
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("http://{address}{path}"))
+        .body(())?;
+    let mut response = AGENT.run(request)?;
+    Ok(Response {
+        code: response.status().as_u16(),
+        headers: response.headers().clone(),
+        body: response.body_mut().read_to_string()?,
     })
 }
 
-/// Asks for this path.
-pub fn ask(address: &str, method: &str, path: &str) -> Answer {
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n");
-    send(address, request.as_bytes()).expect("an answer")
+/// Sends a request without a body.
+///
+/// # Panics
+/// If there is no response.
+pub fn request(address: &str, method: &str, path: &str) -> Response {
+    try_request(address, method, path).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
 }
 
 /// Gets this path.
-pub fn get(address: &str, path: &str) -> Answer {
-    ask(address, "GET", path)
+///
+/// # Panics
+/// If there is no response.
+pub fn get(address: &str, path: &str) -> Response {
+    request(address, "GET", path)
 }
 
 /// Gets a JSON object.
+///
+/// # Panics
+/// If there is no response or no JSON in it.
 pub fn get_json(address: &str, path: &str) -> Value {
-    let answer = get(address, path);
-    serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+    get(address, path).json()
 }
 
-/// Asks for the path until its status is this one.
+/// Gets the path again and again until its status code is this one. Before that, the server may
+/// not listen yet.
 pub fn wait_for_code(address: &str, path: &str, code: u16) {
     look_until(&format!("{path} is {code}"), || {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
-        // Nobody may listen yet.
-        let answer = send(address, request.as_bytes()).ok()?;
-        (answer.code == code).then_some(())
+        let response = try_request(address, "GET", path).ok()?;
+        (response.code == code).then_some(())
     });
 }
 
-/// A server of somebody else's, which ends with the test.
+/// Reads until the server closes the connection. Returns the status code of the response, if there
+/// was one.
+///
+/// # Panics
+/// If the server does not close the connection.
+pub fn read_code(mut stream: TcpStream) -> Option<u16> {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut response = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut response) {
+        assert_ne!(error.kind(), ErrorKind::WouldBlock, "it stays open");
+    }
+    let response = String::from_utf8_lossy(&response);
+    response.split(' ').nth(1)?.parse().ok()
+}
+
+/// A server of another program, which is killed at the end of the test.
 pub struct Server(Child);
 
 impl Server {
     /// Starts it.
+    ///
+    /// # Panics
+    /// If it cannot be started.
     pub fn start(command: &mut Command) -> Self {
         let quiet = command
             .stdin(Stdio::null())
