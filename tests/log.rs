@@ -1,5 +1,5 @@
-//! What the binary prints: help, formats, filters; and that nobody who reads it, or does not,
-//! touches the election.
+//! The log and the help: formats and filters; and that no reader of the log, slow or absent, affects
+//! the election.
 mod support;
 
 use rustix::process::Signal;
@@ -16,7 +16,7 @@ use support::etcd::Etcd;
 use support::etcdctl::Key;
 use support::{PATIENCE, REFRESH, TTL, let_pass};
 
-/// What it printed on standard output, once it has ended with 0.
+/// Runs the program until it exits with 0. Returns what it printed on standard output.
 fn output(args: &[&str]) -> String {
     let mut run = Daemon::spawn(&args.join(" "), {
         let mut command = command();
@@ -29,7 +29,7 @@ fn output(args: &[&str]) -> String {
 }
 
 #[test]
-fn the_version_is_told() {
+fn the_version_is_printed() {
     let version = format!("leader-election {}", env!("CARGO_PKG_VERSION"));
     assert_eq!(output(&["--version"]), version);
     assert_eq!(output(&["-V"]), version);
@@ -70,11 +70,11 @@ fn plain_lines_are_the_message_alone_and_warnings_go_to_standard_error() {
     leader.wait_for_refreshes(1);
     assert!(
         leader.lines().iter().all(|line| line.stream == Stream::Out),
-        "nothing to warn about"
+        "there is nothing to warn about"
     );
     etcd.freeze();
-    let warned = leader.wait_for_line("a warning", |line| line.text().starts_with("WARN "));
-    assert_eq!(warned.stream, Stream::Err);
+    let warning = leader.wait_for_line("a warning", |line| line.text().starts_with("WARN "));
+    assert_eq!(warning.stream, Stream::Err);
     for line in leader.lines() {
         let is_warning = line.text().starts_with("WARN ") || line.text().starts_with("ERROR ");
         assert_eq!(is_warning, line.stream == Stream::Err, "{}", line.text());
@@ -82,13 +82,15 @@ fn plain_lines_are_the_message_alone_and_warnings_go_to_standard_error() {
 }
 
 #[test]
-fn text_lines_have_their_time_level_and_fields() {
+fn text_lines_have_a_time_a_level_and_fields() {
     let etcd = Etcd::newest();
     let mut command = plain("server1", &etcd.endpoint());
     command.args(["--log-format", "text"]);
     let mut leader = Daemon::spawn("server1", command);
     let line = leader
-        .wait_for_line("it leads", |line| line.text().contains(LEADER))
+        .wait_for_line("the line that it leads", |line| {
+            line.text().contains(LEADER)
+        })
         .text();
     let time = line.split(' ').next().unwrap();
     assert!(
@@ -103,11 +105,14 @@ fn text_lines_have_their_time_level_and_fields() {
     ] {
         assert!(line.contains(&field), "{field}: {line}");
     }
-    assert!(!line.contains('\u{1b}'), "no colours in a pipe: {line}");
+    assert!(
+        !line.contains('\u{1b}'),
+        "there are no colours in a pipe: {line}"
+    );
 }
 
 #[test]
-fn json_lines_are_objects_with_what_they_are_about() {
+fn json_lines_are_objects_with_the_fields_of_the_event() {
     let etcd = Etcd::newest();
     let mut leader = Daemon::spawn("leader", json("leader", &etcd.endpoint()));
     let elected = leader.wait_for(LEADER);
@@ -134,7 +139,7 @@ fn json_lines_are_objects_with_what_they_are_about() {
         "2"
     );
     for line in [&elected, &refreshed] {
-        // Its send, a part of the TTL ago, and what the margin leaves of the TTL.
+        // From the send of the renewal, a part of the TTL ago, to the margin before its end.
         let field = |name| humantime::parse_rfc3339(&line.field(name).unwrap()).unwrap();
         let left = field("acts_until").duration_since(field("timestamp"));
         assert!(left.unwrap() <= TTL * 9 / 10, "{}", line.text());
@@ -207,7 +212,7 @@ fn the_refresh_lines_can_be_silenced_alone() {
 }
 
 #[test]
-fn a_filter_for_warnings_leaves_only_those() {
+fn a_filter_for_warnings_leaves_only_warnings() {
     let etcd = Etcd::newest();
     etcd.freeze();
     let mut command = plain("server1", &etcd.endpoint());
@@ -218,7 +223,7 @@ fn a_filter_for_warnings_leaves_only_those() {
     assert_eq!(replica.messages(), [""; 0]);
 }
 
-/// The key of a candidate that leads, once it does; its own lines cannot be read.
+/// Waits until a candidate whose log cannot be read leads. Returns its key.
 fn key_once_it_leads(etcd: &Etcd, key: &str) -> Key {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -229,25 +234,25 @@ fn key_once_it_leads(etcd: &Etcd, key: &str) -> Key {
     }
 }
 
-/// Checks that a leader whose output nobody takes leads on, and stops in order.
+/// Checks that a leader whose output nobody reads keeps leading, and stops in order.
 fn assert_leads_on_and_stops(etcd: &Etcd, key: &str, mut leader: Daemon) {
     let term = key_once_it_leads(etcd, key);
     let_pass(TTL * 3 + TTL / 2);
-    assert_eq!(etcd.key(key), Some(term), "the same term after three TTLs");
+    assert_eq!(etcd.key(key), Some(term), "the term has changed");
     assert!(!leader.has_ended());
     leader.signal(Signal::TERM);
-    let asked = Instant::now();
+    let signalled = Instant::now();
     assert_eq!(leader.wait_exit().code(), Some(0));
     assert!(
-        asked.elapsed() < TTL,
+        signalled.elapsed() < TTL,
         "it ended after {:?}",
-        asked.elapsed()
+        signalled.elapsed()
     );
     assert_eq!(etcd.key(key), None);
     assert_eq!(etcd.key(&format!("{key}/acting")), None);
 }
 
-/// A candidate for the key of its name.
+/// Returns a candidate for the key that has its name.
 fn candidate(etcd: &Etcd, key: &str, format: &str) -> Command {
     let mut command = plain(key, &etcd.endpoint());
     command.args([
@@ -261,7 +266,7 @@ fn candidate(etcd: &Etcd, key: &str, format: &str) -> Command {
     command
 }
 
-/// A pipe that is full, so that the next byte into it blocks; the end to read from stays open.
+/// Returns a pipe that is full, so that writing one more byte blocks.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (read, mut write) = pipe().unwrap();
     let size = rustix::pipe::fcntl_getpipe_size(&write).unwrap();
@@ -305,7 +310,7 @@ fn a_second_signal_does_not_wait_for_a_blocked_output() {
     key_once_it_leads(&etcd, "leader");
     etcd.freeze();
     leader.signal(Signal::TERM);
-    // While its lease cannot be revoked, it waits; the first signal must have been taken.
+    // It waits because its lease cannot be revoked. It must have received the first signal.
     let_pass(REFRESH / 2);
     let before = Instant::now();
     leader.signal(Signal::INT);
@@ -320,7 +325,7 @@ fn a_second_signal_does_not_wait_for_a_blocked_output() {
 }
 
 #[test]
-fn filters_that_are_empty_or_meant_for_other_programs_leave_the_default() {
+fn filters_that_are_empty_or_of_another_kind_leave_the_default() {
     let etcd = Etcd::newest();
     for (variable, value, warnings) in [
         ("LEADER_ELECTION_LOG", "", 0),
@@ -344,7 +349,7 @@ fn a_closed_or_full_output_neither_delays_nor_ends_the_election() {
     std::thread::scope(|scope| {
         let etcd = &etcd;
         scope.spawn(|| {
-            // As `| head -1` does it: a line is read, then nobody listens any more.
+            // As `| head -1` does: it reads one line and closes the pipe.
             let (reader, writer) = pipe().unwrap();
             let mut command = candidate(etcd, "head", "plain");
             command.stdout(writer).stderr(Stdio::null());
@@ -385,29 +390,31 @@ fn a_closed_or_full_output_neither_delays_nor_ends_the_election() {
 }
 
 #[test]
-fn a_reader_that_stops_for_a_while_finds_whole_lines_and_each_role() {
+fn a_reader_that_pauses_finds_whole_lines_and_every_role() {
     let etcd = Etcd::newest();
     std::thread::scope(|scope| {
         for format in ["plain", "json"] {
             let etcd = &etcd;
-            scope.spawn(move || assert_late_reader_finds_whole_lines(etcd, format));
+            scope.spawn(move || assert_a_late_reader_finds_whole_lines(etcd, format));
         }
     });
 }
 
-fn assert_late_reader_finds_whole_lines(etcd: &Etcd, format: &str) {
+fn assert_a_late_reader_finds_whole_lines(etcd: &Etcd, format: &str) {
     let (reader, full) = full_pipe();
     let mut command = candidate(etcd, format, format);
     command.stdout(full).stderr(Stdio::null());
     let mut leader = Daemon::spawn_as_it_is(format, command);
-    // Nobody reads for so long that some lines are lost.
+    // Long enough to lose lines.
     let_pass(TTL * 3);
 
-    let (tell, told) = channel();
+    let (sender, read) = channel();
     let reading = std::thread::spawn(move || {
         for line in BufReader::new(reader).split(b'\n') {
             let line = String::from_utf8(line.unwrap()).unwrap();
-            tell.send(line.trim_start_matches('.').to_owned()).unwrap();
+            sender
+                .send(line.trim_start_matches('.').to_owned())
+                .unwrap();
         }
     });
     let mut lines = Vec::new();
@@ -416,18 +423,18 @@ fn assert_late_reader_finds_whole_lines(etcd: &Etcd, format: &str) {
         .is_some_and(|line: &String| line.contains("were lost"))
     {
         lines.push(
-            told.recv_timeout(PATIENCE)
-                .expect("it says that lines were lost"),
+            read.recv_timeout(PATIENCE)
+                .expect("a line that says that lines were lost"),
         );
     }
     leader.signal(Signal::TERM);
-    lines.extend(told);
+    lines.extend(read);
     reading.join().unwrap();
     assert_eq!(leader.wait_exit().code(), Some(0));
     if format == "json" {
         for line in &mut lines {
             let object: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-            // The traces of some crates have none.
+            // Some crates trace events without a message.
             let message = object["message"].as_str().unwrap_or_default();
             message.clone_into(line);
         }
@@ -438,6 +445,6 @@ fn assert_late_reader_finds_whole_lines(etcd: &Etcd, format: &str) {
         REFRESHED,
         LEADER_STOPS,
     ] {
-        assert!(lines.iter().any(|said| said == line), "{line} is not there");
+        assert!(lines.iter().any(|it| it == line), "{line} is missing");
     }
 }

@@ -1,4 +1,4 @@
-//! What a service manager is told: systemd's protocol, on a real socket.
+//! Reports to a service manager: systemd's protocol, on a real socket.
 mod support;
 
 use rustix::process::Signal;
@@ -11,12 +11,13 @@ use support::daemon::{Daemon, FOLLOWER, LEADER, json};
 use support::etcd::{Etcd, binaries};
 use support::{PATIENCE, TTL};
 
-/// A service manager that listens.
+/// The socket of a service manager.
 struct Manager(UnixDatagram);
 
 impl Manager {
-    fn next(&self, patience: Duration) -> Option<String> {
-        self.0.set_read_timeout(Some(patience)).unwrap();
+    /// Receives the next report, if one comes in time.
+    fn next(&self, timeout: Duration) -> Option<String> {
+        self.0.set_read_timeout(Some(timeout)).unwrap();
         let mut message = [0; 4096];
         let length = self.0.recv(&mut message).ok()?;
         Some(String::from_utf8(message[..length].to_vec()).unwrap())
@@ -34,7 +35,7 @@ fn managed(name: &str, endpoint: &str, address: &str) -> Command {
 }
 
 #[test]
-fn it_is_ready_when_it_takes_part_and_tells_its_role_and_its_end() {
+fn it_reports_that_it_is_ready_then_its_role_and_that_it_stops() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = Manager(UnixDatagram::bind(&path).unwrap());
@@ -42,7 +43,11 @@ fn it_is_ready_when_it_takes_part_and_tells_its_role_and_its_end() {
     let command = managed("server1", &etcd.endpoint(), path.to_str().unwrap());
     let mut leader = Daemon::spawn("server1", command);
     leader.wait_for_line("an outage", support::daemon::Line::is_warning);
-    assert_eq!(manager.next(TTL / 2), None, "not before etcd is there");
+    assert_eq!(
+        manager.next(TTL / 2),
+        None,
+        "it is not ready before etcd runs"
+    );
     etcd.up();
     manager.expect("READY=1");
     manager.expect("STATUS=The leader.");
@@ -65,7 +70,7 @@ fn it_is_ready_when_it_takes_part_and_tells_its_role_and_its_end() {
 }
 
 #[test]
-fn a_manager_that_cannot_be_told_or_does_not_listen_does_not_hold_up_the_election() {
+fn a_manager_that_is_absent_or_does_not_read_does_not_delay_the_election() {
     let etcd = Etcd::newest();
     for address in ["/nowhere/notify", "vsock:2:1", "@nobody"] {
         let mut command = managed("server1", &etcd.endpoint(), address);
@@ -76,7 +81,7 @@ fn a_manager_that_cannot_be_told_or_does_not_listen_does_not_hold_up_the_electio
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("NOTIFY_SOCKET"), "{warnings:?}");
     }
-    // Its queue is full from the beginning.
+    // A manager whose queue is full from the start.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -91,7 +96,7 @@ fn a_manager_that_cannot_be_told_or_does_not_listen_does_not_hold_up_the_electio
 }
 
 #[test]
-fn the_example_unit_waits_for_that_and_names_variables_that_exist() {
+fn the_example_unit_waits_until_it_is_ready_and_sets_variables_that_exist() {
     let unit = fs::read_to_string(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/examples/leader-election.service"
