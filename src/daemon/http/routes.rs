@@ -108,3 +108,29 @@ fn forbid_caching(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, no_store);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Cluster, Config},
+        protocol::{Role, Status},
+    };
+    use tokio::sync::watch;
+
+    #[test]
+    fn live_is_500_once_the_election_has_died() {
+        let cluster = Cluster::new(vec!["127.0.0.1:1".parse().unwrap()]).unwrap();
+        let config = Config::new("one".parse().unwrap(), cluster);
+        let (election, status) = watch::channel(Status {
+            role: Role::Follower,
+            leader: None,
+            acting: None,
+            endpoint: 0,
+        });
+        let state = ReplicaState::new(&config, status);
+        assert_eq!(live(&state).status(), StatusCode::OK);
+        drop(election);
+        assert_eq!(live(&state).status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}
