@@ -153,6 +153,7 @@ impl ReplicaState {
         }
     }
 
+    /// Returns what this replica knows at this instant.
     pub fn snapshot(&self) -> Snapshot {
         let status = self.status.borrow().clone();
         let known = self.lock();
