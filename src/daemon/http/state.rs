@@ -90,10 +90,7 @@ impl ReplicaState {
             }
             Event::AnsweredAgain { .. } => known.etcd_answers = Some(true),
             Event::Unanswered { .. } => known.etcd_answers = Some(false),
-            Event::Renewed { deadline, .. } => {
-                let sent = *deadline - known.timing.term_of_try();
-                self.metrics.count_renewal(sent, clock::now());
-            }
+            Event::Renewed { sent, .. } => self.metrics.count_renewal(*sent, clock::now()),
             _ => {}
         }
         if let Some(change) = RoleChange::from_event(event) {
