@@ -1,10 +1,10 @@
 //! The command line.
 
-mod command;
-mod connection;
+mod commands;
 mod documents;
+mod election_args;
 
-pub(super) use command::Command;
+pub(super) use commands::Command;
 pub(super) use documents::{completions, man_page};
 
 use super::log::Format;
@@ -18,7 +18,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
-use connection::Connection;
+use election_args::Connection;
 use std::{ffi::OsString, net::SocketAddr, num::ParseIntError, str::FromStr, time::Duration};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
@@ -98,7 +98,7 @@ struct Args {
         value_name = "ADDRESS",
         env = "LEADER_ELECTION_HTTP",
         hide_env_values = true,
-        value_parser = command::parse_address
+        value_parser = commands::parse_address
     )]
     http: Option<SocketAddr>,
 

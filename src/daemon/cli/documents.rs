@@ -1,6 +1,6 @@
 //! What else follows from the definition of the command line.
 
-use super::{Args, command::Shell};
+use super::{Args, commands::Shell};
 use clap::CommandFactory;
 use clap_complete::{generate, shells};
 use clap_mangen::Man;
