@@ -45,7 +45,8 @@ fn complaint(what: &str, command: Command, option: &str) -> Option<String> {
         let line = line.trim_start();
         let starts = [
             "[possible values: ",
-            "Usage: ",
+            "Usage: leader-election [OPTIONS] [-- COMMAND [ARG]...]",
+            "leader-election [OPTIONS] <SUBCOMMAND>",
             "tip: ",
             "For more information, try '--help'.",
         ];

@@ -116,6 +116,21 @@ fn options_of_candidates_are_refused_beside_a_command_and_their_variables_do_no_
 }
 
 #[test]
+fn the_usage_line_tells_the_program_to_run_from_a_subcommand() {
+    let mut help = command();
+    help.arg("--help");
+    let mut error = command();
+    error.arg("--unknown");
+    for lines in [run(help).out, run(error).err] {
+        let usage = [
+            "Usage: leader-election [OPTIONS] [-- COMMAND [ARG]...]",
+            "       leader-election [OPTIONS] <SUBCOMMAND>",
+        ];
+        assert!(lines.windows(2).any(|pair| pair == usage), "{lines:#?}");
+    }
+}
+
+#[test]
 fn time_outs_that_make_no_sense_are_refused() {
     for value in ["", "0", "0s", "-1", "x", "25h", "99999999999999999999"] {
         for command_name in ["status", "step-down"] {

@@ -30,7 +30,15 @@ use tracing_subscriber::filter::Targets;
 /// when it is killed or cut off, another takes over after its TTL. With a COMMAND, only the leader
 /// runs it.
 #[derive(Debug, Parser)]
-#[command(name = "leader-election", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(
+    name = "leader-election",
+    version,
+    max_term_width = 100,
+    override_usage = USAGE,
+    subcommand_value_name = "SUBCOMMAND",
+    subcommand_help_heading = "Subcommands",
+    after_help = EXAMPLES
+)]
 struct Args {
     /// What to run while this replica leads, and its arguments; it and all that it started has
     /// ended before another replica runs it
@@ -128,6 +136,11 @@ struct Args {
     #[command(subcommand)]
     subcommand: Option<Command>,
 }
+
+/// clap's own usage line would call both the program to run and the subcommand COMMAND.
+const USAGE: &str = "\
+leader-election [OPTIONS] [-- COMMAND [ARG]...]
+       leader-election [OPTIONS] <SUBCOMMAND>";
 
 const EXAMPLES: &str = "\
 Examples:
