@@ -1,7 +1,9 @@
-//! The command line of the commands, and what follows from its definition.
+//! The command line of the subcommands, and the texts generated from its definition.
 mod support;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use support::daemon::{Daemon, LEADER, command, plain};
 use support::etcd::Etcd;
@@ -68,10 +70,43 @@ fn options_that_say_how_to_reach_etcd_stand_on_either_side_of_a_command() {
     );
 }
 
+/// The variables of the options that only candidates have.
+const OF_CANDIDATES: [&str; 8] = [
+    "NAME",
+    "TTL",
+    "ADVERTISE",
+    "LOG_FORMAT",
+    "LOG",
+    "GRACE",
+    "STOP_TIMEOUT",
+    "HTTP",
+];
+
+/// The variables of the options that say which election is meant and how to reach its etcd.
+const OF_ELECTIONS: [&str; 8] = [
+    "ETCD",
+    "ETCD_CACERT",
+    "ETCD_CERT",
+    "ETCD_KEY",
+    "ETCD_USER",
+    "ETCD_PASSWORD",
+    "ETCD_PASSWORD_FILE",
+    "LEADER_KEY",
+];
+
+/// Values for these variables, most of them invalid.
+const VALUES: [&[u8]; 4] = [b"", b"\x1b\xffnonsense=", b"nonsense/acting", b"5s"];
+
+fn set(command: &mut Command, variables: &[&str], value: &[u8]) {
+    for variable in variables {
+        let variable = format!("LEADER_ELECTION_{variable}");
+        command.env(variable, OsStr::from_bytes(value));
+    }
+}
+
 #[test]
-fn options_of_candidates_are_refused_beside_a_command_and_their_variables_do_no_harm() {
-    let etcd = Etcd::newest();
-    for command_name in ["status", "observe", "step-down", "man"] {
+fn options_of_candidates_are_refused_with_a_subcommand() {
+    for subcommand in ["status", "observe", "step-down", "health", "man"] {
         for (option, value) in [
             ("--name", "server1"),
             ("--ttl", "5s"),
@@ -82,36 +117,77 @@ fn options_of_candidates_are_refused_beside_a_command_and_their_variables_do_no_
             ("--stop-timeout", "1s"),
             ("--http", "127.0.0.1:1"),
         ] {
-            for arguments in [[option, value, command_name], [command_name, option, value]] {
-                let run = run(at(&etcd.endpoint(), &arguments));
+            for arguments in [[option, value, subcommand], [subcommand, option, value]] {
+                let run = run(at("127.0.0.1:1", &arguments));
                 assert_eq!(run.code, 2, "{arguments:?}: {:?} {:?}", run.out, run.err);
                 assert!(run.err[0].contains(option), "{arguments:?}: {:?}", run.err);
                 assert!(run.out.is_empty(), "{arguments:?}: {:?}", run.out);
             }
         }
+        let run = run(at("127.0.0.1:1", &[subcommand, "--", "true"]));
+        assert_eq!(run.code, 2, "{subcommand}: {:?}", run.err);
+        let expected = format!("'-- COMMAND' cannot be used with '{subcommand}'");
+        assert!(run.err[0].contains(&expected), "{:?}", run.err);
     }
-    let variables = [
-        "NAME",
-        "TTL",
-        "ADVERTISE",
-        "LOG_FORMAT",
-        "LOG",
-        "GRACE",
-        "STOP_TIMEOUT",
-        "HTTP",
-    ];
-    for value in ["\u{1b}nonsense=", "5s"] {
+}
+
+#[test]
+fn variables_of_candidates_do_no_harm_to_a_subcommand() {
+    let etcd = Etcd::newest();
+    for value in VALUES {
         let mut command = at(&etcd.endpoint(), &["status"]);
-        for variable in variables {
-            command.env(format!("LEADER_ELECTION_{variable}"), value);
-        }
+        set(&mut command, &OF_CANDIDATES, value);
         let run = run(command);
-        assert_eq!(
-            (run.code, run.out),
-            (3, vec!["Nobody leads.".to_owned()]),
-            "{:?}",
-            run.err
-        );
+        let expected = (3, vec!["Nobody leads.".to_owned()]);
+        assert_eq!((run.code, run.out), expected, "{:?}", run.err);
+    }
+}
+
+#[test]
+fn variables_do_no_harm_to_a_subcommand_that_needs_no_etcd() {
+    for value in VALUES {
+        for arguments in [
+            &["man"][..],
+            &["completions", "bash"],
+            &["health", "127.0.0.1:1"],
+        ] {
+            let mut command = command();
+            command.args(arguments);
+            set(&mut command, &OF_CANDIDATES, value);
+            set(&mut command, &OF_ELECTIONS, value);
+            let run = run(command);
+            let expected = i32::from(arguments[0] == "health");
+            assert_eq!(run.code, expected, "{arguments:?}: {:?}", run.err);
+        }
+    }
+}
+
+#[test]
+fn an_option_after_the_subcommand_counts_more_than_its_variable() {
+    let etcd = Etcd::newest();
+    let mut command = command();
+    command.args(["status", "--leader-key", "leader"]);
+    command.args(["--etcd", &etcd.endpoint()]);
+    set(&mut command, &["ETCD", "LEADER_KEY"], b"nonsense/acting");
+    let run = run(command);
+    assert_eq!(run.out, ["Nobody leads."], "{:?}", run.err);
+}
+
+#[test]
+fn a_variable_that_counts_is_checked() {
+    for (variable, arguments) in [
+        ("ETCD", &["status"][..]),
+        ("LEADER_KEY", &["step-down"]),
+        ("HTTP", &["health"]),
+        ("TTL", &[]),
+    ] {
+        let mut command = command();
+        command.args(arguments);
+        set(&mut command, &[variable], b"nonsense/acting");
+        let run = run(command);
+        assert_eq!(run.code, 2, "{variable}: {:?}", run.err);
+        let expected = "invalid value 'nonsense/acting' for ";
+        assert!(run.err[0].contains(expected), "{variable}: {:?}", run.err);
     }
 }
 

@@ -9,7 +9,7 @@ mod step_down;
 pub(super) use ask::verdict;
 
 use super::{
-    cli::{Command, completions, man_page},
+    cli::{EtcdCommand, LocalCommand, completions, man_page},
     run::{block_on, check_files},
 };
 use crate::config::{Cluster, LeaderKey};
@@ -22,32 +22,31 @@ use std::{
 /// How a command ends that found nobody who leads.
 const NO_LEADER: u8 = 3;
 
-/// Runs a command, to its exit code.
-pub(super) fn run((command, cluster, leader_key): (Command, Cluster, LeaderKey)) -> ExitCode {
-    let files = || check_files(&cluster);
-    let done = match command {
-        Command::Status { json, timeout } => {
-            files().and_then(|()| block_on(status::run(&cluster, &leader_key, json, timeout)))
+/// Runs a command that talks to etcd and returns its exit code.
+pub(super) fn run_etcd_command(
+    command: EtcdCommand,
+    cluster: &Cluster,
+    leader_key: &LeaderKey,
+) -> ExitCode {
+    exit(check_files(cluster).and_then(|()| match command {
+        EtcdCommand::Status { json, timeout } => {
+            block_on(status::run(cluster, leader_key, json, timeout))
         }
-        Command::Observe { json } => {
-            files().and_then(|()| block_on(observe::run(&cluster, &leader_key, json)))
+        EtcdCommand::Observe { json } => block_on(observe::run(cluster, leader_key, json)),
+        EtcdCommand::StepDown { if_leader, timeout } => {
+            block_on(step_down::run(cluster, leader_key, if_leader, timeout))
         }
-        Command::StepDown { if_leader, timeout } => files()
-            .and_then(|()| block_on(step_down::run(&cluster, &leader_key, if_leader, timeout))),
-        aside => return run_aside(&aside),
-    };
-    exit(done)
+    }))
 }
 
-/// Runs a command that asks nothing of etcd, to its exit code.
-pub(super) fn run_aside(command: &Command) -> ExitCode {
-    let printed = match command {
-        Command::Completions { shell } => print(completions(*shell).trim_end()),
-        Command::Man => print(man_page().trim_end()),
-        Command::Health { address } => health::run(*address),
-        Command::Status { .. } | Command::Observe { .. } | Command::StepDown { .. } => Ok(true),
+/// Runs a command that needs no etcd and returns its exit code.
+pub(super) fn run_local_command(command: &LocalCommand) -> ExitCode {
+    let done = match command {
+        LocalCommand::Health(health) => health::run(health.address),
+        LocalCommand::Completions { shell } => print(completions(*shell).trim_end()),
+        LocalCommand::Man => print(man_page().trim_end()),
     };
-    exit(printed.map(|_| ExitCode::SUCCESS))
+    exit(done.map(|_| ExitCode::SUCCESS))
 }
 
 fn exit(done: anyhow::Result<ExitCode>) -> ExitCode {

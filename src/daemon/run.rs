@@ -30,9 +30,13 @@ pub fn run() -> ExitCode {
         return exit;
     }
     let options = match cli::parse() {
-        Task::TakePart(options) => *options,
-        Task::Command(command) => return ops::run(*command),
-        Task::Aside(command) => return ops::run_aside(&command),
+        Task::Run(options) => *options,
+        Task::Etcd {
+            command,
+            cluster,
+            leader_key,
+        } => return ops::run_etcd_command(command, &cluster, &leader_key),
+        Task::Local(command) => return ops::run_local_command(&command),
     };
     let has_command = matches!(
         options.work,
@@ -44,7 +48,7 @@ pub fn run() -> ExitCode {
     // COMMAND has standard output, also when its daemon is gone.
     let stdout_is_ours = matches!(options.work, Work::TakePart { command: None, .. });
     let log = log::start(options.log_format, options.log, stdout_is_ours);
-    if let Some(error) = options.unfit_rust_log {
+    if let Some(error) = options.invalid_rust_log {
         let error = Printable(error.as_bytes());
         warn!("RUST_LOG is ignored: {error}");
     }

@@ -1,10 +1,21 @@
-//! The commands beside taking part, and their options.
+//! The subcommands, and their options.
 
+use super::values::{parse_address, parse_timeout};
 use std::{ffi::OsString, net::SocketAddr, time::Duration};
 
-/// What is asked for instead of taking part.
+/// What to do instead of running as a daemon.
 #[derive(Debug, clap::Subcommand)]
-pub(in crate::daemon) enum Command {
+pub(super) enum Subcommand {
+    #[command(flatten)]
+    Etcd(EtcdCommand),
+    #[command(flatten)]
+    Local(LocalCommand),
+}
+
+// The comments on variants and fields are the help texts.
+/// A command that talks to etcd.
+#[derive(Debug, clap::Subcommand)]
+pub(in crate::daemon) enum EtcdCommand {
     /// Tell who leads, and where it can be reached
     ///
     /// Ends with 0 if somebody leads, with 3 if nobody does, and with 1 if etcd does not answer.
@@ -54,21 +65,15 @@ pub(in crate::daemon) enum Command {
         )]
         timeout: Duration,
     },
+}
 
+/// A command that needs no etcd.
+#[derive(Debug, clap::Subcommand)]
+pub(in crate::daemon) enum LocalCommand {
     /// Ask a daemon on this machine whether it is alive, as a container's health check
     ///
     /// Ends with 0 if it is, else with 1.
-    Health {
-        /// What the daemon was given as --http
-        #[arg(
-            value_name = "ADDRESS",
-            env = "LEADER_ELECTION_HTTP",
-            hide_env_values = true,
-            default_value = "127.0.0.1:8008",
-            value_parser = parse_address
-        )]
-        address: SocketAddr,
-    },
+    Health(HealthArgs),
 
     /// Print what makes a shell complete these options and commands
     Completions {
@@ -80,22 +85,19 @@ pub(in crate::daemon) enum Command {
     Man,
 }
 
-impl Command {
-    /// Whether a command of this name asks nothing of etcd.
-    pub fn is_aside(name: &str) -> bool {
-        ["health", "completions", "man"].contains(&name)
-    }
-
-    /// Whether it asks anything of etcd.
-    pub fn asks_etcd(&self) -> bool {
-        !matches!(
-            self,
-            Self::Health { .. } | Self::Completions { .. } | Self::Man
-        )
-    }
+#[derive(Debug, clap::Args)]
+pub(in crate::daemon) struct HealthArgs {
+    /// What the daemon was given as --http
+    #[arg(
+        value_name = "ADDRESS",
+        env = "LEADER_ELECTION_HTTP",
+        default_value = "127.0.0.1:8008",
+        value_parser = parse_address
+    )]
+    pub address: SocketAddr,
 }
 
-/// A shell that can be taught to complete.
+/// A shell that completes options and commands.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(in crate::daemon) enum Shell {
     /// GNU bash
@@ -104,23 +106,4 @@ pub(in crate::daemon) enum Shell {
     Zsh,
     /// fish
     Fish,
-}
-
-/// Where HTTP is served.
-pub(super) fn parse_address(text: &str) -> Result<SocketAddr, &'static str> {
-    let error = "give an IP address and a port, such as 127.0.0.1:8008 or [::1]:8008";
-    text.parse().map_err(|_| error)
-}
-
-const LONGEST_TIMEOUT: Duration = Duration::from_hours(24);
-
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let duration = match text.parse::<u64>() {
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => humantime::parse_duration(text),
-    };
-    duration
-        .ok()
-        .filter(|duration| !duration.is_zero() && *duration <= LONGEST_TIMEOUT)
-        .ok_or_else(|| "give a duration such as 500ms, 30s or 5m, at most 24h".to_owned())
 }

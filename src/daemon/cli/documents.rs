@@ -1,17 +1,16 @@
-//! What else follows from the definition of the command line.
+//! Shell completions and the man page, generated from the definition of the command line.
 
-use super::{Args, commands::Shell};
-use clap::CommandFactory;
+use super::{commands::Shell, whole_definition};
 use clap_complete::{generate, shells};
 use clap_mangen::Man;
 use std::io;
 
-/// What makes a shell complete.
+/// Returns the script that makes a shell complete options and commands.
 pub(in crate::daemon) fn completions(shell: Shell) -> String {
-    let mut command = Args::command();
+    let mut command = whole_definition();
     let name = command.get_name().to_owned();
-    // In bash, clap_complete (4.6.11) calls one and the same command by two names where the
-    // program's has a hyphen, and then completes nothing after it.
+    // For bash, clap_complete (4.6.11) gives a command two names if the program's name contains a
+    // hyphen, and then completes nothing after it.
     let simple_name = name.replace('-', "_");
     let mut text = Vec::new();
     match shell {
@@ -26,7 +25,7 @@ pub(in crate::daemon) fn completions(shell: Shell) -> String {
     )
 }
 
-/// The man page, in roff: one page for all commands.
+/// Returns the man page, in roff: one page for all commands.
 pub(in crate::daemon) fn man_page() -> String {
     let mut page = Vec::new();
     // Writing to a Vec cannot fail.
@@ -35,7 +34,7 @@ pub(in crate::daemon) fn man_page() -> String {
 }
 
 fn write_man_page(page: &mut Vec<u8>) -> io::Result<()> {
-    let command = Args::command();
+    let command = whole_definition();
     let commands: Vec<_> = command.get_subcommands().cloned().collect();
     let whole = Man::new(command);
     whole.render_title(page)?;
@@ -49,7 +48,7 @@ fn write_man_page(page: &mut Vec<u8>) -> io::Result<()> {
         let part = Man::new(command.disable_help_flag(true));
         part.render_description_section(&mut section)?;
         part.render_options_section(&mut section)?;
-        // What is a section of a page of its own is a part of this one's section.
+        // The sections of a page of its own become parts of one section of this page.
         let section = String::from_utf8_lossy(&section)
             .replace(
                 ".SH DESCRIPTION",

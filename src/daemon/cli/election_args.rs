@@ -1,19 +1,19 @@
-//! The options that say which election is meant and how to reach its etcd; all commands take them.
+//! The options that say which election is meant and how to reach its etcd; every command takes them.
 
 use crate::config::{Cluster, Credentials, Endpoint, LeaderKey, Password, Tls};
 use std::{ffi::OsString, path::PathBuf};
 
-/// Where `--help` lists them.
+/// The heading under which `--help` lists them.
 const HEADING: &str = "Which election, and how to reach its etcd";
 
+// The comments on the fields are the help texts.
 #[derive(Debug, clap::Args)]
-pub(super) struct Connection {
+pub(super) struct ElectionArgs {
     /// The etcd members, as host:port, http:// or https:// URLs, separated by commas
     #[arg(
         long,
         value_name = "HOST:PORT,…",
         env = "LEADER_ELECTION_ETCD",
-        hide_env_values = true,
         global = true,
         help_heading = HEADING,
         default_value = "127.0.0.1:2379",
@@ -27,7 +27,6 @@ pub(super) struct Connection {
         long,
         value_name = "FILE",
         env = "LEADER_ELECTION_ETCD_CACERT",
-        hide_env_values = true,
         global = true,
         help_heading = HEADING
     )]
@@ -38,7 +37,6 @@ pub(super) struct Connection {
         long,
         value_name = "FILE",
         env = "LEADER_ELECTION_ETCD_CERT",
-        hide_env_values = true,
         global = true,
         help_heading = HEADING
     )]
@@ -49,7 +47,6 @@ pub(super) struct Connection {
         long,
         value_name = "FILE",
         env = "LEADER_ELECTION_ETCD_KEY",
-        hide_env_values = true,
         global = true,
         help_heading = HEADING
     )]
@@ -61,7 +58,6 @@ pub(super) struct Connection {
         long,
         value_name = "NAME",
         env = "LEADER_ELECTION_ETCD_USER",
-        hide_env_values = true,
         global = true,
         help_heading = HEADING
     )]
@@ -72,7 +68,6 @@ pub(super) struct Connection {
         long,
         value_name = "FILE",
         env = "LEADER_ELECTION_ETCD_PASSWORD_FILE",
-        hide_env_values = true,
         global = true,
         help_heading = HEADING
     )]
@@ -83,7 +78,6 @@ pub(super) struct Connection {
         long,
         value_name = "KEY",
         env = "LEADER_ELECTION_LEADER_KEY",
-        hide_env_values = true,
         global = true,
         help_heading = HEADING,
         default_value = "leader"
@@ -91,11 +85,14 @@ pub(super) struct Connection {
     leader_key: LeaderKey,
 }
 
-impl Connection {
-    /// Makes them what they mean.
-    pub fn validated(&self) -> Result<(Cluster, LeaderKey), String> {
-        let mut cluster = Cluster::new(self.etcd.clone()).map_err(|error| error.to_string())?;
-        let identity = match (self.etcd_cert.clone(), self.etcd_key.clone()) {
+impl ElectionArgs {
+    /// Returns the cluster and the key that these options describe.
+    ///
+    /// # Errors
+    /// Says which options do not fit together.
+    pub fn validate(self) -> Result<(Cluster, LeaderKey), String> {
+        let mut cluster = Cluster::new(self.etcd).map_err(|error| error.to_string())?;
+        let identity = match (self.etcd_cert, self.etcd_key) {
             (None, None) => None,
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (Some(_), None) => return Err("--etcd-cert needs --etcd-key".to_owned()),
@@ -103,22 +100,22 @@ impl Connection {
         };
         if self.etcd_cacert.is_some() || identity.is_some() {
             let tls = Tls {
-                authorities: self.etcd_cacert.clone(),
+                authorities: self.etcd_cacert,
                 identity,
             };
             cluster = cluster.with_tls(tls).map_err(|error| error.to_string())?;
         }
-        if let Some(credentials) =
-            credentials(self.etcd_user.clone(), self.etcd_password_file.clone())
-                .map_err(str::to_owned)?
-        {
+        if let Some(credentials) = credentials(self.etcd_user, self.etcd_password_file)? {
             cluster = cluster.with_credentials(credentials);
         }
-        Ok((cluster, self.leader_key.clone()))
+        Ok((cluster, self.leader_key))
     }
 }
 
-/// The error texts repeat no value: it may be a password.
+/// Returns the user and its password, if they are given.
+///
+/// # Errors
+/// Says what does not fit together; it repeats no value, which may be a password.
 fn credentials(
     user: Option<String>,
     password_file: Option<PathBuf>,

@@ -1,0 +1,170 @@
+//! The options of a daemon that takes part in the election.
+
+use super::{
+    super::log::Format,
+    values::{
+        default_filter, parse_address, parse_duration, parse_filter, parse_grace, parse_lease,
+        parse_ttl,
+    },
+};
+use crate::{
+    config::{Address, Cluster, Config, LeaderKey, Name},
+    printable::Printable,
+    protocol::{LeaseId, Ttl},
+};
+use std::{env, ffi::OsString, net::SocketAddr, str::FromStr, time::Duration};
+use tracing_subscriber::filter::Targets;
+
+// The comments on the fields are the help texts.
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    /// This replica's name, which the leader key holds while it leads [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "LEADER_ELECTION_NAME")]
+    name: Option<Name>,
+
+    /// How to reach this replica while it leads, such as an IP address or a URL, for all who ask
+    #[arg(long, value_name = "ADDRESS", env = "LEADER_ELECTION_ADVERTISE")]
+    advertise: Option<Address>,
+
+    /// How long a leader that was killed or cut off is missed, and up to a second more: whole
+    /// seconds, 2s to 1h
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_TTL",
+        default_value = "5s",
+        value_parser = parse_ttl,
+        allow_hyphen_values = true
+    )]
+    ttl: Ttl,
+
+    /// How long COMMAND gets to stop when leadership is being lost; 100ms at least [default: a fifth
+    /// of the TTL]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_GRACE",
+        value_parser = parse_grace,
+        allow_hyphen_values = true
+    )]
+    grace: Option<Duration>,
+
+    /// How long COMMAND gets to stop when it is asked to, while this replica keeps its lease
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_STOP_TIMEOUT",
+        default_value = "10s",
+        value_parser = parse_duration,
+        allow_hyphen_values = true
+    )]
+    stop_timeout: Duration,
+
+    /// Tell over HTTP how this replica stands: /leader, /follower, /live, /ready, /status, /metrics
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "LEADER_ELECTION_HTTP",
+        value_parser = parse_address
+    )]
+    http: Option<SocketAddr>,
+
+    /// Revoke this lease, and do nothing else: for a guard whose daemon is gone
+    #[arg(long, value_name = "LEASE", hide = true, value_parser = parse_lease)]
+    pub release: Option<LeaseId>,
+
+    /// How log lines look
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "LEADER_ELECTION_LOG_FORMAT",
+        default_value = "plain"
+    )]
+    log_format: Format,
+
+    /// What is logged: a level, or target=level pairs [default: `RUST_LOG`, else info]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "LEADER_ELECTION_LOG",
+        value_parser = parse_filter
+    )]
+    log: Option<Targets>,
+}
+
+/// How to run, validated.
+pub(in crate::daemon) struct RunOptions {
+    pub config: Config,
+    pub work: Work,
+    pub log_format: Format,
+    pub log: Targets,
+    /// Why `RUST_LOG` is ignored, if it is invalid: it may be set for another program, which is no
+    /// reason not to run.
+    pub invalid_rust_log: Option<String>,
+}
+
+/// What a daemon does.
+pub(in crate::daemon) enum Work {
+    /// Takes part in the election; runs COMMAND while it leads and serves HTTP, if they are given.
+    TakePart {
+        command: Option<Vec<OsString>>,
+        http: Option<SocketAddr>,
+    },
+    /// Revokes the lease of a daemon that is gone.
+    Release(LeaseId),
+}
+
+impl RunArgs {
+    /// Validates what no option can validate alone, and fills in the defaults that depend on the
+    /// machine.
+    ///
+    /// # Errors
+    /// Says what is invalid.
+    pub fn validate(
+        self,
+        command: Option<Vec<OsString>>,
+        cluster: Cluster,
+        leader_key: LeaderKey,
+    ) -> Result<RunOptions, String> {
+        let name = self.name.map_or_else(host_name, Ok)?;
+        // Without a COMMAND, stopping takes no time: comparing clocks is all that it takes.
+        let grace = command.as_ref().map_or(Duration::ZERO, |_| {
+            self.grace.unwrap_or(self.ttl.as_duration() / 5)
+        });
+        let mut config = Config::new(name, cluster)
+            .with_leader_key(leader_key)
+            .with_stop_timeout(self.stop_timeout)
+            .with_ttl_and_grace(self.ttl, grace)
+            .map_err(|error| error.to_string())?;
+        if let Some(address) = self.advertise {
+            config = config.with_address(address);
+        }
+        let mut invalid_rust_log = None;
+        let log = self.log.unwrap_or_else(|| {
+            let filter = env::var("RUST_LOG").unwrap_or_default();
+            parse_filter(&filter).unwrap_or_else(|error| {
+                invalid_rust_log = Some(error);
+                default_filter()
+            })
+        });
+        let http = self.http;
+        Ok(RunOptions {
+            config,
+            work: self
+                .release
+                .map_or(Work::TakePart { command, http }, Work::Release),
+            log_format: self.log_format,
+            log,
+            invalid_rust_log,
+        })
+    }
+}
+
+fn host_name() -> Result<Name, String> {
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy();
+    Name::from_str(&host).map_err(|error| {
+        let host = Printable(host.as_bytes());
+        format!("the host's name '{host}' cannot name this replica: {error}; give --name")
+    })
+}
