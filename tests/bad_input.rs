@@ -45,7 +45,7 @@ fn complaint(what: &str, command: Command, option: &str) -> Option<String> {
         let line = line.trim_start();
         let starts = [
             "[possible values: ",
-            "Usage: leader-election [OPTIONS] [-- COMMAND [ARG]...]",
+            "Usage: leader-election ",
             "leader-election [OPTIONS] <SUBCOMMAND>",
             "tip: ",
             "For more information, try '--help'.",
@@ -216,6 +216,59 @@ fn a_password_in_an_endpoint_is_not_printed() {
         !said.iter().any(|line| line.text().contains("secret")),
         "{said:?}"
     );
+}
+
+#[test]
+fn a_password_in_an_endpoint_without_its_option_is_not_printed() {
+    let mut command = command();
+    command.arg("http://user:secret@localhost:2379");
+    let mut run = Daemon::spawn("with a password", command);
+    assert_eq!(run.wait_exit().code(), Some(2));
+    let lines = run.lines();
+    assert!(lines[0].text().contains("…@localhost:2379"), "{lines:?}");
+    assert!(
+        !lines.iter().any(|line| line.text().contains("secret")),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn an_unknown_option_is_printed_harmlessly() {
+    for subcommand in [&[][..], &["status"], &["health"], &["completions"]] {
+        let mut command = command();
+        command
+            .args(subcommand)
+            .arg("--a\nI am the leader.\u{202e}");
+        let what = format!("an unknown option of {subcommand:?}");
+        let complaint = complaint(&what, command, r"--a\nI am the leader.\u{202e}");
+        assert_eq!(complaint, None);
+    }
+}
+
+#[test]
+fn a_program_without_the_separator_before_it_is_refused_with_a_tip() {
+    for arguments in [
+        &["worker"][..],
+        &["--ttl", "2s", "worker", "--queue", "mail"],
+        &["worker", "--", "mail"],
+    ] {
+        let mut command = command();
+        command.args(arguments);
+        let mut run = Daemon::spawn("without --", command);
+        assert_eq!(run.wait_exit().code(), Some(2));
+        let lines: Vec<_> = run.lines().iter().map(Line::text).collect();
+        assert_eq!(lines[0], "error: unrecognized subcommand 'worker'");
+        let tip = "  tip: to run a program while this replica leads, put -- before it: \
+                   leader-election … -- worker";
+        assert!(lines.iter().any(|line| line == tip), "{lines:#?}");
+    }
+    let mut command = command();
+    command.arg("statu");
+    let mut run = Daemon::spawn("a typing mistake", command);
+    assert_eq!(run.wait_exit().code(), Some(2));
+    let lines: Vec<_> = run.lines().iter().map(Line::text).collect();
+    let tip = "  tip: a similar subcommand exists: 'status'";
+    assert!(lines.iter().any(|line| line == tip), "{lines:#?}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub(super) enum Task {
 /// Parses the command line; ends the program with exit code 2 if it is invalid.
 pub(super) fn parse() -> Task {
     let arguments: Vec<_> = env::args_os().collect();
-    try_parse(&arguments).unwrap_or_else(|error| with_printable_values(error).exit())
+    try_parse(&arguments).unwrap_or_else(|error| presentable(error).exit())
 }
 
 fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
@@ -223,8 +223,8 @@ fn usage_error(kind: ErrorKind, message: String) -> clap::Error {
     CommandLine::command().error(kind, message)
 }
 
-/// Makes the values that an error repeats safe to print.
-fn with_printable_values(mut error: clap::Error) -> clap::Error {
+/// Makes an error safe to print, and lets it say how to run a program if one was given without `--`.
+fn presentable(mut error: clap::Error) -> clap::Error {
     for kind in [
         ContextKind::InvalidValue,
         ContextKind::InvalidArg,
@@ -233,14 +233,24 @@ fn with_printable_values(mut error: clap::Error) -> clap::Error {
         let Some(ContextValue::String(value)) = error.get(kind) else {
             continue;
         };
-        let printed = match value.rsplit_once('@') {
+        let printable = match value.rsplit_once('@') {
             // What precedes the host may be a password.
-            Some((_, host)) if kind == ContextKind::InvalidValue => {
-                format!("…@{}", Printable(host.as_bytes()))
-            }
-            _ => Printable(value.as_bytes()).to_string(),
+            Some((_, host)) => format!("…@{}", Printable(host.as_bytes())),
+            None => Printable(value.as_bytes()).to_string(),
         };
-        error.insert(kind, ContextValue::String(printed));
+        if printable != *value {
+            // The tips repeat the value as well.
+            error.remove(ContextKind::Suggested);
+        }
+        if kind == ContextKind::InvalidSubcommand {
+            let tip = format!(
+                "to run a program while this replica leads, put -- before it: leader-election … -- \
+                 {printable}"
+            );
+            let tips = ContextValue::StyledStrs(vec![tip.into()]);
+            error.insert(ContextKind::Suggested, tips);
+        }
+        error.insert(kind, ContextValue::String(printable));
     }
     error
 }
