@@ -2,6 +2,7 @@
 
 mod cli;
 mod exec;
+mod exit_code;
 mod http;
 mod log;
 mod notify;

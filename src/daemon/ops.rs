@@ -1,4 +1,4 @@
-//! The commands for people and scripts: who leads, what changes, and an end to a term.
+//! The commands for operators and scripts.
 
 mod ask;
 mod health;
@@ -10,54 +10,40 @@ pub(super) use ask::verdict;
 
 use super::{
     cli::{EtcdCommand, LocalCommand, completions, man_page},
-    run::{block_on, check_files},
+    exit_code,
 };
 use crate::config::{Cluster, LeaderKey};
 use anyhow::Context;
-use std::{
-    io::{self, ErrorKind, Write},
-    process::ExitCode,
-};
-
-/// How a command ends that found nobody who leads.
-const NO_LEADER: u8 = 3;
+use std::io::{self, ErrorKind, Write};
 
 /// Runs a command that talks to etcd and returns its exit code.
-pub(super) fn run_etcd_command(
+pub(super) async fn run_etcd_command(
     command: EtcdCommand,
     cluster: &Cluster,
     leader_key: &LeaderKey,
-) -> ExitCode {
-    exit(check_files(cluster).and_then(|()| match command {
+) -> anyhow::Result<u8> {
+    match command {
         EtcdCommand::Status { json, timeout } => {
-            block_on(status::run(cluster, leader_key, json, timeout))
+            status::run(cluster, leader_key, json, timeout).await
         }
-        EtcdCommand::Observe { json } => block_on(observe::run(cluster, leader_key, json)),
+        EtcdCommand::Observe { json } => observe::run(cluster, leader_key, json).await,
         EtcdCommand::StepDown { if_leader, timeout } => {
-            block_on(step_down::run(cluster, leader_key, if_leader, timeout))
+            step_down::run(cluster, leader_key, if_leader, timeout).await
         }
-    }))
+    }
 }
 
 /// Runs a command that needs no etcd and returns its exit code.
-pub(super) fn run_local_command(command: &LocalCommand) -> ExitCode {
-    let done = match command {
-        LocalCommand::Health(health) => health::run(health.address),
-        LocalCommand::Completions { shell } => print(completions(*shell).trim_end()),
-        LocalCommand::Man => print(man_page().trim_end()),
+pub(super) fn run_local_command(command: &LocalCommand) -> anyhow::Result<u8> {
+    match command {
+        LocalCommand::Health(health) => health::run(health.address)?,
+        LocalCommand::Completions { shell } => print(completions(*shell).trim_end())?,
+        LocalCommand::Man => print(man_page().trim_end())?,
     };
-    exit(done.map(|_| ExitCode::SUCCESS))
+    Ok(exit_code::SUCCESS)
 }
 
-fn exit(done: anyhow::Result<ExitCode>) -> ExitCode {
-    done.unwrap_or_else(|error| {
-        // Where standard error is closed, the exit code has to do.
-        let _ = writeln!(io::stderr(), "error: {error:#}");
-        ExitCode::FAILURE
-    })
-}
-
-/// Prints a line; false if nobody reads it any more.
+/// Prints a line; returns false if standard output has no reader any more.
 fn print(line: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {

@@ -1,14 +1,16 @@
-//! Wires command line, log, signals, election and COMMAND; the first to end decides the exit code.
+//! Wires the parts of the program: command line, log, signals, election, COMMAND and HTTP. The part
+//! that ends first decides the exit code.
 
 use super::{
-    cli::{self, Task, Work},
+    cli::{self, RunOptions, Task, Work},
     exec::{self, Ended, Wrapper, release},
+    exit_code,
     http::Server,
     log,
     notify::Notifier,
     ops,
     report::Reporter,
-    signals::{self, Received, Signals},
+    signals::{Received, Signals},
 };
 use crate::{
     config::{Cluster, Config},
@@ -19,9 +21,23 @@ use crate::{
 };
 use anyhow::{Context, anyhow};
 use rustix::io::Errno;
-use std::{env, ffi::OsString, io, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+    time::Duration,
+};
 use tokio::{net::TcpListener, signal::unix::SignalKind, time::timeout};
 use tracing::{error, info, warn};
+
+/// How long the log may take to write its last lines.
+const LOG_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the log may take after a second signal to stop.
+const SHORT_LOG_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long killing COMMAND may take after a second signal to stop.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the program from its command line to its exit code.
 #[must_use]
@@ -29,15 +45,32 @@ pub fn run() -> ExitCode {
     if let Some(exit) = exec::run_if_asked(env::args_os()) {
         return exit;
     }
-    let options = match cli::parse() {
-        Task::Run(options) => *options,
+    let code = match cli::parse() {
+        Task::Run(options) => run_daemon(*options),
         Task::Etcd {
             command,
             cluster,
             leader_key,
-        } => return ops::run_etcd_command(command, &cluster, &leader_key),
-        Task::Local(command) => return ops::run_local_command(&command),
+        } => {
+            let running = ops::run_etcd_command(command, &cluster, &leader_key);
+            code_of_command(check_files(&cluster).and_then(|()| block_on(running)))
+        }
+        Task::Local(command) => code_of_command(ops::run_local_command(&command)),
     };
+    code.into()
+}
+
+/// Returns the exit code of a command for operators, and prints its error if it failed.
+fn code_of_command(result: anyhow::Result<u8>) -> u8 {
+    result.unwrap_or_else(|error| {
+        // If standard error is closed, the exit code has to do.
+        let _ = writeln!(io::stderr(), "error: {error:#}");
+        exit_code::ERROR
+    })
+}
+
+/// Runs the daemon and returns its exit code.
+fn run_daemon(options: RunOptions) -> u8 {
     let has_command = matches!(
         options.work,
         Work::TakePart {
@@ -45,52 +78,51 @@ pub fn run() -> ExitCode {
             ..
         }
     );
-    // COMMAND has standard output, also when its daemon is gone.
-    let stdout_is_ours = matches!(options.work, Work::TakePart { command: None, .. });
-    let log = log::start(options.log_format, options.log, stdout_is_ours);
+    // Standard output is COMMAND's, even after its daemon has died.
+    let logs_to_stdout = matches!(options.work, Work::TakePart { command: None, .. });
+    let log = log::start(options.log_format, options.log, logs_to_stdout);
     if let Some(error) = options.invalid_rust_log {
         let error = Printable(error.as_bytes());
         warn!("RUST_LOG is ignored: {error}");
     }
     let files = check_files(options.config.cluster());
-    let end = files.and_then(|()| match options.work {
+    let outcome = files.and_then(|()| match options.work {
         Work::TakePart { command, http } => run_election(options.config, command, http),
-        Work::Release(lease) => block_on(release(options.config, lease)).map(|()| End::Withdrawn),
+        Work::Release(lease) => {
+            block_on(release(options.config, lease)).map(|()| Outcome::Withdrawn)
+        }
     });
-    let (exit, patience) = match end {
-        Ok(End::Withdrawn) => (ExitCode::SUCCESS, LAST_WORDS),
-        Ok(End::CommandEnded(code)) => (code.into(), LAST_WORDS),
-        Ok(End::Signalled(signal)) => (signals::exit_code(signal), LAST_WORD),
+    let (code, log_timeout) = match outcome {
+        Ok(Outcome::Withdrawn) => (exit_code::SUCCESS, LOG_TIMEOUT),
+        Ok(Outcome::CommandEnded(code)) => (code, LOG_TIMEOUT),
+        Ok(Outcome::Signalled(signal)) => (exit_code::of_signal(signal), SHORT_LOG_TIMEOUT),
         Err(error) => {
             error!("{error:#}");
-            let code = if has_command { OUR_FAILURE } else { 1 };
-            (code.into(), LAST_WORDS)
+            let code = if has_command {
+                exit_code::OWN_FAILURE
+            } else {
+                exit_code::ERROR
+            };
+            (code, LOG_TIMEOUT)
         }
     };
-    log.finish(patience);
-    exit
+    log.finish(log_timeout);
+    code
 }
 
-/// How long a slow reader of the log is waited for at the end.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The same, after a second signal.
-const LAST_WORD: Duration = Duration::from_millis(50);
-/// How long it may take to kill all, after a second signal.
-const LAST_BLOW: Duration = Duration::from_secs(1);
-/// The exit code that tells our failures from COMMAND's, as `env` and `timeout` have it.
-const OUR_FAILURE: u8 = 125;
-
-/// How taking part ended.
-enum End {
+/// How a daemon ended that did not fail.
+enum Outcome {
+    /// It withdrew from the election, or did what it was started for.
     Withdrawn,
     /// COMMAND ended by itself, or could not be run.
     CommandEnded(u8),
-    /// A second signal came before that.
+    /// A second signal to stop arrived before it had withdrawn.
     Signalled(SignalKind),
 }
 
-/// What cannot be read now is a mistake; later it is taken for one that somebody mends.
-pub(super) fn check_files(cluster: &Cluster) -> anyhow::Result<()> {
+/// Checks that the files for TLS and the password can be read: at the start, an unreadable file is an
+/// error; later, it is a failure that is retried.
+fn check_files(cluster: &Cluster) -> anyhow::Result<()> {
     etcd::check_files(cluster)
         .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())))
 }
@@ -99,32 +131,34 @@ fn run_election(
     config: Config,
     command: Option<Vec<OsString>>,
     http: Option<SocketAddr>,
-) -> anyhow::Result<End> {
+) -> anyhow::Result<Outcome> {
     if let Some(Err((code, reason))) = command.as_ref().map(|command| exec::check(&command[0])) {
         error!("{reason}");
-        return Ok(End::CommandEnded(code));
+        return Ok(Outcome::CommandEnded(code));
     }
     block_on(take_part(config, command, http))
 }
 
-pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// Runs a future on a runtime of one thread.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Names are resolved and files read there; what hangs must not fill the machine.
+        // Blocking threads resolve names and read files. If these hang, they must not use up the
+        // machine.
         .max_blocking_threads(8)
         .build()
         .context("could not start the runtime")?;
-    let end = runtime.block_on(work);
-    // A resolver that hangs would be waited for.
+    let result = runtime.block_on(work);
+    // Dropping the runtime would wait for a name resolution that hangs.
     runtime.shutdown_background();
-    end
+    result
 }
 
 async fn take_part(
     config: Config,
     command: Option<Vec<OsString>>,
     http: Option<SocketAddr>,
-) -> anyhow::Result<End> {
+) -> anyhow::Result<Outcome> {
     let mut signals = Signals::new(command.is_some()).context("could not listen to signals")?;
     let name = Printable(config.name().as_str().as_bytes()).to_string();
     let endpoints: Vec<_> = (config.cluster().endpoints().iter())
@@ -142,58 +176,59 @@ async fn take_part(
     let mut candidate = election
         .join()
         .context("could not take part in the election")?;
-    let mut audience = Audience {
+    let mut outputs = Outputs {
         notifier: Notifier::from_environment(),
         reporter: Reporter::new(name, endpoints, &config),
         server: listener.map(|listener| Server::new(listener, &config, candidate.status())),
     };
-    let mut actor = Actor::new(command, &config, &candidate)?;
-    let mut asked_to_stop = false;
-    let mut end = Ok(End::Withdrawn);
-    let mut goes_on = true;
-    while goes_on || actor.acts() {
+    let mut workload = Workload::new(command, &config, &candidate)?;
+    let mut stop_requested = false;
+    let mut election_runs = true;
+    let mut outcome = Ok(Outcome::Withdrawn);
+    while election_runs || workload.is_running() {
         tokio::select! {
-            // So that a COMMAND that was told to stop together with this is known to be.
+            // Signals come first: one that goes to the whole process group ends COMMAND as well, and
+            // that end must count as requested.
             biased;
             signal = signals.next() => match signal {
-                Received::PassOn(signal) => actor.pass_on(signal),
-                Received::Stop(signal) if asked_to_stop => {
-                    actor.kill().await;
-                    return Ok(End::Signalled(signal));
+                Received::PassOn(signal) => workload.pass_on(signal),
+                Received::Stop(signal) if stop_requested => {
+                    workload.kill().await;
+                    return Ok(Outcome::Signalled(signal));
                 }
                 Received::Stop(_) => {
-                    asked_to_stop = true;
-                    audience.notifier.report_stopping();
+                    stop_requested = true;
+                    outputs.notifier.report_stopping();
                     candidate.begin_withdrawal();
                 }
             },
-            event = events.next(), if goes_on => match event {
-                Some(event) => audience.tell(event),
-                None => goes_on = false,
+            event = events.next(), if election_runs => match event {
+                Some(event) => outputs.report(event),
+                None => election_runs = false,
             },
-            Some(leadership) = candidate.elected(), if goes_on => {
-                if let Err(error) = actor.begin(leadership) {
-                    end = Err(anyhow!(error).context("could not start a guard for COMMAND"));
+            Some(leadership) = candidate.elected(), if election_runs => {
+                if let Err(error) = workload.start(leadership) {
+                    outcome = Err(anyhow!(error).context("could not start a guard for COMMAND"));
                     candidate.begin_withdrawal();
                 }
             }
-            ended = actor.ended() => {
+            ended = workload.ended() => {
                 let (ended, leadership) = ended.context("could not watch over COMMAND")?;
-                if let Some(code) = exit_code(ended) && !asked_to_stop {
-                    end = Ok(End::CommandEnded(code));
+                if let Some(code) = code_of_end(ended) && !stop_requested {
+                    outcome = Ok(Outcome::CommandEnded(code));
                     candidate.begin_withdrawal();
                 }
                 drop(leadership);
             }
-            died = audience.serve() => {
-                audience.server = None;
-                end = Err(died.context("could not go on serving HTTP"));
+            error = outputs.serve_http() => {
+                outputs.server = None;
+                outcome = Err(error.context("could not go on serving HTTP"));
                 candidate.begin_withdrawal();
             }
         }
     }
     candidate.withdraw().await.context("the election ended")?;
-    end
+    outcome
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -202,15 +237,15 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("could not listen for HTTP at {address}; give another --http"))
 }
 
-/// Who is told what happens.
-struct Audience {
+/// Where events are reported: the service manager, the log and HTTP clients.
+struct Outputs {
     notifier: Notifier,
     reporter: Reporter,
     server: Option<Server>,
 }
 
-impl Audience {
-    fn tell(&mut self, event: Event) {
+impl Outputs {
+    fn report(&mut self, event: Event) {
         self.notifier.report(&event);
         if let Some(server) = &self.server {
             server.record(&event);
@@ -218,8 +253,8 @@ impl Audience {
         self.reporter.report(event);
     }
 
-    /// Serves HTTP, where that is wanted, until it fails. Cancel safe.
-    async fn serve(&mut self) -> anyhow::Error {
+    /// Serves HTTP, if an address is given, until that fails. Cancel safe.
+    async fn serve_http(&mut self) -> anyhow::Error {
         match &mut self.server {
             Some(server) => server.serve().await.into(),
             None => std::future::pending().await,
@@ -227,61 +262,61 @@ impl Audience {
     }
 }
 
-/// The exit code of the whole program, where the end of COMMAND is its end too.
-fn exit_code(ended: Ended) -> Option<u8> {
+/// Returns the exit code of the program if this end of COMMAND ends the program.
+fn code_of_end(ended: Ended) -> Option<u8> {
     match ended {
         Ended::AsTold | Ended::GuardDied | Ended::GuardLate => None,
         Ended::ByItself(code) => Some(code),
         Ended::NeverRan(error) => Some(match Errno::from_raw_os_error(error) {
-            Errno::NOENT => 127,
-            Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => OUR_FAILURE,
-            _ => 126,
+            Errno::NOENT => exit_code::NOT_FOUND,
+            Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => exit_code::OWN_FAILURE,
+            _ => exit_code::NOT_EXECUTABLE,
         }),
-        Ended::GuardFailed => Some(OUR_FAILURE),
+        Ended::GuardFailed => Some(exit_code::OWN_FAILURE),
     }
 }
 
-/// What acts while this replica leads.
-enum Actor {
-    /// Nothing but saying so.
-    Words(Option<Leadership>),
+/// What runs while this replica leads.
+enum Workload {
+    /// Nothing: the leadership is only held until it is lost.
+    Idle(Option<Leadership>),
     Command(Box<Wrapper>),
 }
 
-impl Actor {
+impl Workload {
     fn new(
         command: Option<Vec<OsString>>,
         config: &Config,
         candidate: &Candidate,
     ) -> anyhow::Result<Self> {
         let Some(command) = command else {
-            return Ok(Self::Words(None));
+            return Ok(Self::Idle(None));
         };
         let wrapper = Wrapper::new(&command, config, candidate.status());
         let wrapper = wrapper.context("could not get ready to run COMMAND")?;
         Ok(Self::Command(Box::new(wrapper)))
     }
 
-    fn acts(&self) -> bool {
+    /// Returns whether something runs that has to end before the program does.
+    fn is_running(&self) -> bool {
         match self {
-            // It has stopped once it is told.
-            Self::Words(_) => false,
+            Self::Idle(_) => false,
             Self::Command(wrapper) => wrapper.is_running(),
         }
     }
 
-    fn begin(&mut self, leadership: Leadership) -> io::Result<()> {
+    fn start(&mut self, leadership: Leadership) -> io::Result<()> {
         match self {
-            Self::Words(held) => *held = Some(leadership),
+            Self::Idle(held) => *held = Some(leadership),
             Self::Command(wrapper) => wrapper.start(leadership)?,
         }
         Ok(())
     }
 
-    /// Waits until what acted has stopped. Cancel safe.
+    /// Waits until a run has ended, or for ever if there is none. Cancel safe.
     async fn ended(&mut self) -> io::Result<(Ended, Leadership)> {
         match self {
-            Self::Words(held) => {
+            Self::Idle(held) => {
                 if let Some(leadership) = held {
                     leadership.lost().await;
                 }
@@ -300,14 +335,14 @@ impl Actor {
         }
     }
 
-    /// Kills what acts, and waits for its end unless that cannot be had.
+    /// Kills what runs, and waits a limited time for its end.
     async fn kill(&mut self) {
         if let Self::Command(wrapper) = self
             && wrapper.is_running()
         {
             wrapper.kill();
-            // The lease runs out by itself, so that nobody is harmed if this fails.
-            let _ = timeout(LAST_BLOW, wrapper.ended()).await;
+            // If it takes longer, the guard completes it after the end of this process.
+            let _ = timeout(KILL_TIMEOUT, wrapper.ended()).await;
         }
     }
 }

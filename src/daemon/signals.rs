@@ -1,6 +1,6 @@
 //! The signals that ask this program to stop, and those that are for COMMAND.
 
-use std::{io, process::ExitCode, task::Poll};
+use std::{io, task::Poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A signal that was received.
@@ -10,11 +10,6 @@ pub(super) enum Received {
     Stop(SignalKind),
     /// COMMAND is asked for something.
     PassOn(SignalKind),
-}
-
-/// The exit code of a program that this signal has ended.
-pub(super) fn exit_code(signal: SignalKind) -> ExitCode {
-    u8::try_from(128 + signal.as_raw_value()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// The signals that this program answers.

@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        exit_code,
         render::{self, sentence},
         signals::Signals,
     },
@@ -17,10 +18,7 @@ use crate::{
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Map, Value, json};
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::io::{self, Write};
 use tokio::sync::oneshot;
 
 /// Tells what happens, until it is asked to stop or nobody reads it any more.
@@ -28,7 +26,7 @@ pub(super) async fn run(
     cluster: &Cluster,
     leader_key: &LeaderKey,
     json: bool,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<u8> {
     let mut signals = Signals::new(false).context("could not listen to signals")?;
     let endpoints: Vec<_> = cluster
         .endpoints()
@@ -40,8 +38,8 @@ pub(super) async fn run(
     loop {
         let change = tokio::select! {
             change = observer.next() => change,
-            _ = signals.next() => return Ok(ExitCode::SUCCESS),
-            Ok(()) = &mut reader_gone => return Ok(ExitCode::SUCCESS),
+            _ = signals.next() => return Ok(exit_code::SUCCESS),
+            Ok(()) = &mut reader_gone => return Ok(exit_code::SUCCESS),
         };
         let Some(change) = change else {
             bail!("the observation ended of itself, which is a fault of this program");
@@ -61,10 +59,10 @@ pub(super) async fn run(
         });
         let is_read = tokio::select! {
             printed = printing => printed.context("printing died")??,
-            _ = signals.next() => return Ok(ExitCode::SUCCESS),
+            _ = signals.next() => return Ok(exit_code::SUCCESS),
         };
         if !is_read {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(exit_code::SUCCESS);
         }
     }
 }

@@ -1,17 +1,20 @@
 //! `status`: who leads, and where it can be reached.
 
-use super::{NO_LEADER, ask::Asker, print};
+use super::{ask::Asker, print};
 use crate::{
     clock,
     config::{Cluster, LeaderKey},
-    daemon::render::{self, date},
+    daemon::{
+        exit_code,
+        render::{self, date},
+    },
     etcd::LeaseTime,
     observer::{ElectionState, Leader},
     printable::Printable,
     wall_clock,
 };
 use serde_json::json;
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 /// Tells how things stand.
 pub(super) async fn run(
@@ -19,7 +22,7 @@ pub(super) async fn run(
     leader_key: &LeaderKey,
     json: bool,
     timeout: Duration,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<u8> {
     let asker = Asker::new(cluster, leader_key, timeout);
     let (situation, lease) = look(&asker).await?;
     if json {
@@ -34,8 +37,8 @@ pub(super) async fn run(
         print(&in_words(&situation, leader_key, lease))?;
     }
     Ok(match situation.leader {
-        Some(_) => ExitCode::SUCCESS,
-        None => ExitCode::from(NO_LEADER),
+        Some(_) => exit_code::SUCCESS,
+        None => exit_code::NO_LEADER,
     })
 }
 

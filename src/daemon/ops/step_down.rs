@@ -1,20 +1,19 @@
 //! `step-down`: an end to the leader's term, in order.
 
 use super::{
-    NO_LEADER,
     ask::{Asker, verdict},
     print,
     status::{in_words, look},
 };
 use crate::{
     config::{Cluster, LeaderKey},
-    daemon::render::sentence,
+    daemon::{exit_code, render::sentence},
     observer::{ElectionState, Leader, Observed, Observer},
     printable::Printable,
     protocol::Failure,
 };
 use anyhow::bail;
-use std::{ffi::OsString, os::unix::ffi::OsStringExt, process::ExitCode, time::Duration};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, time::Duration};
 use tokio::time::timeout;
 
 /// Asks the leader to step down, and waits for the next one.
@@ -23,7 +22,7 @@ pub(super) async fn run(
     leader_key: &LeaderKey,
     if_leader: Option<OsString>,
     limit: Duration,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<u8> {
     let asker = Asker::new(cluster, leader_key, limit);
     let view = asker
         .ask(async |connection, limit| connection.read(limit).await)
@@ -31,7 +30,7 @@ pub(super) async fn run(
     let situation = ElectionState::from(&view);
     let Some(leader) = situation.leader else {
         print(&sentence(&situation, leader_key))?;
-        return Ok(ExitCode::from(NO_LEADER));
+        return Ok(exit_code::NO_LEADER);
     };
     let name = Printable(&leader.name);
     if let Some(wanted) = if_leader.map(OsStringExt::into_vec)
@@ -59,7 +58,7 @@ pub(super) async fn run(
     let waiting = next_leader(observer, &leader, &mut trouble);
     if let Ok(next) = timeout(asker.left(), waiting).await {
         print(&sentence(&next?, leader_key))?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(exit_code::SUCCESS);
     }
     let limit = humantime::format_duration(limit);
     if let Some((endpoint, failure)) = trouble {
@@ -72,7 +71,7 @@ pub(super) async fn run(
     let standing = match look(&now).await {
         Ok((situation, _)) if is_next(&situation, &leader) => {
             print(&sentence(&situation, leader_key))?;
-            return Ok(ExitCode::SUCCESS);
+            return Ok(exit_code::SUCCESS);
         }
         Ok((situation, lease)) => in_words(&situation, leader_key, lease),
         Err(_) => "how things stand is not known.".to_owned(),
