@@ -6,8 +6,6 @@ mod observe;
 mod status;
 mod step_down;
 
-pub(super) use ask::verdict;
-
 use super::{
     cli::{EtcdCommand, LocalCommand, completions, man_page},
     exit_code,

@@ -1,35 +1,39 @@
-//! How an election stands, in words and as JSON. What comes from etcd is hostile until printed so
-//! that it can do no harm.
+//! Renders values as text for people and as JSON for programs: for the commands, HTTP and the log.
+//!
+//! Texts that come from etcd may be hostile. [`Printable`] makes them safe in text, [`line`] in JSON.
 
 use crate::{
     config::LeaderKey,
     etcd::LeaseTime,
     observer::{Acting, ElectionState, Leader},
     printable::Printable,
-    protocol::ElectionKey,
+    protocol::{ElectionKey, Failure, FailureKind, LossReason},
     wall_clock,
 };
 use serde_json::{Map, Value, json};
 use std::{
-    fmt::Write,
+    fmt::{Display, Write},
     time::{Duration, SystemTime},
 };
 
-/// Says in one line how things stand.
-pub(super) fn sentence(situation: &ElectionState, leader_key: &LeaderKey) -> String {
+/// What happened if etcd's revisions went back; the caller adds what follows from it.
+pub(super) const HISTORY_WENT_BACK: &str =
+    "etcd went back in its history (a restored backup?) or is another etcd";
+
+/// Returns one sentence that says who leads, or why nobody does.
+pub(super) fn state_sentence(state: &ElectionState, leader_key: &LeaderKey) -> String {
     let key = Printable(leader_key.as_str().as_bytes());
-    let acting = || match &situation.acting {
-        Some(acting) => format!("; {} may still be acting", who_acts(acting)),
+    let acting = match &state.acting {
+        Some(acting) => format!("; {} may still be acting", acting_name(acting)),
         None => String::new(),
     };
-    if let Some(leader) = &situation.leader {
+    if let Some(leader) = &state.leader {
         let name = Printable(&leader.name);
         let Leader { token, lease, .. } = leader;
         if !leader.acts {
             return format!(
                 "'{name}' holds the key '{key}' without '{key}/acting', token {token}, lease \
-                 {lease}{}.",
-                acting()
+                 {lease}{acting}."
             );
         }
         let address = match &leader.address {
@@ -42,97 +46,146 @@ pub(super) fn sentence(situation: &ElectionState, leader_key: &LeaderKey) -> Str
         };
         return format!("'{name}' leads{address}, token {token}, lease {lease}{since}.");
     }
-    match &situation.without_lease {
-        Some((by_hand, value)) => {
+    match &state.without_lease {
+        Some((without_lease, value)) => {
             let value = Printable(value);
-            let suffix = match by_hand {
+            let suffix = match without_lease {
                 ElectionKey::Leader => "",
                 ElectionKey::Acting => "/acting",
             };
             format!(
                 "Nobody leads, and nobody can until somebody deletes the key '{key}{suffix}', which \
-                 is bound to no lease and holds '{value}'{}.",
-                acting()
+                 is bound to no lease and holds '{value}'{acting}."
             )
         }
-        None => format!("Nobody leads{}.", acting()),
+        None => format!("Nobody leads{acting}."),
     }
 }
 
-/// Says who may be acting.
-pub(super) fn who_acts(acting: &Acting) -> String {
+/// Returns the same sentence, with the time until which somebody may be acting if nobody leads.
+pub(super) fn state_sentence_with_end(
+    state: &ElectionState,
+    leader_key: &LeaderKey,
+    lease: Option<LeaseTime>,
+) -> String {
+    let mut sentence = state_sentence(state, leader_key);
+    if state.leader.is_none()
+        && state.acting.is_some()
+        && let Some(lease) = lease
+    {
+        let end = humantime::format_rfc3339_seconds(latest_end(lease));
+        sentence.pop();
+        sentence = format!(
+            "{sentence}, until {end} at the latest unless its lease is renewed while it finishes."
+        );
+    }
+    sentence
+}
+
+fn acting_name(acting: &Acting) -> String {
     match &acting.record.name {
         Some(name) => format!("'{}'", Printable(name.as_bytes())),
         None => "somebody".to_owned(),
     }
 }
 
-/// By when a lease ends at the latest, unless it is renewed: etcd tells whole seconds.
-pub(super) fn end_of(lease: LeaseTime) -> SystemTime {
+/// Returns the latest time at which a lease ends unless it is renewed: etcd counts whole seconds.
+pub(super) fn latest_end(lease: LeaseTime) -> SystemTime {
     wall_clock::now() + lease.remaining + Duration::from_secs(1)
 }
 
-/// Tells as JSON how things stand.
-pub(super) fn object(situation: &ElectionState) -> Map<String, Value> {
-    let leader = situation.leader.as_ref().map(leader_object);
-    let acting = situation.acting.as_ref().map(|acting| {
+/// Returns a clause that says how an endpoint failed, and why.
+pub(super) fn endpoint_failure(endpoint: impl Display, failure: &Failure) -> String {
+    let (phrase, reason) = (failure_phrase(failure), failure_reason(failure));
+    format!("etcd at '{endpoint}' {phrase} ({reason})")
+}
+
+fn failure_phrase(failure: &Failure) -> &'static str {
+    match failure.kind {
+        FailureKind::Refused => "refuses",
+        FailureKind::Unauthenticated | FailureKind::Exhausted => "cannot be talked to",
+        _ => "does not answer",
+    }
+}
+
+/// Returns the cause of a failure.
+pub(super) fn failure_reason(failure: &Failure) -> String {
+    Printable(failure.message.as_bytes()).to_string()
+}
+
+/// Returns a clause that says why a term ended; the other arguments are what to call the two keys.
+pub(super) fn loss_reason(reason: LossReason, leader_key: &str, acting_key: &str) -> String {
+    match reason {
+        LossReason::LeaderKeyDeleted => format!("the {leader_key} was deleted"),
+        LossReason::LeaderKeyOverwritten => format!("the {leader_key} was overwritten"),
+        LossReason::ActingKeyTaken => format!("the {acting_key} was deleted or overwritten"),
+        reason => reason.to_string(),
+    }
+}
+
+/// Returns the JSON fields that say who leads, or why nobody does.
+pub(super) fn state_fields(state: &ElectionState) -> Map<String, Value> {
+    let leader = state.leader.as_ref().map(leader_fields);
+    let acting = state.acting.as_ref().map(|acting| {
         let record = &acting.record;
-        let mut object = optional_text("name", record.name.as_deref());
+        let mut fields = optional_text("name", record.name.as_deref());
         let lease = acting.lease.map(|lease| lease.to_string());
-        object.insert("lease".to_owned(), json!(lease));
-        object.insert("since".to_owned(), date(record.since));
-        object.extend(optional_text("address", record.address.as_deref()));
-        object
+        fields.insert("lease".to_owned(), json!(lease));
+        fields.insert("since".to_owned(), date(record.since));
+        fields.extend(optional_text("address", record.address.as_deref()));
+        fields
     });
-    let state = match (&leader, &situation.without_lease, &acting) {
+    let name = match (&leader, &state.without_lease, &acting) {
         (Some(_), ..) => "led",
         (None, Some(_), _) => "blocked",
         (None, None, Some(_)) => "ending",
         (None, None, None) => "vacant",
     };
-    let mut object = Map::new();
-    object.insert("state".to_owned(), json!(state));
-    object.insert("leader".to_owned(), json!(leader));
-    object.insert("acting".to_owned(), json!(acting));
-    object.insert("revision".to_owned(), json!(situation.revision));
-    object
+    let mut fields = Map::new();
+    fields.insert("state".to_owned(), json!(name));
+    fields.insert("leader".to_owned(), json!(leader));
+    fields.insert("acting".to_owned(), json!(acting));
+    fields.insert("revision".to_owned(), json!(state.revision));
+    fields
 }
 
-/// Renders a leader as JSON.
-pub(super) fn leader_object(leader: &Leader) -> Map<String, Value> {
-    let mut object = text("name", &leader.name);
-    object.insert("token".to_owned(), json!(leader.token.get()));
-    object.insert("lease".to_owned(), json!(leader.lease.to_string()));
-    object.insert("since".to_owned(), date(leader.since));
-    object.extend(optional_text("address", leader.address.as_deref()));
-    object
+/// Returns the JSON fields of a leader.
+pub(super) fn leader_fields(leader: &Leader) -> Map<String, Value> {
+    let mut fields = text("name", &leader.name);
+    fields.insert("token".to_owned(), json!(leader.token.get()));
+    fields.insert("lease".to_owned(), json!(leader.lease.to_string()));
+    fields.insert("since".to_owned(), date(leader.since));
+    fields.extend(optional_text("address", leader.address.as_deref()));
+    fields
 }
 
-pub(super) fn date(moment: Option<SystemTime>) -> Value {
-    json!(moment.map(|moment| humantime::format_rfc3339_seconds(moment).to_string()))
+/// Returns a time to the second as JSON.
+pub(super) fn date(time: Option<SystemTime>) -> Value {
+    json!(time.map(|time| humantime::format_rfc3339_seconds(time).to_string()))
 }
 
-pub(super) fn optional_text(field: &str, text_of: Option<&str>) -> Map<String, Value> {
-    match text_of {
+/// Returns a field with this text, or with null if there is none.
+pub(super) fn optional_text(field: &str, value: Option<&str>) -> Map<String, Value> {
+    match value {
         Some(value) => text(field, value.as_bytes()),
         None => Map::from_iter([(field.to_owned(), Value::Null)]),
     }
 }
 
-/// A text in a field of that name; what is not UTF-8 or too long is told as well as it can be, and
-/// said to be.
+/// Returns a field with this text. If the text is not UTF-8 or too long, the field holds an
+/// approximation, and a second field says so.
 pub(super) fn text(field: &str, bytes: &[u8]) -> Map<String, Value> {
     let shown = &bytes[..bytes.len().min(Printable::LONGEST)];
     let text = String::from_utf8_lossy(shown);
-    let mut object = Map::new();
+    let mut fields = Map::new();
     if text.as_bytes() != bytes {
-        object.insert(format!("{field}_is_exact"), json!(false));
+        fields.insert(format!("{field}_is_exact"), json!(false));
     }
-    object.insert(field.to_owned(), json!(text));
-    object
+    fields.insert(field.to_owned(), json!(text));
+    fields
 }
 
-/// Writes an object as one line of JSON, in which nothing does harm to a terminal either.
+/// Returns an object as one line of JSON that is safe to print on a terminal.
 pub(super) fn line(object: Map<String, Value>) -> String {
     let mut line = String::new();
     for character in Value::Object(object).to_string().chars() {
@@ -142,7 +195,7 @@ pub(super) fn line(object: Map<String, Value>) -> String {
             line.push(character);
             continue;
         }
-        // Only within strings do others occur.
+        // Other characters occur only within strings, where JSON allows escapes.
         for unit in character.encode_utf16(&mut [0; 2]) {
             // Writing to a String cannot fail.
             let _ = write!(line, "\\u{unit:04x}");
@@ -157,7 +210,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_text_that_is_not_told_exactly_says_so() {
+    fn a_text_that_is_not_shown_exactly_says_so() {
         assert_eq!(line(text("name", "Zoë".as_bytes())), r#"{"name":"Zoë"}"#);
         let invalid = line(text("name", b"a\xff"));
         assert_eq!(invalid, r#"{"name":"a�","name_is_exact":false}"#);
@@ -166,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_line_is_json_that_says_the_same_without_characters_that_do_harm(value: String) {
+        fn a_line_is_the_same_json_without_harmful_characters(value: String) {
             let object = text("name", value.as_bytes());
             let line = line(object.clone());
             let is_harmless = |character: char| {

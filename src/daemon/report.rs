@@ -1,6 +1,6 @@
-//! Says in words what happens in the election.
+//! Logs what happens in the election.
 
-use super::ops::verdict;
+use super::render::{HISTORY_WENT_BACK, endpoint_failure, failure_reason, loss_reason};
 use crate::{
     clock,
     config::Config,
@@ -11,15 +11,20 @@ use crate::{
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
-/// Writes the log lines of one candidate.
+/// Logs the events of one candidate.
+///
+/// The lines of the original demo stay as they are: "New leader election happening.", "new election",
+/// "I am the leader.", "I am a follower.", "LEADERSHIP CHANGE REQUIRED" and "Refreshing lease; still
+/// the leader."
 pub(super) struct Reporter {
     name: String,
     endpoints: Vec<String>,
     leader_key: String,
     acting_key: String,
-    ttl_asked: Duration,
+    ttl_requested: Duration,
     ttl: Duration,
-    released: bool,
+    /// Whether the line about giving up the lease is logged.
+    has_released: bool,
 }
 
 impl Reporter {
@@ -31,18 +36,19 @@ impl Reporter {
             endpoints,
             leader_key: printable(config.leader_key().as_str()),
             acting_key: printable(&config.leader_key().acting()),
-            ttl_asked: ttl,
+            ttl_requested: ttl,
             ttl,
-            released: false,
+            has_released: false,
         }
     }
 
+    /// Logs an event, if it concerns a user.
     pub fn report(&mut self, event: Event) {
         let name = self.name.as_str();
         match event {
             Event::Granted { lease, ttl } => {
                 if ttl != self.ttl {
-                    let (asked, granted) = (self.ttl_asked.as_secs(), ttl.as_secs());
+                    let (asked, granted) = (self.ttl_requested.as_secs(), ttl.as_secs());
                     warn!(
                         name,
                         ttl = granted,
@@ -59,8 +65,7 @@ impl Reporter {
                 }
                 info!(name, "New leader election happening.");
             }
-            // Held up between the beginning and the word for it, and over already: what ends it is
-            // told next.
+            // This process was held up, and the term is over already; the next event says why.
             Event::Leading { deadline, .. } if clock::now() >= deadline => {}
             Event::Leading { term, deadline } => info!(
                 name,
@@ -84,7 +89,7 @@ impl Reporter {
                 );
             }
             Event::LeaderGone => info!(name, "LEADERSHIP CHANGE REQUIRED"),
-            // Held up since it was true; that the term is over comes next.
+            // The same: the line would be untrue by now.
             Event::Renewed { deadline, .. } if clock::now() >= deadline => {}
             Event::Renewed { term, deadline, .. } => info!(
                 target: "leader_election::refresh",
@@ -104,29 +109,31 @@ impl Reporter {
                 ..
             } => {}
             Event::Lost { term, reason } => {
-                let reason = self.in_words(reason);
+                let key = |key| format!("key '{key}'");
+                let reason = loss_reason(reason, &key(&self.leader_key), &key(&self.acting_key));
                 let (token, lease) = (term.token.get(), term.lease);
                 info!(name, token, %lease, reason, "No longer the leader: {reason}.");
             }
             Event::Releasing { lease, led } => {
-                self.released = true;
+                self.has_released = true;
                 let what = if led { "the leader" } else { "a candidate" };
                 info!(name, %lease, "Revoking lease; no longer {what}.");
             }
-            Event::Withdrawn { left_behind: None } if !self.released => {
+            Event::Withdrawn { left_behind: None } if !self.has_released => {
                 info!(name, "No longer a candidate.");
             }
             Event::AnsweredAgain { endpoint } => {
                 let endpoint = &self.endpoints[endpoint];
                 info!(name, endpoint, "etcd at '{endpoint}' answers.");
             }
-            trouble => self.warn(&trouble),
+            other => self.warn(&other),
         }
     }
 
-    fn warn(&self, trouble: &Event) {
+    /// Logs an event that is a warning.
+    fn warn(&self, event: &Event) {
         let name = self.name.as_str();
-        match trouble {
+        match event {
             Event::KeyWithoutLease { key } => {
                 let key = match key {
                     ElectionKey::Leader => &self.leader_key,
@@ -139,20 +146,14 @@ impl Reporter {
                      somebody deletes it."
                 );
             }
-            Event::HistoryWentBack => warn!(
-                name,
-                "etcd went back in its history (a restored backup?) or is another etcd; starting \
-                 afresh."
-            ),
+            Event::HistoryWentBack => warn!(name, "{HISTORY_WENT_BACK}; starting afresh."),
             Event::Unanswered { endpoint, failure } => {
                 let endpoint = &self.endpoints[*endpoint];
-                let reason = Printable(failure.message.as_bytes()).to_string();
-                let what = verdict(failure);
+                let reason = failure_reason(failure);
+                let failure = endpoint_failure(endpoint, failure);
                 warn!(
                     name,
-                    endpoint,
-                    reason,
-                    "etcd at '{endpoint}' {what} ({reason}); trying again until that changes."
+                    endpoint, reason, "{failure}; trying again until that changes."
                 );
             }
             Event::OutdatedEtcd { version } => {
@@ -178,22 +179,9 @@ impl Reporter {
             _ => {}
         }
     }
-
-    fn in_words(&self, reason: LossReason) -> String {
-        match reason {
-            LossReason::LeaderKeyDeleted => format!("the key '{}' was deleted", self.leader_key),
-            LossReason::LeaderKeyOverwritten => {
-                format!("the key '{}' was overwritten", self.leader_key)
-            }
-            LossReason::ActingKeyTaken => {
-                format!("the key '{}' was deleted or overwritten", self.acting_key)
-            }
-            reason => reason.to_string(),
-        }
-    }
 }
 
-/// The deadline in the form of the lines' own times, so that the two can be compared.
+/// Returns the deadline in the format of the log's own times, so that the two can be compared.
 fn acts_until(deadline: Moment) -> String {
     let left = deadline.since(clock::now());
     humantime::format_rfc3339_micros(wall_clock::now() + left).to_string()

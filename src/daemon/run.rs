@@ -9,6 +9,7 @@ use super::{
     log,
     notify::Notifier,
     ops,
+    render::failure_reason,
     report::Reporter,
     signals::{Received, Signals},
 };
@@ -123,8 +124,7 @@ enum Outcome {
 /// Checks that the files for TLS and the password can be read: at the start, an unreadable file is an
 /// error; later, it is a failure that is retried.
 fn check_files(cluster: &Cluster) -> anyhow::Result<()> {
-    etcd::check_files(cluster)
-        .map_err(|failure| anyhow!("{}", Printable(failure.message.as_bytes())))
+    etcd::check_files(cluster).map_err(|failure| anyhow!(failure_reason(&failure)))
 }
 
 fn run_election(

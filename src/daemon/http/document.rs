@@ -4,7 +4,7 @@ use super::{
     role::{RoleChange, Transition},
     state::Snapshot,
 };
-use crate::daemon::render::{date, leader_object, text};
+use crate::daemon::render::{date, leader_fields, text};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
     let mut object = text("name", snapshot.name.as_bytes());
     let rest = [
         ("role", json!(snapshot.role.as_str())),
-        ("leader", json!(snapshot.leader.as_ref().map(leader_object))),
+        ("leader", json!(snapshot.leader.as_ref().map(leader_fields))),
         ("token", json!(term.map(|term| term.token.get()))),
         ("lease", json!(term.map(|term| term.lease.to_string()))),
         ("ttl", json!(snapshot.ttl.as_secs())),

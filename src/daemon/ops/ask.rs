@@ -1,23 +1,23 @@
-//! One question to etcd, within a time.
+//! Sends a request to etcd, within a time limit.
 
 use crate::{
     backoff::Jitter,
     clock,
     config::{Cluster, LeaderKey},
+    daemon::render::endpoint_failure,
     etcd::{self, Connection, Keys},
-    printable::Printable,
     protocol::{Failure, FailureKind, Moment, Rotation},
 };
 use anyhow::bail;
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
-/// How long one endpoint may take.
+/// The longest time that a request to one endpoint may take.
 const LIMIT: Duration = Duration::from_secs(2);
 /// The longest back-off after every endpoint failed.
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
 
-/// Who asks, until when.
+/// Sends requests to a cluster until a deadline.
 pub(super) struct Asker {
     cluster: Arc<Cluster>,
     keys: Arc<Keys>,
@@ -39,11 +39,15 @@ impl Asker {
         &self.cluster
     }
 
-    /// Asks one endpoint after the other until one answers. The question is told by when it must be
-    /// answered, and may be asked again after it failed, or after its answer was lost.
+    /// Sends a request to one endpoint after the other until one succeeds. `request` gets the time
+    /// that it may take, and may be called again after it failed or its response was lost.
+    ///
+    /// # Errors
+    /// If no endpoint has succeeded when the time is up, or all of them fail for reasons that do not
+    /// go away by themselves.
     pub async fn ask<T>(
         &self,
-        question: impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
+        request: impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
     ) -> anyhow::Result<T> {
         let mut rotation = Rotation::new(self.cluster.endpoint_count());
         let mut jitter = Jitter::new();
@@ -51,15 +55,15 @@ impl Asker {
         loop {
             let left = u32::try_from(rotation.left_in_round()).unwrap_or(u32::MAX);
             let limit = (self.left() / left).min(LIMIT);
-            let failure = match self.ask_one(rotation.endpoint(), &question, limit).await {
-                Ok(answer) => return Ok(answer),
+            let failure = match self.ask_one(rotation.endpoint(), &request, limit).await {
+                Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
             failures.push(failure.clone());
             if !rotation.record_failure(Some(failure)) {
                 continue;
             }
-            // What nobody mends within seconds is not waited for.
+            // It takes an operator to fix these.
             let is_final = |failure: &Failure| {
                 matches!(
                     failure.kind,
@@ -78,13 +82,13 @@ impl Asker {
     async fn ask_one<T>(
         &self,
         endpoint: usize,
-        question: &impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
+        request: &impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
         limit: Duration,
     ) -> Result<T, Failure> {
         let until = clock::now() + limit;
         let (cluster, keys) = (Arc::clone(&self.cluster), Arc::clone(&self.keys));
         let connection = Box::pin(etcd::connect(cluster, endpoint, keys, None, limit)).await?;
-        question(&connection, until.since(clock::now())).await
+        request(&connection, until.since(clock::now())).await
     }
 
     /// Returns how much of the time is left.
@@ -93,27 +97,16 @@ impl Asker {
     }
 
     fn give_up<T>(&self, failures: &[Failure]) -> anyhow::Result<T> {
-        let told = self.cluster.endpoints().iter().zip(failures);
-        let told: Vec<_> = told
-            .map(|(endpoint, failure)| {
-                let reason = Printable(failure.message.as_bytes());
-                format!("etcd at '{endpoint}' {} ({reason})", verdict(failure))
-            })
+        let endpoints = self.cluster.endpoints().iter();
+        let failures: Vec<_> = endpoints
+            .zip(failures)
+            .map(|(endpoint, failure)| endpoint_failure(endpoint, failure))
             .collect();
         let timeout = humantime::format_duration(self.timeout);
         bail!(
             "found out nothing within {timeout}: {}; --etcd says where to ask, --timeout how long \
              to try",
-            told.join("; ")
+            failures.join("; ")
         );
-    }
-}
-
-/// What an endpoint does that fails so.
-pub(in crate::daemon) fn verdict(failure: &Failure) -> &'static str {
-    match failure.kind {
-        FailureKind::Refused => "refuses",
-        FailureKind::Unauthenticated | FailureKind::Exhausted => "cannot be talked to",
-        _ => "does not answer",
     }
 }

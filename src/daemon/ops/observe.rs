@@ -1,27 +1,21 @@
 //! `observe`: one line for each change, as it happens.
 
 use super::{
-    super::{
-        exit_code,
-        render::{self, sentence},
-        signals::Signals,
-    },
-    ask::verdict,
+    super::{exit_code, render, signals::Signals},
     print,
 };
 use crate::{
     config::{Cluster, LeaderKey},
     observer::{Observed, Observer},
-    printable::Printable,
     wall_clock,
 };
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, poll};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use std::io::{self, Write};
 use tokio::sync::oneshot;
 
-/// Tells what happens, until it is asked to stop or nobody reads it any more.
+/// Prints changes until a signal asks it to stop or standard output has no reader any more.
 pub(super) async fn run(
     cluster: &Cluster,
     leader_key: &LeaderKey,
@@ -33,7 +27,7 @@ pub(super) async fn run(
         .iter()
         .map(ToString::to_string)
         .collect();
-    let mut reader_gone = reader_gone();
+    let mut reader_gone = watch_reader();
     let mut observer = Observer::start(cluster.clone(), leader_key);
     loop {
         let change = tokio::select! {
@@ -44,19 +38,13 @@ pub(super) async fn run(
         let Some(change) = change else {
             bail!("the observation ended of itself, which is a fault of this program");
         };
-        let (out, trouble) = if json {
-            (Some(in_json(&change, &endpoints)), None)
+        let output = if json {
+            Output::Change(json_line(&change, &endpoints))
         } else {
-            in_words(&change, leader_key, &endpoints)
+            text_line(&change, leader_key, &endpoints)
         };
-        // A reader may stop reading, and a signal must end this nevertheless.
-        let printing = tokio::task::spawn_blocking(move || {
-            if let Some(trouble) = trouble {
-                // Where standard error is closed, changes are still told.
-                let _ = writeln!(io::stderr(), "{trouble}");
-            }
-            out.map_or(Ok(true), |line| print(&line))
-        });
+        // Writing blocks while a reader does not read, and a signal must end the program even then.
+        let printing = tokio::task::spawn_blocking(move || output.print());
         let is_read = tokio::select! {
             printed = printing => printed.context("printing died")??,
             _ = signals.next() => return Ok(exit_code::SUCCESS),
@@ -67,84 +55,94 @@ pub(super) async fn run(
     }
 }
 
-/// Tells when standard output has no reader any more, which else only the next line would show.
-fn reader_gone() -> oneshot::Receiver<()> {
-    let (tell, told) = oneshot::channel();
+/// Starts to watch standard output: the receiver gets a value once its reader is gone, which the
+/// program would otherwise notice only when it prints the next line.
+fn watch_reader() -> oneshot::Receiver<()> {
+    let (sender, reader_gone) = oneshot::channel();
     std::thread::spawn(move || {
         let out = io::stdout();
-        // Errors alone are waited for; they are always told.
+        // poll reports errors even if no event is asked for.
         let mut outputs = [PollFd::new(&out, PollFlags::empty())];
         if rustix::io::retry_on_intr(|| poll(&mut outputs, None)).is_ok() {
-            // Whoever waits no longer need not know.
-            let _ = tell.send(());
+            // It fails if the program is about to end anyway.
+            let _ = sender.send(());
         } else {
-            // The next line will show.
-            std::mem::forget(tell);
+            // Dropping the sender would complete the receiver, which must not be polled after that.
+            // The next line will show whether there is a reader.
+            std::mem::forget(sender);
         }
     });
-    told
+    reader_gone
 }
 
-/// A line for standard output or one for standard error: changes go to the one, trouble to the
-/// other.
-fn in_words(
-    observed: &Observed,
-    leader_key: &LeaderKey,
-    endpoints: &[String],
-) -> (Option<String>, Option<String>) {
+/// A line to print.
+enum Output {
+    /// A change, for standard output.
+    Change(String),
+    /// A warning, for standard error.
+    Warning(String),
+}
+
+impl Output {
+    /// Prints the line; returns false if standard output has no reader any more.
+    fn print(self) -> anyhow::Result<bool> {
+        match self {
+            Self::Change(line) => print(&line),
+            Self::Warning(line) => {
+                // If standard error is closed, changes are printed nevertheless.
+                let _ = writeln!(io::stderr(), "{line}");
+                Ok(true)
+            }
+        }
+    }
+}
+
+fn text_line(observed: &Observed, leader_key: &LeaderKey, endpoints: &[String]) -> Output {
     let now = humantime::format_rfc3339_millis(wall_clock::now());
-    let trouble = match observed {
-        Observed::State(situation) => {
-            let sentence = sentence(situation, leader_key);
-            return (Some(format!("{now} {sentence}")), None);
+    let warning = match observed {
+        Observed::State(state) => {
+            let sentence = render::state_sentence(state, leader_key);
+            return Output::Change(format!("{now} {sentence}"));
         }
         Observed::Gap { after } => {
             format!(
                 "etcd has compacted its history: changes after revision {after} may be missing."
             )
         }
-        Observed::HistoryWentBack => "etcd went back in its history (a restored backup?) or is \
-                                      another etcd; starting afresh."
-            .to_owned(),
+        Observed::HistoryWentBack => format!("{}; starting afresh.", render::HISTORY_WENT_BACK),
         Observed::Unanswered { endpoint, failure } => {
-            let (endpoint, verdict) = (&endpoints[*endpoint], verdict(failure));
-            let reason = Printable(failure.message.as_bytes());
-            format!("etcd at '{endpoint}' {verdict} ({reason}); trying again until that changes.")
+            let failure = render::endpoint_failure(&endpoints[*endpoint], failure);
+            format!("{failure}; trying again until that changes.")
         }
         Observed::AnsweredAgain { endpoint } => {
             format!("etcd at '{}' answers.", endpoints[*endpoint])
         }
     };
-    (None, Some(format!("{now} WARN {trouble}")))
+    Output::Warning(format!("{now} WARN {warning}"))
 }
 
-fn in_json(observed: &Observed, endpoints: &[String]) -> String {
-    let (event, fields) = match observed {
-        Observed::State(situation) => ("situation", render::object(situation)),
-        Observed::Gap { after } => ("gap", fields(json!({ "after": after }))),
+fn json_line(observed: &Observed, endpoints: &[String]) -> String {
+    let field = |name: &str, value| (name.to_owned(), value);
+    let endpoint = |endpoint: &usize| field("endpoint", json!(endpoints[*endpoint]));
+    let (event, mut fields) = match observed {
+        Observed::State(state) => ("situation", render::state_fields(state)),
+        Observed::Gap { after } => ("gap", Map::from_iter([field("after", json!(after))])),
         Observed::HistoryWentBack => ("history_went_back", Map::new()),
-        Observed::Unanswered { endpoint, failure } => (
-            "unanswered",
-            fields(json!({
-                "endpoint": endpoints[*endpoint],
-                "reason": Printable(failure.message.as_bytes()).to_string(),
-            })),
-        ),
-        Observed::AnsweredAgain { endpoint } => (
-            "answered_again",
-            fields(json!({ "endpoint": endpoints[*endpoint] })),
-        ),
+        Observed::Unanswered {
+            endpoint: failed,
+            failure,
+        } => {
+            let reason = field("reason", json!(render::failure_reason(failure)));
+            ("unanswered", Map::from_iter([endpoint(failed), reason]))
+        }
+        Observed::AnsweredAgain { endpoint: answered } => {
+            ("answered_again", Map::from_iter([endpoint(answered)]))
+        }
     };
     let now = humantime::format_rfc3339_millis(wall_clock::now());
-    let mut object = fields;
-    object.insert("event".to_owned(), json!(event));
-    object.insert("time".to_owned(), json!(now.to_string()));
-    render::line(object)
-}
-
-fn fields(object: Value) -> Map<String, Value> {
-    match object {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
+    fields.extend([
+        field("event", json!(event)),
+        field("time", json!(now.to_string())),
+    ]);
+    render::line(fields)
 }

@@ -4,10 +4,7 @@ use super::{ask::Asker, print};
 use crate::{
     clock,
     config::{Cluster, LeaderKey},
-    daemon::{
-        exit_code,
-        render::{self, date},
-    },
+    daemon::{exit_code, render},
     etcd::LeaseTime,
     observer::{ElectionState, Leader},
     printable::Printable,
@@ -16,7 +13,7 @@ use crate::{
 use serde_json::json;
 use std::time::Duration;
 
-/// Tells how things stand.
+/// Prints who leads, or why nobody does.
 pub(super) async fn run(
     cluster: &Cluster,
     leader_key: &LeaderKey,
@@ -24,51 +21,51 @@ pub(super) async fn run(
     timeout: Duration,
 ) -> anyhow::Result<u8> {
     let asker = Asker::new(cluster, leader_key, timeout);
-    let (situation, lease) = look(&asker).await?;
+    let (state, lease) = read_state(&asker).await?;
     if json {
-        print(&in_json(&situation, lease))?;
-    } else if let Some(leader) = &situation.leader
+        print(&json_line(&state, lease))?;
+    } else if let Some(leader) = &state.leader
         && leader.acts
     {
-        for line in lines(leader, lease) {
+        for line in leader_lines(leader, lease) {
             print(&line)?;
         }
     } else {
-        print(&in_words(&situation, leader_key, lease))?;
+        let sentence = render::state_sentence_with_end(&state, leader_key, lease);
+        print(&sentence)?;
     }
-    Ok(match situation.leader {
+    Ok(match state.leader {
         Some(_) => exit_code::SUCCESS,
         None => exit_code::NO_LEADER,
     })
 }
 
-/// Reads both keys, and how long the lease lasts on which it all depends.
-pub(super) async fn look(asker: &Asker) -> anyhow::Result<(ElectionState, Option<LeaseTime>)> {
+/// Reads both keys, and the time to live of the leader's lease; without a leader, of the lease that
+/// the acting key is bound to.
+pub(super) async fn read_state(
+    asker: &Asker,
+) -> anyhow::Result<(ElectionState, Option<LeaseTime>)> {
     asker
         .ask(async |connection, limit| {
             let until = clock::now() + limit;
             let view = connection.read(limit).await?;
-            let situation = ElectionState::from(&view);
-            let acting = situation.acting.as_ref().and_then(|acting| acting.lease);
-            let lease = match situation
-                .leader
-                .as_ref()
-                .map(|leader| leader.lease)
-                .or(acting)
-            {
-                // That it cannot be told is no reason to tell nothing.
+            let state = ElectionState::from(&view);
+            let leader = state.leader.as_ref().map(|leader| leader.lease);
+            let acting = state.acting.as_ref().and_then(|acting| acting.lease);
+            let lease = match leader.or(acting) {
+                // The rest is worth printing even if this request fails.
                 Some(lease) => {
                     let left = until.since(clock::now());
                     connection.time_to_live(lease, left).await.ok().flatten()
                 }
                 None => None,
             };
-            Ok((situation, lease))
+            Ok((state, lease))
         })
         .await
 }
 
-fn lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
+fn leader_lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
     let address = match &leader.address {
         Some(address) => Printable(address.as_bytes()).to_string(),
         None => "not published".to_owned(),
@@ -89,7 +86,7 @@ fn lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
                     let time = Duration::from_secs(time.as_secs());
                     format!("{date} ({})", humantime::format_duration(time))
                 }
-                // Two machines' clocks differ.
+                // The clocks of the two machines differ.
                 Err(_) => date.to_string(),
             }
         }
@@ -105,36 +102,15 @@ fn lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
     ]
 }
 
-/// Says how things stand where nobody leads, or nobody who follows the protocol.
-pub(super) fn in_words(
-    situation: &ElectionState,
-    leader_key: &LeaderKey,
-    lease: Option<LeaseTime>,
-) -> String {
-    let mut words = render::sentence(situation, leader_key);
-    if situation.leader.is_none()
-        && situation.acting.is_some()
-        && let Some(lease) = lease
-    {
-        let end = render::end_of(lease);
-        words.pop();
-        words = format!(
-            "{words}, until {} at the latest unless its lease is renewed while it finishes.",
-            humantime::format_rfc3339_seconds(end)
-        );
-    }
-    words
-}
-
-fn in_json(situation: &ElectionState, lease: Option<LeaseTime>) -> String {
-    let mut object = render::object(situation);
+fn json_line(state: &ElectionState, lease: Option<LeaseTime>) -> String {
+    let mut fields = render::state_fields(state);
     let ttl = lease.map(|lease| {
         json!({
             "granted": lease.granted.as_secs(),
             "remaining": lease.remaining.as_secs(),
-            "ends": date(Some(render::end_of(lease))),
+            "ends": render::date(Some(render::latest_end(lease))),
         })
     });
-    object.insert("ttl".to_owned(), json!(ttl));
-    render::line(object)
+    fields.insert("ttl".to_owned(), json!(ttl));
+    render::line(fields)
 }

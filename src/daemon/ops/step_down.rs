@@ -1,13 +1,12 @@
-//! `step-down`: an end to the leader's term, in order.
+//! `step-down`: ends the leader's term in order.
 
-use super::{
-    ask::{Asker, verdict},
-    print,
-    status::{in_words, look},
-};
+use super::{ask::Asker, print, status::read_state};
 use crate::{
     config::{Cluster, LeaderKey},
-    daemon::{exit_code, render::sentence},
+    daemon::{
+        exit_code,
+        render::{HISTORY_WENT_BACK, endpoint_failure, state_sentence, state_sentence_with_end},
+    },
     observer::{ElectionState, Leader, Observed, Observer},
     printable::Printable,
     protocol::Failure,
@@ -27,9 +26,9 @@ pub(super) async fn run(
     let view = asker
         .ask(async |connection, limit| connection.read(limit).await)
         .await?;
-    let situation = ElectionState::from(&view);
-    let Some(leader) = situation.leader else {
-        print(&sentence(&situation, leader_key))?;
+    let state = ElectionState::from(&view);
+    let Some(leader) = state.leader else {
+        print(&state_sentence(&state, leader_key))?;
         return Ok(exit_code::NO_LEADER);
     };
     let name = Printable(&leader.name);
@@ -48,64 +47,63 @@ pub(super) async fn run(
     let what = if was_deleted {
         "is asked to step down"
     } else {
-        // Or an answer was lost, and this was the second time of asking.
+        // This includes a request that is repeated because its first response was lost.
         "leads no more"
     };
     print(&format!("'{name}' {what}, token {token}."))?;
 
     let observer = Observer::resume(cluster.clone(), leader_key, view);
-    let mut trouble = None;
-    let waiting = next_leader(observer, &leader, &mut trouble);
+    let mut outage = None;
+    let waiting = next_leader(observer, &leader, &mut outage);
     if let Ok(next) = timeout(asker.left(), waiting).await {
-        print(&sentence(&next?, leader_key))?;
+        print(&state_sentence(&next?, leader_key))?;
         return Ok(exit_code::SUCCESS);
     }
     let limit = humantime::format_duration(limit);
-    if let Some((endpoint, failure)) = trouble {
-        let (endpoint, verdict) = (&asker.cluster().endpoints()[endpoint], verdict(&failure));
-        let reason = Printable(failure.message.as_bytes());
-        bail!("nobody was seen to lead within {limit}: etcd at '{endpoint}' {verdict} ({reason})");
+    if let Some((endpoint, failure)) = outage {
+        let endpoint = &asker.cluster().endpoints()[endpoint];
+        let failure = endpoint_failure(endpoint, &failure);
+        bail!("nobody was seen to lead within {limit}: {failure}");
     }
-    // How things stand is told if that takes no time.
-    let now = Asker::new(asker.cluster(), leader_key, Duration::from_secs(2));
-    let standing = match look(&now).await {
-        Ok((situation, _)) if is_next(&situation, &leader) => {
-            print(&sentence(&situation, leader_key))?;
+    // Reading the state once more must not take much longer.
+    let asker = Asker::new(asker.cluster(), leader_key, Duration::from_secs(2));
+    let state = match read_state(&asker).await {
+        Ok((state, _)) if is_next(&state, &leader) => {
+            print(&state_sentence(&state, leader_key))?;
             return Ok(exit_code::SUCCESS);
         }
-        Ok((situation, lease)) => in_words(&situation, leader_key, lease),
+        Ok((state, lease)) => state_sentence_with_end(&state, leader_key, lease),
         Err(_) => "how things stand is not known.".to_owned(),
     };
-    bail!("nobody else began to lead within {limit}: {standing}")
+    bail!("nobody else began to lead within {limit}: {state}")
 }
 
-/// Whether somebody leads in a later term.
-fn is_next(situation: &ElectionState, before: &Leader) -> bool {
-    let leader = situation.leader.as_ref();
+/// Returns whether somebody leads in a later term than this leader's.
+fn is_next(state: &ElectionState, before: &Leader) -> bool {
+    let leader = state.leader.as_ref();
     leader.is_some_and(|leader| leader.token > before.token)
 }
 
-/// Waits for the next term.
+/// Waits for the next term; keeps the failure of an outage that has not ended in `outage`.
 async fn next_leader(
     mut observer: Observer,
     before: &Leader,
-    trouble: &mut Option<(usize, Failure)>,
+    outage: &mut Option<(usize, Failure)>,
 ) -> anyhow::Result<ElectionState> {
     loop {
         match observer.next().await {
-            Some(Observed::State(situation)) => {
-                if is_next(&situation, before) {
-                    return Ok(situation);
+            Some(Observed::State(state)) => {
+                if is_next(&state, before) {
+                    return Ok(state);
                 }
             }
-            Some(Observed::HistoryWentBack) => bail!(
-                "etcd went back in its history (a restored backup?) or is another etcd, so that it \
-                 is not known who leads next"
-            ),
-            Some(Observed::Unanswered { endpoint, failure }) => {
-                *trouble = Some((endpoint, failure));
+            Some(Observed::HistoryWentBack) => {
+                bail!("{HISTORY_WENT_BACK}, so that it is not known who leads next")
             }
-            Some(Observed::AnsweredAgain { .. }) => *trouble = None,
+            Some(Observed::Unanswered { endpoint, failure }) => {
+                *outage = Some((endpoint, failure));
+            }
+            Some(Observed::AnsweredAgain { .. }) => *outage = None,
             Some(Observed::Gap { .. }) => {}
             None => bail!("the observation ended of itself, which is a fault of this program"),
         }
