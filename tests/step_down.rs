@@ -5,6 +5,8 @@ use rustix::process::Signal;
 use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, json, wait_for_leader, wait_for_roles};
 use support::etcd::{Etcd, on_each_etcd};
+use support::free_port;
+use support::http::get_json;
 use support::operator::{at, run};
 
 #[test]
@@ -56,6 +58,36 @@ fn step_down_of_an_only_candidate_tells_that_it_leads_again() {
     );
     let reason = only.wait_for_start(LOST).message();
     assert!(reason.contains("was deleted"), "{reason}");
+}
+
+#[test]
+fn the_log_and_the_status_name_the_key_that_ended_a_term_whatever_it_is_called() {
+    let etcd = Etcd::newest();
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = json("server1", &etcd.endpoint());
+    command.args(["--leader-key", "other/key", "--http", &address]);
+    let mut leader = Daemon::spawn("server1", command);
+    for (change, logged, told) in [
+        (
+            &["del", "other/key"][..],
+            "the key 'other/key' was deleted",
+            "the other/key key was deleted",
+        ),
+        (
+            &["del", "other/key/acting"],
+            "the key 'other/key/acting' was deleted or overwritten",
+            "the other/key/acting key was deleted or overwritten",
+        ),
+    ] {
+        leader.wait_for(LEADER);
+        etcd.etcdctl(change);
+        let lost = leader.wait_for_start(LOST);
+        assert_eq!(lost.message(), format!("{LOST}{logged}."));
+        let status = get_json(&address, "/status");
+        let transitions = status["transitions"].as_array().unwrap();
+        let lost = transitions.iter().rfind(|it| it["role"] == "stopping");
+        assert_eq!(lost.unwrap()["reason"], told, "{status}");
+    }
 }
 
 #[test]

@@ -176,7 +176,7 @@ impl fmt::Display for LossReason {
             Self::LeaseGone => "the lease is gone",
             Self::LeaderKeyDeleted => "the leader key was deleted",
             Self::LeaderKeyOverwritten => "the leader key was overwritten",
-            Self::ActingKeyTaken => "the leader/acting key was deleted or overwritten",
+            Self::ActingKeyTaken => "the acting key was deleted or overwritten",
             Self::HistoryWentBack => "etcd went back in its history",
             Self::Withdrawn => "asked to stop",
             Self::Resigned => "it resigned",

@@ -4,14 +4,20 @@ use super::{
     role::{RoleChange, Transition},
     state::Snapshot,
 };
-use crate::daemon::render::{date, leader_fields, text};
+use crate::{
+    config::LeaderKey,
+    daemon::render::{date, leader_fields, loss_reason, text},
+};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 /// Renders all that this replica knows.
 pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
     let term = snapshot.term;
-    let transitions: Vec<_> = snapshot.transitions.iter().map(transition).collect();
+    let transitions = snapshot.transitions.iter();
+    let transitions: Vec<_> = transitions
+        .map(|it| transition(it, &snapshot.leader_key))
+        .collect();
     let since = snapshot.transitions.last().map(|last| last.at);
     let mut object = text("name", snapshot.name.as_bytes());
     let rest = [
@@ -30,7 +36,10 @@ pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
     object
 }
 
-fn transition(Transition { at, change }: &Transition) -> Map<String, Value> {
+fn transition(
+    Transition { at, change }: &Transition,
+    leader_key: &LeaderKey,
+) -> Map<String, Value> {
     let mut object = match change {
         RoleChange::Leads { token } => Map::from_iter([("token".to_owned(), json!(token.get()))]),
         RoleChange::Follows {
@@ -39,10 +48,17 @@ fn transition(Transition { at, change }: &Transition) -> Map<String, Value> {
         RoleChange::Follows { leader: None } => {
             Map::from_iter([("leader".to_owned(), Value::Null)])
         }
-        RoleChange::Stops { token, reason } => Map::from_iter([
-            ("token".to_owned(), json!(token.get())),
-            ("reason".to_owned(), json!(reason.to_string())),
-        ]),
+        RoleChange::Stops { token, reason } => {
+            let leader = format!("{} key", leader_key.as_str());
+            let acting = format!("{} key", leader_key.acting());
+            Map::from_iter([
+                ("token".to_owned(), json!(token.get())),
+                (
+                    "reason".to_owned(),
+                    json!(loss_reason(*reason, &leader, &acting)),
+                ),
+            ])
+        }
     };
     object.insert("role".to_owned(), json!(change.role().as_str()));
     object.insert("at".to_owned(), date(Some(*at)));

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::Config,
+    config::{Config, LeaderKey},
     observer::Leader,
     protocol::{Event, Moment, Role, Status, Term, Timing},
     wall_clock,
@@ -28,6 +28,7 @@ const TRANSITIONS: usize = 20;
 /// What this replica knows.
 pub(super) struct ReplicaState {
     name: String,
+    leader_key: LeaderKey,
     endpoints: Vec<String>,
     status: watch::Receiver<Status>,
     known: Mutex<Known>,
@@ -47,6 +48,7 @@ struct Known {
 /// All that this replica knows, at one instant.
 pub(super) struct Snapshot {
     pub name: String,
+    pub leader_key: LeaderKey,
     pub role: CurrentRole,
     /// The term that it leads or stops leading.
     pub term: Option<Term>,
@@ -66,6 +68,7 @@ impl ReplicaState {
         let endpoints = config.cluster().endpoints().iter();
         Self {
             name: config.name().as_str().to_owned(),
+            leader_key: config.leader_key().clone(),
             endpoints: endpoints.map(ToString::to_string).collect(),
             status,
             known: Mutex::new(Known {
@@ -163,6 +166,7 @@ impl ReplicaState {
         };
         Snapshot {
             name: self.name.clone(),
+            leader_key: self.leader_key.clone(),
             role,
             term,
             remaining: remaining.filter(|_| role == CurrentRole::Leader),
