@@ -1,4 +1,4 @@
-//! What the binary refuses, what it takes, and what it makes of hostile names that etcd holds.
+//! Invalid values on the command line, valid ones at their limits, and hostile names in etcd.
 mod support;
 
 use std::ffi::{OsStr, OsString};
@@ -9,8 +9,8 @@ use support::daemon::{Daemon, FOLLOWER, LEADER, Line, Stream, command, json, pla
 use support::etcd::Etcd;
 use support::{PATIENCE, wait_until};
 
-/// Characters that change how what follows them is shown: controls of C0 and C1, and those of the
-/// bidirectional algorithm.
+/// Returns whether a character can change how the text after it is displayed: control characters, and
+/// those of the bidirectional algorithm.
 fn is_harmful(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -20,7 +20,8 @@ fn is_harmful(character: char) -> bool {
         || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Whether all that it printed is text without harmful characters, in lines of bounded length.
+/// Returns whether a replica has printed only text without harmful characters, in lines of bounded
+/// length.
 fn is_harmless(replica: &Daemon) -> bool {
     replica.lines().iter().all(|line| {
         let text = std::str::from_utf8(&line.bytes);
@@ -28,8 +29,8 @@ fn is_harmless(replica: &Daemon) -> bool {
     })
 }
 
-/// What is wrong with how the command was refused: it should end with 2, and with a line on
-/// standard error that names the option and may be followed by hints.
+/// Returns what is wrong with how a command line was refused: the program should end with 2, and print
+/// a line on standard error that names the option and may be followed by hints.
 fn complaint(what: &str, command: Command, option: &str) -> Option<String> {
     let mut run = Daemon::spawn(what, command);
     wait_until("it is refused, or begins", PATIENCE, || {
@@ -62,7 +63,7 @@ fn complaint(what: &str, command: Command, option: &str) -> Option<String> {
     (!is_fine).then(|| format!("{what}: {said:?}"))
 }
 
-/// What is no TTL.
+/// Values that are not a TTL.
 const TTLS: &[&str] = &[
     "",
     "0",
@@ -87,7 +88,7 @@ const TTLS: &[&str] = &[
     "1e1",
 ];
 
-/// What is no list of endpoints.
+/// Values that are not a list of endpoints.
 const ENDPOINTS: &[&str] = &[
     "",
     ",",
@@ -120,7 +121,7 @@ const ENDPOINTS: &[&str] = &[
 ];
 
 #[test]
-fn bad_values_are_refused_in_one_clear_line_before_anything_is_written() {
+fn invalid_values_are_refused_in_one_clear_line_before_anything_is_written() {
     let etcd = Etcd::newest();
     let before = etcd.revision();
     let long = "n".repeat(256);
@@ -172,7 +173,7 @@ fn bad_values_are_refused_in_one_clear_line_before_anything_is_written() {
         let mut argument = OsString::from(format!("{option}="));
         argument.push(OsStr::from_bytes(b"\xff\xfe"));
         command.arg(argument);
-        // The parser does not always say where it found them.
+        // The parser does not always name the option.
         complaints.extend(complaint(&format!("{option} in bytes"), command, ""));
     }
     for unknown in ["--unknown", "-x", "surplus", "--ttl"] {
@@ -193,7 +194,7 @@ fn bad_values_are_refused_in_one_clear_line_before_anything_is_written() {
 }
 
 #[test]
-fn the_help_does_not_print_what_the_variables_hold() {
+fn the_help_does_not_print_the_values_of_variables() {
     let mut command = command();
     command
         .arg("--help")
@@ -306,7 +307,7 @@ fn ttls_from_two_seconds_to_an_hour_are_granted_as_given() {
 }
 
 #[test]
-fn endpoints_of_every_kind_are_taken_and_printed_as_given() {
+fn endpoints_of_every_kind_are_accepted_and_printed_as_given() {
     for given in [
         "etcd_server:2378",
         "[::1]:2379",
@@ -350,7 +351,7 @@ fn names_and_keys_may_be_as_long_as_255_bytes() {
 }
 
 #[test]
-fn an_option_counts_more_than_its_variable() {
+fn an_option_overrides_its_variable() {
     let etcd = Etcd::newest();
     let mut command = command();
     command
@@ -370,7 +371,7 @@ fn an_option_counts_more_than_its_variable() {
 }
 
 #[test]
-fn without_a_name_the_hosts_name_is_taken() {
+fn the_host_name_is_the_default_name() {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let etcd = Etcd::newest();
     let mut command = command();

@@ -10,7 +10,7 @@ use support::etcd::Etcd;
 use support::operator::{at, run};
 
 #[test]
-fn options_that_say_how_to_reach_etcd_stand_on_either_side_of_a_command() {
+fn options_of_an_election_are_accepted_before_and_after_a_subcommand() {
     let etcd = Etcd::newest();
     let endpoint = etcd.endpoint();
     let mut leader = plain("server1", &endpoint);
@@ -26,7 +26,7 @@ fn options_that_say_how_to_reach_etcd_stand_on_either_side_of_a_command() {
         &["--etcd", &endpoint, "--leader-key", "other/key", "status"][..],
         &["status", "--etcd", &endpoint, "--leader-key", "other/key"],
         &["--etcd", &endpoint, "status", "--leader-key", "other/key"],
-        // The nearer one counts.
+        // The one after the subcommand overrides the one before it.
         &[
             "--leader-key",
             "x",
@@ -49,7 +49,7 @@ fn options_that_say_how_to_reach_etcd_stand_on_either_side_of_a_command() {
     command.arg("status").env("LEADER_ELECTION_ETCD", &endpoint);
     command.env("LEADER_ELECTION_LEADER_KEY", "other/key");
     assert_eq!(run(command).code, 0);
-    // Halves of a pair on both sides are a pair; one half alone is refused on either.
+    // The two options of a pair may stand on different sides; one of them alone is refused.
     let mut command = at(
         &endpoint,
         &[
@@ -163,7 +163,7 @@ fn variables_do_no_harm_to_a_subcommand_that_needs_no_etcd() {
 }
 
 #[test]
-fn an_option_after_the_subcommand_counts_more_than_its_variable() {
+fn an_option_after_the_subcommand_overrides_its_variable() {
     let etcd = Etcd::newest();
     let mut command = command();
     command.args(["status", "--leader-key", "leader"]);
@@ -174,7 +174,7 @@ fn an_option_after_the_subcommand_counts_more_than_its_variable() {
 }
 
 #[test]
-fn a_variable_that_counts_is_checked() {
+fn a_variable_that_is_used_is_validated() {
     for (variable, arguments) in [
         ("ETCD", &["status"][..]),
         ("LEADER_KEY", &["step-down"]),
@@ -192,7 +192,7 @@ fn a_variable_that_counts_is_checked() {
 }
 
 #[test]
-fn the_usage_line_tells_the_program_to_run_from_a_subcommand() {
+fn the_usage_line_distinguishes_the_program_to_run_from_a_subcommand() {
     let mut help = command();
     help.arg("--help");
     let mut error = command();
@@ -207,7 +207,7 @@ fn the_usage_line_tells_the_program_to_run_from_a_subcommand() {
 }
 
 #[test]
-fn time_outs_that_make_no_sense_are_refused() {
+fn invalid_timeouts_are_refused() {
     for value in ["", "0", "0s", "-1", "x", "25h", "99999999999999999999"] {
         for command_name in ["status", "step-down"] {
             let run = run(at(
@@ -271,7 +271,7 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
             assert!(is_there, "{arguments:?}: {word}");
         }
     }
-    // bash at least is always at hand: it completes what was begun.
+    // bash, which is always installed, completes an option.
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("completions.bash");
     let mut command = command();

@@ -1,4 +1,4 @@
-//! What `observe` tells, through outages and compactions.
+//! What `observe` prints, through outages and compactions.
 mod support;
 
 use rustix::process::Signal;
@@ -15,7 +15,7 @@ use support::operator::{
 use support::proxy::{Proxy, Way, refusing};
 
 #[test]
-fn observe_tells_each_change_in_one_line_as_it_happens() {
+fn observe_prints_each_change_in_one_line_as_it_happens() {
     on_each_etcd(|etcd| {
         let endpoint = etcd.endpoint();
         let mut observer = observe("observer", &endpoint);
@@ -72,17 +72,17 @@ fn observe_tells_each_change_in_one_line_as_it_happens() {
             let line = reader.lines()[number].text();
             assert!(line.contains(end), "{line}");
         }
-        // Asked to stop it stops, as any filter does.
+        // A signal stops it.
         observer.signal(Signal::TERM);
         assert_eq!(observer.wait_exit().code(), Some(0));
     });
 }
 
 #[test]
-fn observe_survives_restarts_of_etcd_says_so_once_and_misses_nothing() {
+fn observe_survives_restarts_of_etcd_reports_each_once_and_loses_no_change() {
     for binary in binaries() {
         let mut etcd = Etcd::start(&binary);
-        // A second way, which opens while the observer's is cut.
+        // The observer's connection is cut while the leaders' own stay open.
         let way = Proxy::start(&etcd.endpoint(), Way::Open);
         let mut observer = observe("observer", &way.endpoint());
         wait_for_state(&mut observer, "vacant");
@@ -128,7 +128,7 @@ fn observe_survives_restarts_of_etcd_says_so_once_and_misses_nothing() {
     }
 }
 
-/// Waits until this is the last state that it told.
+/// Waits until this is the last state that it has printed.
 fn wait_for_last_state(observer: &Daemon, state: &str) {
     support::wait_until(state, support::PATIENCE, || {
         (told(observer).last()?["state"] == state).then_some(())
@@ -161,13 +161,13 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
             line.stream == Stream::Err && line.text().contains("WARN etcd has compacted")
         });
 
-        // The outage ends with a watch that is open, which may be before the gap is told or after.
+        // The outage ends when a watch is open, which may be before or after the gap is reported.
         support::wait_until("the outage's end", support::PATIENCE, || {
             let is_end = |told: &Value| told["event"] == "answered_again";
             told(&observer).iter().any(is_end).then_some(())
         });
 
-        // While the keys stand as they were written, nothing can have been missed.
+        // As long as the keys are unchanged, no change can have been lost.
         way.set(Way::Cut);
         for number in 0..10 {
             etcd.put(&format!("other{number}"), b"", None);
@@ -188,7 +188,7 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
 }
 
 #[test]
-fn observe_notices_an_etcd_that_is_silent_and_one_that_forgot_everything() {
+fn observe_notices_an_etcd_that_is_silent_and_one_that_lost_its_data() {
     let mut etcd = Etcd::newest();
     let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
     leader.wait_for(LEADER);
@@ -209,7 +209,7 @@ fn observe_notices_an_etcd_that_is_silent_and_one_that_forgot_everything() {
 }
 
 #[test]
-fn an_observer_turns_to_another_endpoint_without_a_word_where_one_answers() {
+fn an_observer_silently_changes_to_an_endpoint_that_is_reachable() {
     let etcd = Etcd::newest();
     let way = Proxy::start(&etcd.endpoint(), Way::Open);
     let endpoints = format!("{},{},{}", way.endpoint(), refusing(), etcd.endpoint());
@@ -227,7 +227,7 @@ fn an_observer_turns_to_another_endpoint_without_a_word_where_one_answers() {
 }
 
 #[test]
-fn observe_ends_quietly_when_nobody_reads_it_any_more() {
+fn observe_ends_silently_when_its_reader_is_gone() {
     let etcd = Etcd::newest();
     let mut command = at(&etcd.endpoint(), &["observe"]);
     let mut child = command
@@ -238,12 +238,12 @@ fn observe_ends_quietly_when_nobody_reads_it_any_more() {
     let mut out = child.stdout.take().unwrap();
     let mut first = [0; 8];
     out.read_exact(&mut first).unwrap();
-    // As `head -1` does; nothing is there to be written then.
+    // `head -1` does the same; the program has nothing to write at that time.
     drop(out);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
-    // Nor does a command mind that ends anyway.
+    // The same holds for a command that ends by itself.
     let mut command = at(&etcd.endpoint(), &["status"]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -254,7 +254,7 @@ fn observe_ends_quietly_when_nobody_reads_it_any_more() {
         .unwrap();
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
-    // A full disk is another matter.
+    // A full disk is an error.
     let full = File::options().write(true).open("/dev/full").unwrap();
     let mut command = at(&etcd.endpoint(), &["status"]);
     let output = command
@@ -271,7 +271,7 @@ fn observe_ends_quietly_when_nobody_reads_it_any_more() {
 }
 
 #[test]
-fn observe_can_be_stopped_while_nobody_reads_what_it_tells() {
+fn observe_can_be_stopped_while_its_reader_does_not_read() {
     let etcd = Etcd::newest();
     let (reader, writer) = std::io::pipe().unwrap();
     let capacity = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
@@ -283,7 +283,7 @@ fn observe_can_be_stopped_while_nobody_reads_what_it_tells() {
     for _ in 0..10 + capacity / name.len() {
         etcd.put("leader", &name, Some(&lease));
     }
-    // It has no room for another line, and nobody tells when that is so.
+    // The pipe is full when it has no room for another line; no event reports that.
     while rustix::io::ioctl_fionread(&reader).unwrap() + 1000 < capacity as u64 {
         std::thread::sleep(Duration::from_millis(10));
     }

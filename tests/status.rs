@@ -1,4 +1,4 @@
-//! What `status` tells, and how all commands look at an election.
+//! What `status` prints, and what all commands that read an election have in common.
 mod support;
 
 use rustix::process::Signal;
@@ -23,7 +23,7 @@ fn now() -> String {
 }
 
 #[test]
-fn status_tells_who_leads_where_it_is_reached_and_since_when() {
+fn status_prints_who_leads_its_address_and_since_when() {
     on_each_etcd(|etcd| {
         let endpoint = etcd.endpoint();
         let before = now();
@@ -67,7 +67,7 @@ fn status_tells_who_leads_where_it_is_reached_and_since_when() {
 }
 
 #[test]
-fn without_a_leader_status_says_whether_somebody_may_still_act_and_until_when() {
+fn without_a_leader_status_prints_who_may_still_be_acting_and_until_when() {
     on_each_etcd(|etcd| {
         let endpoint = etcd.endpoint();
         let (code, told) = status(&endpoint);
@@ -80,7 +80,7 @@ fn without_a_leader_status_says_whether_somebody_may_still_act_and_until_when() 
 
         let mut leader = Daemon::spawn("server1", advertised("server1", &endpoint));
         leader.wait_for(LEADER);
-        // It cannot finish now, nor renew its lease.
+        // It can neither finish nor renew its lease.
         leader.signal(Signal::STOP);
         let before = now();
         etcd.etcdctl(&["del", "leader"]);
@@ -103,7 +103,7 @@ fn without_a_leader_status_says_whether_somebody_may_still_act_and_until_when() 
 }
 
 #[test]
-fn a_key_without_a_lease_leads_nobody_and_status_says_what_to_do() {
+fn a_key_without_a_lease_makes_nobody_leader_and_status_says_what_to_do() {
     let etcd = Etcd::newest();
     let endpoint = etcd.endpoint();
     for (key, value) in [("leader", "by hand"), ("leader/acting", "nonsense")] {
@@ -130,7 +130,7 @@ fn a_key_without_a_lease_leads_nobody_and_status_says_what_to_do() {
 }
 
 #[test]
-fn a_leader_of_another_kind_is_told_as_what_it_is() {
+fn a_leader_that_does_not_follow_the_protocol_is_reported_as_such() {
     let etcd = Etcd::newest();
     let lease = etcd.grant(Duration::from_mins(10));
     etcd.put("leader", b"other port", Some(&lease));
@@ -144,7 +144,7 @@ fn a_leader_of_another_kind_is_told_as_what_it_is() {
 }
 
 #[test]
-fn status_and_step_down_end_in_time_and_tell_what_was_tried_where_etcd_does_not_answer() {
+fn status_and_step_down_time_out_and_name_each_endpoint_if_etcd_is_unreachable() {
     let (silent, cut, black_hole) = (Proxy::silent(), Proxy::cut(), BlackHole::new());
     let etcd = Etcd::newest();
     etcd.freeze();
@@ -172,13 +172,13 @@ fn status_and_step_down_end_in_time_and_tell_what_was_tried_where_etcd_does_not_
         }
     }
     etcd.thaw();
-    // The one that answers is found behind those that do not.
+    // The endpoint that is reachable is found after those that are not.
     let found = run(at(&all, &["status", "--timeout", "20s"]));
     assert_eq!(found.out, ["Nobody leads."], "{:?}", found.err);
 }
 
 #[test]
-fn hostile_keys_are_printed_harmlessly_and_as_json_that_says_so() {
+fn hostile_keys_are_printed_harmlessly_and_marked_in_json() {
     let etcd = Etcd::newest();
     let endpoint = etcd.endpoint();
     let long = vec![b'A'; 100_000];
@@ -194,7 +194,7 @@ fn hostile_keys_are_printed_harmlessly_and_as_json_that_says_so() {
     for name in names {
         let lease = etcd.grant(Duration::from_mins(10));
         etcd.put("leader", name, Some(&lease));
-        // By hand no two keys get one revision, so this is somebody else's witness.
+        // Two puts never share a revision, so this acting key belongs to another term.
         let record = serde_json::json!({
             "name": String::from_utf8_lossy(name),
             "address": String::from_utf8_lossy(name),
@@ -229,13 +229,13 @@ fn hostile_keys_are_printed_harmlessly_and_as_json_that_says_so() {
                 assert!(!text.contains(harmful) && text.len() < 4096, "{text:?}");
             }
         }
-        // What was put by hand can be stepped down by hand, name or no name.
+        // Ends this term before the next name.
         etcd.etcdctl(&["lease", "revoke", &lease]);
     }
 }
 
 #[test]
-fn a_role_that_may_only_read_the_two_keys_suffices_to_look() {
+fn a_role_that_may_only_read_the_two_keys_is_enough_for_status_and_observe() {
     for binary in binaries() {
         let mut etcd = Etcd::start_with(&binary, &["--bcrypt-cost", "4"].map(str::to_owned), &[]);
         let mut leader = Daemon::spawn("server1", advertised("server1", &etcd.endpoint()));
@@ -267,7 +267,7 @@ fn a_role_that_may_only_read_the_two_keys_suffices_to_look() {
         };
         let mut observer = Daemon::spawn("observer", looker(&["observe", "--json"]));
         let seen = run(looker(&["status", "--json"]));
-        // The leader is no user, so that its lease runs out now or soon.
+        // The leader has no credentials, so its lease expires soon.
         if seen.code == 0 {
             let told = object(&seen.out[0]);
             assert_eq!(told["leader"]["address"], ADDRESS);
@@ -279,7 +279,7 @@ fn a_role_that_may_only_read_the_two_keys_suffices_to_look() {
         wait_for_name(&mut observer, "somebody");
         let told = object(&run(looker(&["status", "--json"])).out[0]);
         assert_eq!(told["ttl"]["granted"], 600, "{told}");
-        // What it may not do it is told at once.
+        // A permission error ends the command immediately.
         let refused = run(looker(&["step-down"]));
         assert_eq!(refused.code, 1);
         assert!(
@@ -302,7 +302,7 @@ fn a_role_that_may_only_read_the_two_keys_suffices_to_look() {
 }
 
 #[test]
-fn the_witness_tells_the_address_and_what_an_address_may_be() {
+fn the_acting_key_holds_any_valid_address() {
     let etcd = Etcd::newest();
     let longest = "é".repeat(127);
     for (number, address) in ["10.0.0.1", "[::1]:80", ADDRESS, &longest]

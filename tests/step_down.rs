@@ -1,4 +1,4 @@
-//! What `step-down` does.
+//! What `step-down` does, and how the end of a term is reported.
 mod support;
 
 use rustix::process::Signal;
@@ -29,7 +29,7 @@ fn step_down_hands_over_to_somebody_else_without_an_overlap() {
             for replica in &mut replicas {
                 replica.skip();
             }
-            // Each knows its role anew before the next round looks.
+            // Each replica knows its role before the next round.
             replicas[new].wait_for_refreshes(1);
             replicas[new].signal(Signal::TERM);
             replicas[new].wait_exit();
@@ -40,7 +40,7 @@ fn step_down_hands_over_to_somebody_else_without_an_overlap() {
 }
 
 #[test]
-fn step_down_of_an_only_candidate_tells_that_it_leads_again() {
+fn step_down_of_the_only_candidate_prints_that_it_leads_again() {
     let etcd = Etcd::newest();
     let mut only = Daemon::spawn("only", json("only", &etcd.endpoint()));
     let lease = only.wait_for(LEADER).field("lease").unwrap();
@@ -61,7 +61,7 @@ fn step_down_of_an_only_candidate_tells_that_it_leads_again() {
 }
 
 #[test]
-fn the_log_and_the_status_name_the_key_that_ended_a_term_whatever_it_is_called() {
+fn the_log_and_the_status_name_the_key_that_ended_a_term() {
     let etcd = Etcd::newest();
     let address = format!("127.0.0.1:{}", free_port());
     let mut command = json("server1", &etcd.endpoint());
@@ -91,7 +91,7 @@ fn the_log_and_the_status_name_the_key_that_ended_a_term_whatever_it_is_called()
 }
 
 #[test]
-fn step_down_does_nothing_where_nobody_or_somebody_else_leads() {
+fn step_down_does_nothing_if_nobody_or_somebody_else_leads() {
     let etcd = Etcd::newest();
     let before = etcd.revision();
     let nobody = run(at(&etcd.endpoint(), &["step-down"]));
@@ -118,12 +118,12 @@ fn step_down_does_nothing_where_nobody_or_somebody_else_leads() {
 }
 
 #[test]
-fn step_down_tells_how_things_stand_when_nobody_follows_in_time() {
+fn step_down_prints_the_state_if_nobody_takes_over_in_time() {
     let etcd = Etcd::newest();
     let arguments = ["--name", "server1", "--ttl", "60s", "--log-format", "json"];
     let mut leader = Daemon::spawn("server1", at(&etcd.endpoint(), &arguments));
     let lease = leader.wait_for(LEADER).field("lease").unwrap();
-    // It cannot stop acting, and its lease lasts on: nobody else may act.
+    // It cannot stop acting and its lease has not expired, so nobody else may act.
     leader.signal(Signal::STOP);
     let mut heir = Daemon::spawn("heir", json("heir", &etcd.endpoint()));
     heir.wait_for(FOLLOWER);

@@ -106,15 +106,15 @@ pub(super) fn parse() -> Task {
 }
 
 fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
-    // clap does not report a `--` that nothing follows. An unset shell variable leaves one behind,
-    // and the daemon would run without its COMMAND.
+    // COMMAND is split off before clap sees the rest: clap would ignore a `--` that nothing follows,
+    // which an unset shell variable leaves behind.
     let mut parts = arguments.splitn(2, |argument| argument == "--");
     let own_arguments = parts.next().unwrap_or_default();
     let command = parts.next();
 
     let definition = without_variables(CommandLine::command());
     let matches = match definition.try_get_matches_from(own_arguments) {
-        // The help texts list COMMAND and the variables as well.
+        // A help text lists COMMAND and the variables as well.
         Err(help) if !help.use_stderr() => {
             whole_definition().try_get_matches_from(own_arguments)?
         }
@@ -223,7 +223,7 @@ fn usage_error(kind: ErrorKind, message: String) -> clap::Error {
     CommandLine::command().error(kind, message)
 }
 
-/// Makes an error safe to print, and lets it say how to run a program if one was given without `--`.
+/// Makes an error safe to print; adds a tip if it may be about a program that was given without `--`.
 fn presentable(mut error: clap::Error) -> clap::Error {
     for kind in [
         ContextKind::InvalidValue,
