@@ -207,6 +207,26 @@ fn the_usage_line_distinguishes_the_program_to_run_from_a_subcommand() {
 }
 
 #[test]
+fn a_program_without_the_separator_before_it_is_refused_with_a_tip() {
+    for arguments in [
+        &["worker"][..],
+        &["--ttl", "2s", "worker", "--queue", "mail"],
+        &["worker", "--", "mail"],
+    ] {
+        let run = run(at("127.0.0.1:1", arguments));
+        assert_eq!(run.code, 2, "{arguments:?}: {:?}", run.err);
+        assert_eq!(run.err[0], "error: unrecognized subcommand 'worker'");
+        let tip = "  tip: to run a program while this replica leads, put -- before it: \
+                   leader-election … -- worker";
+        assert!(run.err.iter().any(|line| line == tip), "{:#?}", run.err);
+    }
+    let run = run(at("127.0.0.1:1", &["statu"]));
+    assert_eq!(run.code, 2, "{:?}", run.err);
+    let tip = "  tip: a similar subcommand exists: 'status'";
+    assert!(run.err.iter().any(|line| line == tip), "{:#?}", run.err);
+}
+
+#[test]
 fn invalid_timeouts_are_refused() {
     for value in ["", "0", "0s", "-1", "x", "25h", "99999999999999999999"] {
         for command_name in ["status", "step-down"] {
