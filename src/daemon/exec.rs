@@ -1,8 +1,8 @@
 //! Runs COMMAND while this replica leads, and sees to its end in time.
 
 mod guard;
-mod killing;
 mod messages;
+mod reaping;
 mod revoke;
 mod supervisor;
 

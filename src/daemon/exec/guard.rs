@@ -5,8 +5,8 @@
 //! means that the daemon is gone.
 
 use super::{
-    killing::{self, LONG_ROUND, Left, Reaped, Schedule},
     messages::{Order, Report, receive_stdin, take_lines},
+    reaping::{self, LONG_ROUND, Left, Reaped, Schedule},
 };
 use crate::{clock, protocol::Moment};
 use rustix::{
@@ -130,7 +130,7 @@ struct Running {
 
 impl Guard {
     fn new(command: &[OsString]) -> io::Result<Self> {
-        killing::adopt_descendants()?;
+        reaping::adopt_descendants()?;
         rustix::thread::set_name(c"leader-guard")?;
         for signal in NOT_FOR_US {
             // Handled, not ignored: COMMAND would inherit that.
@@ -180,7 +180,7 @@ impl Guard {
                     tell_to_stop(running.process);
                 }
                 if self.daemon_is_gone || running.ended.is_some() || running.schedule.kills(now) {
-                    let left = killing::kill_children(&[]);
+                    let left = reaping::kill_children(&[]);
                     wake = Some(now + left.round());
                     if let Left::NotOurs(process) = left {
                         self.tell_not_ours(process);
@@ -284,7 +284,7 @@ impl Guard {
     /// Reaps all that has ended; returns true iff anything is left.
     fn reap(&mut self) -> bool {
         loop {
-            match killing::reap() {
+            match reaping::reap() {
                 Ok(Reaped::Child(child, code)) => {
                     if let Some(running) = &mut self.running
                         && running.process == child

@@ -3,8 +3,8 @@
 
 use super::{
     guard::{GUARD, THIS_PROGRAM},
-    killing::{self, LONG_ROUND, Left, Reaped},
     messages::{Order, Report, send_stdin, take_lines},
+    reaping::{self, LONG_ROUND, Left, Reaped},
 };
 use crate::{
     clock::{self, Alarm},
@@ -104,7 +104,7 @@ impl Wrapper {
         config: &Config,
         status: watch::Receiver<Status>,
     ) -> io::Result<Self> {
-        let spared = killing::adopt_descendants()?;
+        let spared = reaping::adopt_descendants()?;
         let program = command
             .first()
             .map_or_else(Default::default, |program| program.as_encoded_bytes());
@@ -204,7 +204,7 @@ impl Wrapper {
             let said = running.guide(&self.timing, &self.status.borrow_and_update());
             let left = running
                 .is_ours_to_kill()
-                .then(|| killing::kill_children(&self.spared));
+                .then(|| reaping::kill_children(&self.spared));
             if let Some(Left::NotOurs(process)) = left {
                 running.tell_not_ours(&self.name, &self.called, process.as_raw_nonzero().get());
             }
@@ -239,7 +239,7 @@ impl Wrapper {
     fn reap(&mut self) {
         let is_guard = |running: &Running, child| running.guard == Guard::Process(child);
         // What cannot be reaped now can be reaped later.
-        while let Ok(reaped) = killing::reap() {
+        while let Ok(reaped) = reaping::reap() {
             match (reaped, &mut self.running) {
                 (Reaped::Child(child, code), Some(running)) if is_guard(running, child) => {
                     let failed = (1..128).contains(&code);
