@@ -4,6 +4,7 @@ mod guard;
 mod messages;
 mod reaping;
 mod revoke;
+mod schedule;
 mod supervisor;
 
 pub(super) use guard::run_if_asked;

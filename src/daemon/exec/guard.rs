@@ -6,7 +6,8 @@
 
 use super::{
     messages::{Order, Report, receive_stdin, take_lines},
-    reaping::{self, LONG_ROUND, Left, Reaped, Schedule},
+    reaping::{self, LONG_ROUND, Left, Reaped},
+    schedule::Schedule,
 };
 use crate::{clock, protocol::Moment};
 use rustix::{
@@ -176,17 +177,20 @@ impl Guard {
             let now = clock::now();
             let mut wake = None;
             if let Some(running) = &mut self.running {
-                if running.ended.is_none() && running.schedule.tells(now) {
+                if running.ended.is_none() && running.schedule.begin_stop(now) {
                     tell_to_stop(running.process);
                 }
-                if self.daemon_is_gone || running.ended.is_some() || running.schedule.kills(now) {
+                if self.daemon_is_gone
+                    || running.ended.is_some()
+                    || running.schedule.is_kill_due(now)
+                {
                     let left = reaping::kill_children(&[]);
                     wake = Some(now + left.round());
                     if let Left::NotOurs(process) = left {
                         self.tell_not_ours(process);
                     }
                 } else {
-                    wake = Some(running.schedule.next());
+                    wake = Some(running.schedule.next_step_at());
                 }
             }
             if !any_left {
@@ -229,10 +233,10 @@ impl Guard {
                 (Order::Lead { stop_at, kill_at }, None) => time = Some((stop_at, kill_at)),
                 (Order::Stop { .. }, None) => time = Some((Moment::default(), Moment::default())),
                 (Order::Lead { stop_at, kill_at }, Some(running)) => {
-                    running.schedule.lead(stop_at, kill_at);
+                    running.schedule.renew(stop_at, kill_at);
                 }
                 (Order::Stop { kill_at }, Some(running)) => {
-                    running.schedule.stop(clock::now(), kill_at);
+                    running.schedule.order_stop(clock::now(), kill_at);
                 }
                 (Order::Signal(signal), Some(running)) if running.ended.is_none() => {
                     // COMMAND may have ended, and is not reaped yet.
@@ -289,7 +293,7 @@ impl Guard {
                     if let Some(running) = &mut self.running
                         && running.process == child
                     {
-                        running.ended = Some((code, running.schedule.told()));
+                        running.ended = Some((code, running.schedule.is_stopping()));
                     }
                 }
                 // Whoever did that may have had reasons.

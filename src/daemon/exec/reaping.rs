@@ -1,19 +1,14 @@
-//! The rules of killing: of all that COMMAND has started, nothing outlives its time.
+//! Kills and reaps all descendants of this process.
 //!
-//! **When.** COMMAND is told to stop when its time gets short, or when the daemon says so; at its
-//! last moment all that is left is killed. A later order moves these moments; once it has been
-//! told because its time got short, none gives it more.
+//! When a process ends, the kernel gives its children to the nearest ancestor that is a
+//! *subreaper*. A subreaper that kills all its children, again and again until it has none, has
+//! therefore killed all its descendants, however often they forked and whatever sessions they
+//! started. The guard, which is COMMAND's parent, and the daemon, which is the guard's parent, are
+//! both subreapers: if one of them dies, the other can still kill all that is left.
 //!
-//! **How.** The kernel gives a process whose parent has ended to its nearest ancestor that is a
-//! *subreaper*. So whoever is one and kills all its children, again and again until it has none,
-//! has killed all its descendants, however often they forked and whatever sessions they began.
-//! The guard is one, and COMMAND's parent; the daemon is one, and the guard's parent: whichever of
-//! the two dies, the other's children are what is left.
-//!
-//! Only children are ever killed, since nobody but their parent reaps them: until then, their ids
-//! are not given to others.
+//! Only children are ever killed. The kernel reuses the id of a process only after its parent has
+//! reaped it, so that a signal to a child can reach no other process.
 
-use crate::protocol::Moment;
 use rustix::{
     io::Errno,
     process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait},
@@ -24,69 +19,6 @@ use std::{fs, io, time::Duration};
 pub(super) const ROUND: Duration = Duration::from_millis(1);
 /// The same where that fails, for want of file descriptors or of permission.
 pub(super) const LONG_ROUND: Duration = Duration::from_millis(50);
-
-/// When COMMAND is told to stop, and when it is killed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Schedule {
-    stop_at: Moment,
-    kill_at: Moment,
-    ordered: bool,
-    told: bool,
-}
-
-impl Schedule {
-    /// Tells it to stop, and kills it, at these moments.
-    pub fn new(stop_at: Moment, kill_at: Moment) -> Self {
-        Self {
-            stop_at,
-            kill_at,
-            ordered: false,
-            told: false,
-        }
-    }
-
-    /// Moves both moments; no more once it is to stop.
-    pub fn lead(&mut self, stop_at: Moment, kill_at: Moment) {
-        if !self.ordered && !self.told {
-            (self.stop_at, self.kill_at) = (stop_at, kill_at);
-        }
-    }
-
-    /// Tells it to stop at `now`, and moves the moment of killing.
-    pub fn stop(&mut self, now: Moment, kill_at: Moment) {
-        if self.told && !self.ordered {
-            self.kill_at = self.kill_at.min(kill_at);
-            return;
-        }
-        self.ordered = true;
-        self.stop_at = self.stop_at.min(now);
-        self.kill_at = kill_at;
-    }
-
-    /// Returns true iff it is to be told to stop at `now`, and was not told before.
-    pub fn tells(&mut self, now: Moment) -> bool {
-        now >= self.stop_at && !std::mem::replace(&mut self.told, true)
-    }
-
-    /// Returns true iff it was told to stop.
-    pub fn told(&self) -> bool {
-        self.told
-    }
-
-    /// Returns true iff all that is left is to be killed at `now`.
-    pub fn kills(&self, now: Moment) -> bool {
-        now >= self.kill_at
-    }
-
-    /// Returns the next moment at which there is something to do.
-    pub fn next(&self) -> Moment {
-        if self.told {
-            self.kill_at
-        } else {
-            self.kill_at.min(self.stop_at)
-        }
-    }
-}
 
 /// Becomes the parent of every descendant whose own parent ends.
 ///
@@ -193,49 +125,4 @@ fn children() -> io::Result<Vec<Pid>> {
         }
     }
     Ok(children)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: u64) -> Moment {
-        Moment::from_origin(Duration::from_secs(seconds))
-    }
-
-    #[test]
-    fn it_is_told_and_killed_in_time_unless_it_goes_on_leading() {
-        let mut schedule = Schedule::new(at(4), at(5));
-        assert_eq!(schedule.next(), at(4));
-        assert!(!schedule.tells(at(3)));
-        schedule.lead(at(6), at(7));
-        assert!(!schedule.tells(at(5)) && !schedule.kills(at(5)));
-        assert!(schedule.tells(at(6)) && !schedule.tells(at(6)));
-        assert!(schedule.told());
-        assert_eq!(schedule.next(), at(7));
-        assert!(!schedule.kills(at(6)) && schedule.kills(at(7)));
-    }
-
-    #[test]
-    fn once_its_time_got_short_nothing_gives_it_more() {
-        let mut schedule = Schedule::new(at(4), at(5));
-        assert!(schedule.tells(at(4)));
-        schedule.lead(at(8), at(9));
-        schedule.stop(at(4), at(10));
-        assert_eq!(schedule.next(), at(5));
-        schedule.stop(at(4), at(4));
-        assert!(schedule.kills(at(4)));
-    }
-
-    #[test]
-    fn an_ordered_stop_lasts_for_as_long_as_it_is_ordered() {
-        let mut schedule = Schedule::new(at(4), at(5));
-        schedule.stop(at(2), at(5));
-        assert!(schedule.tells(at(2)));
-        schedule.stop(at(3), at(9));
-        schedule.lead(at(20), at(20));
-        assert_eq!(schedule.next(), at(9));
-        schedule.stop(at(4), at(4));
-        assert!(schedule.kills(at(4)));
-    }
 }
