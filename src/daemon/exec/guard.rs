@@ -6,7 +6,7 @@
 
 use super::{
     messages::{Order, Report, receive_stdin, take_lines},
-    reaping::{self, LONG_ROUND, Left, Reaped},
+    reaping::{self, RETRY_INTERVAL, Reaped, Remaining},
     schedule::Schedule,
 };
 use crate::{clock, protocol::Moment};
@@ -131,7 +131,7 @@ struct Running {
 
 impl Guard {
     fn new(command: &[OsString]) -> io::Result<Self> {
-        reaping::adopt_descendants()?;
+        reaping::become_subreaper()?;
         rustix::thread::set_name(c"leader-guard")?;
         for signal in NOT_FOR_US {
             // Handled, not ignored: COMMAND would inherit that.
@@ -185,8 +185,8 @@ impl Guard {
                     || running.schedule.is_kill_due(now)
                 {
                     let left = reaping::kill_children(&[]);
-                    wake = Some(now + left.round());
-                    if let Left::NotOurs(process) = left {
+                    wake = Some(now + left.next_round_in());
+                    if let Remaining::KillDenied(process) = left {
                         self.tell_not_ours(process);
                     }
                 } else {
@@ -210,7 +210,7 @@ impl Guard {
                 }
             }
             if self.wait(wake).is_err() {
-                thread::sleep(LONG_ROUND);
+                thread::sleep(RETRY_INTERVAL);
             }
         }
     }
@@ -289,7 +289,7 @@ impl Guard {
     fn reap(&mut self) -> bool {
         loop {
             match reaping::reap() {
-                Ok(Reaped::Child(child, code)) => {
+                Ok(Reaped::Ended(child, code)) => {
                     if let Some(running) = &mut self.running
                         && running.process == child
                     {
@@ -299,7 +299,7 @@ impl Guard {
                 // Whoever did that may have had reasons.
                 Ok(Reaped::Stopped(_)) => {}
                 Ok(Reaped::NoneEnded) | Err(_) => return true,
-                Ok(Reaped::NoneLeft) => return false,
+                Ok(Reaped::NoChildren) => return false,
             }
         }
     }

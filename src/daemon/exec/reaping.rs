@@ -15,18 +15,18 @@ use rustix::{
 };
 use std::{fs, io, time::Duration};
 
-/// How long those who were killed may take to be gone, before who is left is killed again.
-pub(super) const ROUND: Duration = Duration::from_millis(1);
-/// The same where that fails, for want of file descriptors or of permission.
-pub(super) const LONG_ROUND: Duration = Duration::from_millis(50);
+/// The time between two rounds of killing: what was killed needs a moment to end.
+const KILL_INTERVAL: Duration = Duration::from_millis(1);
+/// The time until a retry of what failed, for lack of file descriptors or of permission.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Becomes the parent of every descendant whose own parent ends.
+/// Makes this process the parent of every descendant whose own parent ends.
 ///
-/// Returns the children that there are already, which are not COMMAND's.
+/// Returns the children that exist already, which have nothing to do with COMMAND.
 ///
 /// # Errors
-/// If the kernel does not tell who a process's children are.
-pub(super) fn adopt_descendants() -> io::Result<Vec<Pid>> {
+/// If the kernel does not list the children of a process.
+pub(super) fn become_subreaper() -> io::Result<Vec<Pid>> {
     let children = children().map_err(|error| {
         let reason = "/proc does not tell who the children of a process are";
         io::Error::new(error.kind(), format!("{reason}: {error}"))
@@ -35,64 +35,64 @@ pub(super) fn adopt_descendants() -> io::Result<Vec<Pid>> {
     Ok(children)
 }
 
-/// Who is left after a round of killing.
+/// What a round of killing has left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    /// No children but those to be spared.
-    Nobody,
-    /// Somebody, to be killed again soon: theirs are children now.
-    Somebody,
-    /// Somebody whom this process may not kill, as it is another user's.
-    NotOurs(Pid),
-    /// The kernel does not tell now, for want of file descriptors.
+pub(super) enum Remaining {
+    /// No child was left, except those to spare.
+    Nothing,
+    /// Children were killed. Their own children are this process's now, and need another round.
+    Killed,
+    /// This process may not kill that child, which belongs to another user.
+    KillDenied(Pid),
+    /// The children could not be listed, for lack of file descriptors.
     Unknown,
 }
 
-impl Left {
-    /// How long to wait before the next round.
-    pub fn round(self) -> Duration {
+impl Remaining {
+    /// Returns the time until the next round.
+    pub fn next_round_in(self) -> Duration {
         match self {
-            Self::Nobody | Self::Somebody => ROUND,
-            Self::NotOurs(_) | Self::Unknown => LONG_ROUND,
+            Self::Nothing | Self::Killed => KILL_INTERVAL,
+            Self::KillDenied(_) | Self::Unknown => RETRY_INTERVAL,
         }
     }
 }
 
-/// Kills all children that there are now, but for those to be spared.
-pub(super) fn kill_children(spared: &[Pid]) -> Left {
+/// Kills all present children except those to spare.
+pub(super) fn kill_children(spared: &[Pid]) -> Remaining {
     let Ok(mut children) = children() else {
-        return Left::Unknown;
+        return Remaining::Unknown;
     };
     children.retain(|child| !spared.contains(child));
-    let mut left = Left::Nobody;
+    let mut remaining = Remaining::Nothing;
     for child in children {
-        // What has ended by itself, and is not reaped, can be killed as well.
+        // A child that has ended and is not reaped yet takes the signal as well.
         match kill_process(child, Signal::KILL) {
-            Err(Errno::PERM) => left = Left::NotOurs(child),
-            _ if left == Left::Nobody => left = Left::Somebody,
+            Err(Errno::PERM) => remaining = Remaining::KillDenied(child),
+            _ if remaining == Remaining::Nothing => remaining = Remaining::Killed,
             _ => {}
         }
     }
-    left
+    remaining
 }
 
-/// Whom [`reap`] has found.
+/// What [`reap`] has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reaped {
-    /// A child that had ended, with its exit code as a shell has it.
-    Child(Pid, u8),
-    /// A child that was stopped by a signal.
+    /// A child that ended, with its exit code, or 128 + n for signal n.
+    Ended(Pid, u8),
+    /// A child that a signal has stopped, such as SIGSTOP. It goes on to exist.
     Stopped(Pid),
-    /// Children, none of which has ended.
+    /// Children of which none has ended.
     NoneEnded,
-    /// No children.
-    NoneLeft,
+    /// No children at all.
+    NoChildren,
 }
 
-/// Reaps a child that has ended, if there is one.
+/// Reaps one child that has ended, if there is one.
 ///
 /// # Errors
-/// The kernel has no reason for any.
+/// If `waitpid` fails, for which the kernel has no reason.
 pub(super) fn reap() -> io::Result<Reaped> {
     let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
     match rustix::io::retry_on_intr(|| wait(options)) {
@@ -101,17 +101,18 @@ pub(super) fn reap() -> io::Result<Reaped> {
             let killed = || status.terminating_signal().map(|signal| 128 + signal);
             let code = status.exit_status().or_else(killed);
             let code = code.and_then(|code| u8::try_from(code).ok());
-            Ok(Reaped::Child(child, code.unwrap_or(u8::MAX)))
+            Ok(Reaped::Ended(child, code.unwrap_or(u8::MAX)))
         }
         Ok(None) => Ok(Reaped::NoneEnded),
-        Err(Errno::CHILD) => Ok(Reaped::NoneLeft),
+        Err(Errno::CHILD) => Ok(Reaped::NoChildren),
         Err(error) => Err(error.into()),
     }
 }
 
-/// All children, also those that have ended and are not reaped.
+/// Lists all children, including those that have ended and are not reaped yet.
 fn children() -> io::Result<Vec<Pid>> {
     let mut children = Vec::new();
+    // Each thread has the children that it has started or adopted.
     for thread in fs::read_dir("/proc/self/task")? {
         let thread = thread?;
         match fs::read_to_string(thread.path().join("children")) {
@@ -119,7 +120,7 @@ fn children() -> io::Result<Vec<Pid>> {
                 let ids = ids.split_whitespace().filter_map(|id| id.parse().ok());
                 children.extend(ids.filter_map(Pid::from_raw));
             }
-            // A thread that has just ended has given its children to another.
+            // A thread that has just ended has given its children to another thread.
             Err(error) if !thread.path().exists() => drop(error),
             Err(error) => return Err(error),
         }

@@ -4,7 +4,7 @@
 use super::{
     guard::{GUARD, THIS_PROGRAM},
     messages::{Order, Report, send_stdin, take_lines},
-    reaping::{self, LONG_ROUND, Left, Reaped},
+    reaping::{self, RETRY_INTERVAL, Reaped, Remaining},
 };
 use crate::{
     clock::{self, Alarm},
@@ -104,7 +104,7 @@ impl Wrapper {
         config: &Config,
         status: watch::Receiver<Status>,
     ) -> io::Result<Self> {
-        let spared = reaping::adopt_descendants()?;
+        let spared = reaping::become_subreaper()?;
         let program = command
             .first()
             .map_or_else(Default::default, |program| program.as_encoded_bytes());
@@ -205,16 +205,16 @@ impl Wrapper {
             let left = running
                 .is_ours_to_kill()
                 .then(|| reaping::kill_children(&self.spared));
-            if let Some(Left::NotOurs(process)) = left {
+            if let Some(Remaining::KillDenied(process)) = left {
                 running.tell_not_ours(&self.name, &self.called, process.as_raw_nonzero().get());
             }
             let wake = match left {
-                Some(left) => clock::now() + left.round(),
+                Some(left) => clock::now() + left.next_round_in(),
                 None if said => running.own_kill_at(&self.timing),
-                None => (clock::now() + LONG_ROUND).min(running.own_kill_at(&self.timing)),
+                None => (clock::now() + RETRY_INTERVAL).min(running.own_kill_at(&self.timing)),
             };
             let is_over = |running: &mut Running| {
-                let nobody_left = running.ended.is_some() || left == Some(Left::Nobody);
+                let nobody_left = running.ended.is_some() || left == Some(Remaining::Nothing);
                 running.guard_is_gone() && nobody_left
             };
             if let Some(over) = self.running.take_if(is_over) {
@@ -241,17 +241,17 @@ impl Wrapper {
         // What cannot be reaped now can be reaped later.
         while let Ok(reaped) = reaping::reap() {
             match (reaped, &mut self.running) {
-                (Reaped::Child(child, code), Some(running)) if is_guard(running, child) => {
+                (Reaped::Ended(child, code), Some(running)) if is_guard(running, child) => {
                     let failed = (1..128).contains(&code);
                     running.guard = Guard::Gone { failed };
                 }
-                (Reaped::Child(child, _), _) => self.spared.retain(|spared| *spared != child),
+                (Reaped::Ended(child, _), _) => self.spared.retain(|spared| *spared != child),
                 // Nobody may stop a guard, and then COMMAND's end goes unheard.
                 (Reaped::Stopped(child), Some(running)) if is_guard(running, child) => {
                     let _ = kill_process(child, Signal::CONT);
                 }
                 (Reaped::Stopped(_), _) => {}
-                (Reaped::NoneEnded | Reaped::NoneLeft, _) => break,
+                (Reaped::NoneEnded | Reaped::NoChildren, _) => break,
             }
         }
     }
