@@ -1,6 +1,7 @@
 //! Runs COMMAND while this replica leads, and sees to its end in time.
 
 mod guard;
+mod lookup;
 mod messages;
 mod reaping;
 mod revoke;
@@ -8,5 +9,6 @@ mod schedule;
 mod supervisor;
 
 pub(super) use guard::run_if_asked;
+pub(super) use lookup::check_command;
 pub(super) use revoke::release;
-pub(super) use supervisor::{Ended, Wrapper, check};
+pub(super) use supervisor::{Ended, Wrapper};

@@ -132,9 +132,12 @@ fn run_election(
     command: Option<Vec<OsString>>,
     http: Option<SocketAddr>,
 ) -> anyhow::Result<Outcome> {
-    if let Some(Err((code, reason))) = command.as_ref().map(|command| exec::check(&command[0])) {
-        error!("{reason}");
-        return Ok(Outcome::CommandEnded(code));
+    let checked = command
+        .as_ref()
+        .map(|command| exec::check_command(&command[0]));
+    if let Some(Err(error)) = checked {
+        error!("{error}");
+        return Ok(Outcome::CommandEnded(error.exit_code()));
     }
     block_on(take_part(config, command, http))
 }

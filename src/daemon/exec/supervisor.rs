@@ -14,16 +14,14 @@ use crate::{
     protocol::{Moment, Role, Status, Timing},
 };
 use rustix::{
-    fs::Access,
     net::{SendFlags, send},
     process::{Pid, Signal, kill_process},
 };
 use std::{
     env,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     io::{self, ErrorKind},
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 use tokio::{
@@ -389,32 +387,4 @@ impl Running {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         send(&self.socket, line.as_bytes(), flags).is_ok_and(|length| length == line.len())
     }
-}
-
-/// Returns whether `program` can be run, as far as can be known without running it.
-///
-/// # Errors
-/// The exit code that a shell has for that, and why not.
-pub(in crate::daemon) fn check(program: &OsStr) -> Result<(), (u8, String)> {
-    let printable = || Printable(program.as_encoded_bytes()).to_string();
-    let path = Path::new(program);
-    let folders = if program.as_encoded_bytes().contains(&b'/') {
-        vec![PathBuf::new()]
-    } else {
-        // What the system takes where there is none.
-        let folders = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
-        env::split_paths(&folders).collect()
-    };
-    let mut error = (127, format!("there is no command '{}'", printable()));
-    for folder in folders {
-        let path = folder.join(path);
-        if program.is_empty() || !path.exists() {
-            continue;
-        }
-        if path.is_file() && rustix::fs::access(&path, Access::EXEC_OK).is_ok() {
-            return Ok(());
-        }
-        error = (126, format!("'{}' cannot be executed", printable()));
-    }
-    Err(error)
 }

@@ -1,0 +1,65 @@
+//! Looks COMMAND up before the election, so that a missing one never leads.
+
+use crate::printable::Printable;
+use rustix::fs::{Access, access};
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
+
+/// Why a program cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::daemon) enum CannotRun {
+    /// There is no such file, in no directory of PATH.
+    #[error("there is no command '{0}'")]
+    NotFound(String),
+    /// There is a file, but it is no program that this user may execute.
+    #[error("'{0}' cannot be executed")]
+    NotExecutable(String),
+}
+
+impl CannotRun {
+    /// Returns the exit code that a shell has for this.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotFound(_) => 127,
+            Self::NotExecutable(_) => 126,
+        }
+    }
+}
+
+/// Checks that `program` can be run, as far as that is known before it runs.
+///
+/// # Errors
+/// If there is no such program, or it cannot be executed.
+pub(in crate::daemon) fn check_command(program: &OsStr) -> Result<(), CannotRun> {
+    let printable = || Printable(program.as_encoded_bytes()).to_string();
+    if program.is_empty() {
+        return Err(CannotRun::NotFound(printable()));
+    }
+    let directories = if program.as_encoded_bytes().contains(&b'/') {
+        vec![PathBuf::new()]
+    } else {
+        // Without a PATH, the system looks here.
+        let path = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+        env::split_paths(&path).collect()
+    };
+    let mut is_found = false;
+    for directory in directories {
+        let file = directory.join(program);
+        if is_executable(&file) {
+            return Ok(());
+        }
+        is_found |= file.exists();
+    }
+    Err(if is_found {
+        CannotRun::NotExecutable(printable())
+    } else {
+        CannotRun::NotFound(printable())
+    })
+}
+
+fn is_executable(file: &Path) -> bool {
+    file.is_file() && access(file, Access::EXEC_OK).is_ok()
+}
