@@ -43,7 +43,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs the program from its command line to its exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    if let Some(exit) = exec::run_if_asked(env::args_os()) {
+    if let Some(exit) = exec::run_if_guard(env::args_os()) {
         return exit;
     }
     let code = match cli::parse() {

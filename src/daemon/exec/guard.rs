@@ -5,6 +5,7 @@
 //! means that the daemon is gone.
 
 use super::{
+    launch::GuardArguments,
     messages::{Order, Report, receive_stdin, take_lines},
     reaping::{self, RETRY_INTERVAL, Reaped, Remaining},
     schedule::Schedule,
@@ -17,23 +18,13 @@ use rustix::{
     process::{Pid, Signal, kill_process, kill_process_group},
 };
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     io::{self, ErrorKind, Read, Write},
     os::unix::{net::UnixStream, process::CommandExt},
     process::{Command, ExitCode, Stdio},
     sync::{Arc, atomic::AtomicBool},
     thread,
 };
-
-/// The first argument of a guard; a lease and the daemon's own arguments follow.
-pub(super) const GUARD: &str = "--guard";
-/// The option that makes this program revoke a lease, and do nothing else.
-pub(super) const RELEASE: &str = "--release";
-/// What runs once more as a guard or to revoke a lease, whatever became of its file.
-pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
-
-/// How often revoking is begun again after a signal has ended it.
-const RELEASES: usize = 5;
 
 /// What concerns this program alone, and is not in COMMAND's environment.
 const OURS_ALONE: [&str; 2] = ["LEADER_ELECTION_ETCD_PASSWORD", "NOTIFY_SOCKET"];
@@ -48,55 +39,22 @@ const NOT_FOR_US: [Signal; 6] = [
     Signal::USR2,
 ];
 
-/// Runs as a guard, if that is what the arguments say.
-pub(in crate::daemon) fn run_if_asked(
-    mut arguments: impl Iterator<Item = OsString>,
+/// Runs this process as a guard, if the arguments ask for that.
+pub(in crate::daemon) fn run_if_guard(
+    arguments: impl Iterator<Item = OsString>,
 ) -> Option<ExitCode> {
-    let program = arguments.next()?;
-    if arguments.next()? != GUARD {
-        return None;
-    }
-    let lease = arguments.next()?;
-    let arguments: Vec<_> = arguments.collect();
-    let (own, command) = split(&arguments);
-    let done = Guard::new(command).and_then(|guard| match guard.guard() {
+    let arguments = GuardArguments::parse(arguments)?;
+    let result = Guard::new(&arguments.command).and_then(|guard| match guard.guard() {
         End::Reported => Ok(()),
-        End::DaemonGone => release(&program, own, &lease),
+        End::DaemonGone => arguments.release_lease(),
     });
-    if let Err(error) = &done {
-        // Where standard error is closed, the daemon still learns that this has failed.
-        let _ = writeln!(io::stderr(), "WARN the guard of a COMMAND failed: {error}");
-    }
-    Some(if done.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-/// Has the lease of a daemon that is gone revoked, with the daemon's own options. If that cannot be
-/// done, it runs out by itself.
-fn release(program: &OsStr, own: &[OsString], lease: &OsStr) -> io::Result<()> {
-    let mut run = Command::new(THIS_PROGRAM);
-    run.arg0(program)
-        .args(own)
-        .args([OsStr::new(RELEASE), lease]);
-    run.stdin(Stdio::null());
-    // Whoever ended the daemon may send SIGTERM to all that is left, and until it listens, that ends
-    // this run too.
-    for _ in 0..RELEASES {
-        if run.status()?.code().is_some() {
-            break;
+    Some(match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If standard error is closed, the exit code still tells the daemon of the failure.
+            let _ = writeln!(io::stderr(), "WARN the guard of a COMMAND failed: {error}");
+            ExitCode::FAILURE
         }
-    }
-    Ok(())
-}
-
-/// Separates this program's own arguments from COMMAND with its own.
-pub(super) fn split(arguments: &[OsString]) -> (&[OsString], &[OsString]) {
-    let place = arguments.iter().position(|argument| argument == "--");
-    place.map_or((arguments, &[]), |place| {
-        (&arguments[..place], &arguments[place + 1..])
     })
 }
 

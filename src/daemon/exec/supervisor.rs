@@ -2,8 +2,8 @@
 //! says, and does its work when it cannot.
 
 use super::{
-    guard::{GUARD, THIS_PROGRAM},
-    messages::{Order, Report, send_stdin, take_lines},
+    launch::start_guard,
+    messages::{Order, Report, take_lines},
     reaping::{self, RETRY_INTERVAL, Reaped, Remaining},
 };
 use crate::{
@@ -11,18 +11,15 @@ use crate::{
     config::Config,
     election::Leadership,
     printable::Printable,
-    protocol::{Moment, Role, Status, Timing},
+    protocol::{FencingToken, Moment, Role, Status, Timing},
 };
 use rustix::{
     net::{SendFlags, send},
     process::{Pid, Signal, kill_process},
 };
 use std::{
-    env,
     ffi::OsString,
     io::{self, ErrorKind},
-    os::unix::process::CommandExt,
-    process::{Command, Stdio},
 };
 use tokio::{
     net::UnixStream,
@@ -51,7 +48,7 @@ pub(in crate::daemon) enum Ended {
 /// Runs COMMAND in each term.
 pub(in crate::daemon) struct Wrapper {
     name: String,
-    environment: [(&'static str, String); 2],
+    config: Config,
     /// What to call COMMAND.
     called: String,
     timing: Timing,
@@ -108,13 +105,7 @@ impl Wrapper {
             .map_or_else(Default::default, |program| program.as_encoded_bytes());
         Ok(Self {
             name: Printable(config.name().as_str().as_bytes()).to_string(),
-            environment: [
-                ("LEADER_ELECTION_NAME", config.name().as_str().to_owned()),
-                (
-                    "LEADER_ELECTION_LEADER_KEY",
-                    config.leader_key().as_str().to_owned(),
-                ),
-            ],
+            config: config.clone(),
             called: Printable(program).to_string(),
             timing: Timing::new(config.ttl().as_duration(), config.grace()),
             status,
@@ -130,29 +121,13 @@ impl Wrapper {
     /// # Errors
     /// If no guard can be started.
     pub fn start(&mut self, leadership: Leadership) -> io::Result<()> {
-        let (socket, guards) = std::os::unix::net::UnixStream::pair()?;
-        send_stdin(&socket)?;
-        socket.set_nonblocking(true)?;
-        let socket = UnixStream::from_std(socket)?;
-        let mut arguments = env::args_os();
-        let mut guard = Command::new(THIS_PROGRAM);
-        if let Some(program) = arguments.next() {
-            guard.arg0(program);
-        }
         let term = leadership.term();
-        let guard = guard
-            .args([GUARD, &term.lease.to_string()])
-            .args(arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .env("LEADER_ELECTION_TOKEN", term.token.to_string())
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(guards)))
-            .process_group(0)
-            .spawn()?;
+        let (guard, socket) = start_guard(term.lease, &self.environment(term.token))?;
         self.running = Some(Running {
             leadership,
             socket,
             unread: Vec::new(),
-            guard: Guard::Process(Pid::from_child(&guard)),
+            guard: Guard::Process(guard),
             ended: None,
             said: None,
             hung_up: false,
@@ -162,6 +137,16 @@ impl Wrapper {
             told_not_ours: false,
         });
         Ok(())
+    }
+
+    /// Returns what COMMAND finds in its environment, beside what this process was given.
+    fn environment(&self, token: FencingToken) -> [(&'static str, String); 3] {
+        let (name, leader_key) = (self.config.name(), self.config.leader_key());
+        [
+            ("LEADER_ELECTION_NAME", name.as_str().to_owned()),
+            ("LEADER_ELECTION_LEADER_KEY", leader_key.as_str().to_owned()),
+            ("LEADER_ELECTION_TOKEN", token.to_string()),
+        ]
     }
 
     /// Returns true iff COMMAND runs, or something of it is left.

@@ -1,0 +1,140 @@
+//! Starts this program once more: as the guard of a COMMAND, or to revoke the lease of a daemon
+//! that is gone.
+//!
+//! Both get the daemon's own command line, so that they have its options and do what it does:
+//!
+//! ```text
+//! leader-election --guard LEASE OPTIONS -- COMMAND
+//! leader-election OPTIONS --release LEASE
+//! ```
+
+use super::messages::send_stdin;
+use crate::protocol::LeaseId;
+use rustix::process::Pid;
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    process::{Command, Stdio},
+};
+use tokio::net::UnixStream;
+
+/// The first argument of a guard.
+const GUARD: &str = "--guard";
+/// The option that makes this program revoke a lease, and do nothing else.
+const RELEASE: &str = "--release";
+/// This program's file, even if it was replaced or deleted since.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// How many times the revoking program is started if a signal ends it.
+const RELEASE_ATTEMPTS: usize = 5;
+
+/// Starts a guard that keeps COMMAND within a term; returns its process, and this end of the socket
+/// between the two.
+///
+/// # Errors
+/// If the system is short of processes or file descriptors.
+pub(super) fn start_guard(
+    lease: LeaseId,
+    environment: &[(&str, String)],
+) -> io::Result<(Pid, UnixStream)> {
+    let (socket, socket_of_guard) = std::os::unix::net::UnixStream::pair()?;
+    send_stdin(&socket)?;
+    socket.set_nonblocking(true)?;
+    let socket = UnixStream::from_std(socket)?;
+    let mut arguments = env::args_os();
+    let mut guard = Command::new(THIS_PROGRAM);
+    if let Some(program) = arguments.next() {
+        guard.arg0(program);
+    }
+    let guard = guard
+        .args([GUARD, &lease.to_string()])
+        .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::from(OwnedFd::from(socket_of_guard)))
+        .process_group(0)
+        .spawn()?;
+    Ok((Pid::from_child(&guard), socket))
+}
+
+/// The command line of a guard.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct GuardArguments {
+    program: OsString,
+    lease: OsString,
+    /// The daemon's options.
+    options: Vec<OsString>,
+    /// COMMAND with its arguments.
+    pub command: Vec<OsString>,
+}
+
+impl GuardArguments {
+    /// Parses a command line; returns `None` if it is not that of a guard.
+    pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
+        let program = arguments.next()?;
+        if arguments.next()? != GUARD {
+            return None;
+        }
+        Some(Self {
+            program,
+            lease: arguments.next()?,
+            options: arguments
+                .by_ref()
+                .take_while(|argument| argument != "--")
+                .collect(),
+            command: arguments.collect(),
+        })
+    }
+
+    /// Has the daemon's lease revoked by a process with the daemon's options, and waits for that
+    /// process. If it fails, the lease expires.
+    ///
+    /// # Errors
+    /// If no process can be started.
+    pub fn release_lease(&self) -> io::Result<()> {
+        let mut release = Command::new(THIS_PROGRAM);
+        release
+            .arg0(&self.program)
+            .args(&self.options)
+            .args([OsStr::new(RELEASE), &self.lease])
+            .stdin(Stdio::null());
+        // A service manager that has killed the daemon may send SIGTERM to all that is left, which
+        // ends this process unless it listens to signals already.
+        for _ in 0..RELEASE_ATTEMPTS {
+            if release.status()?.code().is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Option<GuardArguments> {
+        GuardArguments::parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn a_guard_gets_the_options_of_its_daemon_and_the_whole_command() {
+        let arguments = parse("program --guard 7b --ttl 2s -- run --guard -- it").unwrap();
+        assert_eq!(arguments.program, "program");
+        assert_eq!(arguments.lease, "7b");
+        assert_eq!(arguments.options, ["--ttl", "2s"]);
+        assert_eq!(arguments.command, ["run", "--guard", "--", "it"]);
+    }
+
+    #[test]
+    fn only_a_command_line_that_begins_with_guard_is_that_of_a_guard() {
+        for line in [
+            "program",
+            "program --guard",
+            "program --ttl 2s -- --guard 7b",
+        ] {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+}
