@@ -135,14 +135,14 @@ fn guard_told(orders: &str) -> (Vec<String>, String) {
 #[test]
 fn a_guard_that_learns_of_a_term_too_late_runs_nothing() {
     for orders in [
-        "lead 1 2\n",
+        "run 1 2\n",
         "stop 1\n",
-        "lead 1 2\nstop 1\n",
-        "lead 9000000000000000000 9000000000000000000\nstop 1\n",
+        "run 1 2\nstop 1\n",
+        "run 9000000000000000000 9000000000000000000\nstop 1\n",
     ] {
         let (output, reports) = guard_told(orders);
         assert_eq!(output, [""; 0], "{orders:?}");
-        assert_eq!(reports, "ended 0 true\n", "{orders:?}");
+        assert_eq!(reports, "stopped\n", "{orders:?}");
     }
 }
 

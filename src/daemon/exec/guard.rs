@@ -1,8 +1,8 @@
-//! The guard: a process between the daemon and COMMAND that keeps COMMAND to its time.
+//! The guard: a process between the daemon and COMMAND that stops and kills COMMAND in time.
 //!
-//! It has one thread, a clock of its own and no network, so that it kills in time even when the
-//! daemon is stopped, starved or dead. What the daemon wants comes as lines on a socket; its end
-//! means that the daemon is gone.
+//! The guard has one thread, a clock of its own and no network, so that it kills in time even if
+//! the daemon is stopped, starved or dead. The daemon sends its orders over a socket; the end of
+//! that socket means that the daemon is gone.
 
 use super::{
     launch::GuardArguments,
@@ -26,11 +26,11 @@ use std::{
     thread,
 };
 
-/// What concerns this program alone, and is not in COMMAND's environment.
-const OURS_ALONE: [&str; 2] = ["LEADER_ELECTION_ETCD_PASSWORD", "NOTIFY_SOCKET"];
+/// Variables that are meant for this program alone, and are removed from COMMAND's environment.
+const PRIVATE_VARIABLES: [&str; 2] = ["LEADER_ELECTION_ETCD_PASSWORD", "NOTIFY_SOCKET"];
 
-/// Signals that may reach a guard, and are the daemon's to answer.
-const NOT_FOR_US: [Signal; 6] = [
+/// Signals that may reach a guard together with its daemon, and that only the daemon acts on.
+const IGNORED_SIGNALS: [Signal; 6] = [
     Signal::HUP,
     Signal::INT,
     Signal::QUIT,
@@ -44,7 +44,7 @@ pub(in crate::daemon) fn run_if_guard(
     arguments: impl Iterator<Item = OsString>,
 ) -> Option<ExitCode> {
     let arguments = GuardArguments::parse(arguments)?;
-    let result = Guard::new(&arguments.command).and_then(|guard| match guard.guard() {
+    let result = Guard::new(&arguments.command).and_then(|guard| match guard.run() {
         End::Reported => Ok(()),
         End::DaemonGone => arguments.release_lease(),
     });
@@ -58,11 +58,11 @@ pub(in crate::daemon) fn run_if_guard(
     })
 }
 
-/// How guarding ended; nothing of COMMAND is left.
+/// How the work of a guard ended. Nothing of COMMAND is left.
 enum End {
-    /// With COMMAND, and the daemon knows.
+    /// COMMAND ended or never ran, and the guard has reported that.
     Reported,
-    /// With the daemon.
+    /// The daemon is gone.
     DaemonGone,
 }
 
@@ -70,34 +70,38 @@ struct Guard {
     command: Command,
     daemon: UnixStream,
     daemon_is_gone: bool,
+    /// What was read from the daemon and is no whole line yet.
     unread: Vec<u8>,
+    /// Becomes readable when a child ends.
     child_ended: UnixStream,
     timer: OwnedFd,
-    /// Whether there will never be a COMMAND.
-    never_runs: bool,
-    running: Option<Running>,
-    /// Whether the daemon knows of a process that cannot be killed.
-    told_not_ours: bool,
+    progress: Progress,
+    kill_denial_reported: bool,
 }
 
-struct Running {
-    process: Pid,
-    schedule: Schedule,
-    /// The exit code, and whether it had been told to stop.
-    ended: Option<(u8, bool)>,
+/// How far COMMAND has got.
+enum Progress {
+    /// The daemon has not ordered anything yet.
+    NotStarted,
+    Running {
+        process: Pid,
+        schedule: Schedule,
+    },
+    /// COMMAND has ended, or never ran. The report is sent once nothing of COMMAND is left.
+    Over(Report),
 }
 
 impl Guard {
     fn new(command: &[OsString]) -> io::Result<Self> {
         reaping::become_subreaper()?;
         rustix::thread::set_name(c"leader-guard")?;
-        for signal in NOT_FOR_US {
-            // Handled, not ignored: COMMAND would inherit that.
+        for signal in IGNORED_SIGNALS {
+            // A handler that does nothing, because COMMAND would inherit that a signal is ignored.
             signal_hook::flag::register(signal.as_raw(), Arc::new(AtomicBool::new(false)))?;
         }
-        let (child_ended, tell) = UnixStream::pair()?;
+        let (child_ended, writer) = UnixStream::pair()?;
         child_ended.set_nonblocking(true)?;
-        signal_hook::low_level::pipe::register(Signal::CHILD.as_raw(), tell)?;
+        signal_hook::low_level::pipe::register(Signal::CHILD.as_raw(), writer)?;
 
         let daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let stdin = receive_stdin(&daemon)?;
@@ -108,7 +112,7 @@ impl Guard {
             .args(arguments)
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .process_group(0);
-        for variable in OURS_ALONE {
+        for variable in PRIVATE_VARIABLES {
             command.env_remove(variable);
         }
         Ok(Self {
@@ -118,63 +122,41 @@ impl Guard {
             unread: Vec::new(),
             child_ended,
             timer: clock::create_timer()?,
-            never_runs: false,
-            running: None,
-            told_not_ours: false,
+            progress: Progress::NotStarted,
+            kill_denial_reported: false,
         })
     }
 
-    /// Runs COMMAND in its time, and returns when nothing of it is left.
-    fn guard(mut self) -> End {
+    /// Runs COMMAND for as long as the daemon's orders allow, and returns when nothing of COMMAND is
+    /// left.
+    fn run(mut self) -> End {
         loop {
-            if self.obey().is_err() {
-                // As good as gone: it makes no sense, or cannot be heard.
-                self.daemon_is_gone = true;
+            match self.receive_orders() {
+                Ok(orders) => self.follow(orders),
+                // A daemon that cannot be read, or sends nonsense, is as good as gone.
+                Err(_) => self.daemon_is_gone = true,
             }
-            let any_left = self.reap();
-            let now = clock::now();
-            let mut wake = None;
-            if let Some(running) = &mut self.running {
-                if running.ended.is_none() && running.schedule.begin_stop(now) {
-                    tell_to_stop(running.process);
-                }
-                if self.daemon_is_gone
-                    || running.ended.is_some()
-                    || running.schedule.is_kill_due(now)
-                {
-                    let left = reaping::kill_children(&[]);
-                    wake = Some(now + left.next_round_in());
-                    if let Remaining::KillDenied(process) = left {
-                        self.tell_not_ours(process);
-                    }
-                } else {
-                    wake = Some(running.schedule.next_step_at());
-                }
-            }
-            if !any_left {
+            if !self.reap_children() {
                 if self.daemon_is_gone {
                     return End::DaemonGone;
                 }
-                if let Some(Running {
-                    ended: Some((code, was_told)),
-                    ..
-                }) = self.running
-                {
-                    self.report(Report::Ended { code, was_told });
-                    return End::Reported;
-                }
-                if self.never_runs {
+                if let Progress::Over(report) = self.progress {
+                    self.send(report);
                     return End::Reported;
                 }
             }
-            if self.wait(wake).is_err() {
+            let wake_at = self.stop_or_kill(clock::now());
+            if self.wait_until(wake_at).is_err() {
                 thread::sleep(RETRY_INTERVAL);
             }
         }
     }
 
-    /// Does what the daemon has said since.
-    fn obey(&mut self) -> io::Result<()> {
+    /// Reads the orders that have arrived.
+    ///
+    /// # Errors
+    /// If the socket fails, or an order makes no sense.
+    fn receive_orders(&mut self) -> io::Result<Vec<Order>> {
         let mut buffer = [0; 512];
         while !self.daemon_is_gone {
             match self.daemon.read(&mut buffer) {
@@ -185,76 +167,79 @@ impl Guard {
                 Err(error) => return Err(error),
             }
         }
-        let mut time = None;
-        for order in take_lines(&mut self.unread)? {
-            match (order, &mut self.running) {
-                (Order::Lead { stop_at, kill_at }, None) => time = Some((stop_at, kill_at)),
-                (Order::Stop { .. }, None) => time = Some((Moment::default(), Moment::default())),
-                (Order::Lead { stop_at, kill_at }, Some(running)) => {
-                    running.schedule.renew(stop_at, kill_at);
-                }
-                (Order::Stop { kill_at }, Some(running)) => {
-                    running.schedule.order_stop(clock::now(), kill_at);
-                }
-                (Order::Signal(signal), Some(running)) if running.ended.is_none() => {
-                    // COMMAND may have ended, and is not reaped yet.
-                    let signal = Signal::from_named_raw(signal);
-                    signal.map(|signal| kill_process(running.process, signal));
-                }
-                (Order::Signal(_), _) => {}
-            }
-        }
-        if let Some((stop_at, kill_at)) = time
-            && !self.never_runs
-        {
-            self.start(stop_at, kill_at);
-        }
-        Ok(())
+        take_lines(&mut self.unread)
     }
 
-    /// Starts COMMAND if there is time, and tells the daemon how that went.
-    fn start(&mut self, stop_at: Moment, kill_at: Moment) {
-        if clock::now() >= stop_at {
-            self.never_runs = true;
-            return self.report(Report::Ended {
-                code: 0,
-                was_told: true,
-            });
-        }
-        let report = match self.command.spawn() {
-            Ok(child) => {
-                let process = Pid::from_child(&child);
-                self.running = Some(Running {
-                    process,
-                    schedule: Schedule::new(stop_at, kill_at),
-                    ended: None,
-                });
-                Report::Started {
-                    process: process.as_raw_nonzero().get(),
+    fn follow(&mut self, orders: Vec<Order>) {
+        match &mut self.progress {
+            Progress::NotStarted => {
+                // Only the last order counts: after a pause, an outdated one must not start COMMAND.
+                let is_signal = |order: &Order| matches!(order, Order::Signal(_));
+                match orders.into_iter().rfind(|order| !is_signal(order)) {
+                    Some(Order::Run { stop_at, kill_at }) => self.start(stop_at, kill_at),
+                    Some(Order::Stop { .. }) => self.progress = Progress::Over(Report::Stopped),
+                    Some(Order::Signal(_)) | None => {}
                 }
             }
-            Err(error) => {
-                self.never_runs = true;
-                Report::NotStarted {
-                    error: error.raw_os_error().unwrap_or_default(),
+            Progress::Running { process, schedule } => {
+                for order in orders {
+                    match order {
+                        Order::Run { stop_at, kill_at } => schedule.renew(stop_at, kill_at),
+                        Order::Stop { kill_at } => schedule.order_stop(clock::now(), kill_at),
+                        Order::Signal(signal) => {
+                            if let Some(signal) = Signal::from_named_raw(signal) {
+                                // This fails if COMMAND has ended and is not reaped yet.
+                                let _ = kill_process(*process, signal);
+                            }
+                        }
+                    }
                 }
+            }
+            Progress::Over(_) => {}
+        }
+    }
+
+    /// Starts COMMAND, unless its time is over already.
+    fn start(&mut self, stop_at: Moment, kill_at: Moment) {
+        self.progress = if clock::now() >= stop_at {
+            Progress::Over(Report::Stopped)
+        } else {
+            match self.command.spawn() {
+                Ok(child) => {
+                    let process = Pid::from_child(&child);
+                    self.send(Report::Started {
+                        process: process.as_raw_nonzero().get(),
+                    });
+                    Progress::Running {
+                        process,
+                        schedule: Schedule::new(stop_at, kill_at),
+                    }
+                }
+                Err(error) => Progress::Over(Report::NotStarted {
+                    error: Errno::from_io_error(&error)
+                        .unwrap_or(Errno::INVAL)
+                        .raw_os_error(),
+                }),
             }
         };
-        self.report(report);
     }
 
-    /// Reaps all that has ended; returns true iff anything is left.
-    fn reap(&mut self) -> bool {
+    /// Reaps all children that have ended; returns true iff any child is left.
+    fn reap_children(&mut self) -> bool {
         loop {
             match reaping::reap() {
                 Ok(Reaped::Ended(child, code)) => {
-                    if let Some(running) = &mut self.running
-                        && running.process == child
+                    if let Progress::Running { process, schedule } = &self.progress
+                        && *process == child
                     {
-                        running.ended = Some((code, running.schedule.is_stopping()));
+                        self.progress = Progress::Over(if schedule.is_stopping() {
+                            Report::Stopped
+                        } else {
+                            Report::Exited { code }
+                        });
                     }
                 }
-                // Whoever did that may have had reasons.
+                // COMMAND and its descendants may stop each other as they like.
                 Ok(Reaped::Stopped(_)) => {}
                 Ok(Reaped::NoneEnded) | Err(_) => return true,
                 Ok(Reaped::NoChildren) => return false,
@@ -262,25 +247,45 @@ impl Guard {
         }
     }
 
-    /// Says once that a process cannot be killed.
-    fn tell_not_ours(&mut self, process: Pid) {
-        if !std::mem::replace(&mut self.told_not_ours, true) {
-            let process = process.as_raw_nonzero().get();
-            self.report(Report::NotOurs { process });
+    /// Tells COMMAND to stop, or kills all that is left of it, if that is due at `now`; returns when
+    /// to look again.
+    fn stop_or_kill(&mut self, now: Moment) -> Option<Moment> {
+        match &mut self.progress {
+            Progress::NotStarted => return None,
+            Progress::Running { process, schedule } => {
+                if schedule.begin_stop(now) {
+                    send_stop_signal(*process);
+                }
+                if !self.daemon_is_gone && !schedule.is_kill_due(now) {
+                    return Some(schedule.next_step_at());
+                }
+            }
+            Progress::Over(_) => {}
         }
+        let remaining = reaping::kill_children(&[]);
+        if let Remaining::KillDenied(process) = remaining
+            && !self.kill_denial_reported
+        {
+            self.kill_denial_reported = true;
+            self.send(Report::KillDenied {
+                process: process.as_raw_nonzero().get(),
+            });
+        }
+        Some(now + remaining.next_round_in())
     }
 
-    /// Waits until `wake`, if there is such a moment, or until something happens.
-    fn wait(&mut self, wake: Option<Moment>) -> io::Result<()> {
-        if let Some(wake) = wake {
-            clock::set_timer(&self.timer, wake)?;
+    /// Waits until `wake_at`, if there is such a moment, or until a child ends or the daemon sends
+    /// something.
+    fn wait_until(&mut self, wake_at: Option<Moment>) -> io::Result<()> {
+        if let Some(wake_at) = wake_at {
+            clock::set_timer(&self.timer, wake_at)?;
         }
         let mut sources = [
             PollFd::new(&self.child_ended, PollFlags::IN),
             PollFd::new(&self.timer, PollFlags::IN),
             PollFd::new(&self.daemon, PollFlags::IN),
         ];
-        // The end of a daemon that is gone would be told for ever.
+        // The socket of a daemon that is gone is always readable.
         let sources = if self.daemon_is_gone {
             &mut sources[..2]
         } else {
@@ -290,21 +295,22 @@ impl Guard {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        // Each byte is a child that has ended; all of them are looked for anyway.
+        // Each byte stands for a child; all children are looked at anyway.
         let _ = self.child_ended.read(&mut [0; 512]);
         Ok(())
     }
 
-    fn report(&self, report: Report) {
-        // It fails if the daemon is gone, and that is noticed when it is listened to.
+    fn send(&self, report: Report) {
+        // This fails if the daemon is gone, which the next read finds out.
         let _ = (&self.daemon).write_all(report.to_string().as_bytes());
     }
 }
 
-/// Asks COMMAND, with all of its process group, to end; whoever was stopped can do that too.
-fn tell_to_stop(command: Pid) {
+/// Sends SIGTERM to COMMAND's process group, and SIGCONT, because a stopped process does not react
+/// to SIGTERM.
+fn send_stop_signal(command: Pid) {
     for signal in [Signal::TERM, Signal::CONT] {
-        // COMMAND may have gone to another group.
+        // COMMAND may have moved to another process group.
         if kill_process_group(command, signal).is_err() {
             let _ = kill_process(command, signal);
         }

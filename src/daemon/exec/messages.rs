@@ -1,4 +1,5 @@
-//! What the daemon and its guard say to each other, and how.
+//! What the daemon and a guard send each other over their socket: lines of words, and standard
+//! input for COMMAND.
 
 use crate::protocol::Moment;
 use rustix::{
@@ -17,38 +18,40 @@ use std::{
     time::Duration,
 };
 
-/// What the daemon wants.
+/// What the daemon sends to the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Run COMMAND; tell it to stop, and kill it, at these moments, unless another order comes.
-    Lead { stop_at: Moment, kill_at: Moment },
-    /// Tell COMMAND to stop now, and kill it at that moment, unless another order comes.
+    /// Run COMMAND; tell it to stop at one moment and kill it at another, unless the next order
+    /// moves them.
+    Run { stop_at: Moment, kill_at: Moment },
+    /// Tell COMMAND to stop now, and kill it at that moment, unless the next order moves it.
     Stop { kill_at: Moment },
-    /// Pass a signal on to COMMAND.
+    /// Send COMMAND the signal with this number.
     Signal(i32),
 }
 
-/// What the guard has to tell.
+/// What the guard sends to the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// COMMAND runs, as this process.
+    /// COMMAND runs as this process.
     Started { process: i32 },
-    /// COMMAND cannot be run, for this reason of the system's; there is no process of it.
+    /// The system did not run COMMAND, for the reason with this error number.
     NotStarted { error: i32 },
-    /// COMMAND has ended with this exit code, and nothing of it is left. It was told to stop where
-    /// it never ran because there was no time any more.
-    Ended { code: u8, was_told: bool },
-    /// This process is another user's, and cannot be killed.
-    NotOurs { process: i32 },
+    /// COMMAND was told to stop, and nothing of it is left; or it was not started, because its time
+    /// was over.
+    Stopped,
+    /// COMMAND ended by itself with this exit code, and nothing of it is left.
+    Exited { code: u8 },
+    /// The guard may not kill this process, which belongs to another user.
+    KillDenied { process: i32 },
 }
 
-/// Both are lines of words.
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = |moment: Moment| moment.since_origin().as_nanos();
         match *self {
-            Self::Lead { stop_at, kill_at } => {
-                writeln!(f, "lead {} {}", nanos(stop_at), nanos(kill_at))
+            Self::Run { stop_at, kill_at } => {
+                writeln!(f, "run {} {}", nanos(stop_at), nanos(kill_at))
             }
             Self::Stop { kill_at } => writeln!(f, "stop {}", nanos(kill_at)),
             Self::Signal(signal) => writeln!(f, "signal {signal}"),
@@ -67,9 +70,9 @@ impl FromStr for Order {
         };
         let words: Vec<_> = line.split(' ').collect();
         let order = match words[..] {
-            ["lead", stop_at, kill_at] => moment(stop_at)
+            ["run", stop_at, kill_at] => moment(stop_at)
                 .zip(moment(kill_at))
-                .map(|(stop_at, kill_at)| Self::Lead { stop_at, kill_at }),
+                .map(|(stop_at, kill_at)| Self::Run { stop_at, kill_at }),
             ["stop", kill_at] => moment(kill_at).map(|kill_at| Self::Stop { kill_at }),
             ["signal", signal] => signal.parse().ok().map(Self::Signal),
             _ => None,
@@ -83,8 +86,9 @@ impl fmt::Display for Report {
         match self {
             Self::Started { process } => writeln!(f, "started {process}"),
             Self::NotStarted { error } => writeln!(f, "not-started {error}"),
-            Self::Ended { code, was_told } => writeln!(f, "ended {code} {was_told}"),
-            Self::NotOurs { process } => writeln!(f, "not-ours {process}"),
+            Self::Stopped => writeln!(f, "stopped"),
+            Self::Exited { code } => writeln!(f, "exited {code}"),
+            Self::KillDenied { process } => writeln!(f, "kill-denied {process}"),
         }
     }
 }
@@ -100,24 +104,22 @@ impl FromStr for Report {
                 .ok()
                 .map(|process| Self::Started { process }),
             ["not-started", error] => error.parse().ok().map(|error| Self::NotStarted { error }),
-            ["not-ours", process] => {
-                let process = process.parse().ok();
-                process.map(|process| Self::NotOurs { process })
-            }
-            ["ended", code, was_told] => {
-                let both = code.parse().ok().zip(was_told.parse().ok());
-                both.map(|(code, was_told)| Self::Ended { code, was_told })
-            }
+            ["stopped"] => Some(Self::Stopped),
+            ["exited", code] => code.parse().ok().map(|code| Self::Exited { code }),
+            ["kill-denied", process] => process
+                .parse()
+                .ok()
+                .map(|process| Self::KillDenied { process }),
             _ => None,
         };
         report.ok_or_else(|| ErrorKind::InvalidData.into())
     }
 }
 
-/// Takes the whole lines off what was read.
+/// Takes the complete lines out of what was read, and parses them. An incomplete line stays.
 ///
 /// # Errors
-/// If one makes no sense.
+/// If a line makes no sense.
 pub(super) fn take_lines<T: FromStr<Err = io::Error>>(unread: &mut Vec<u8>) -> io::Result<Vec<T>> {
     let end = unread.iter().rposition(|byte| *byte == b'\n');
     let lines: Vec<u8> = unread.drain(..end.map_or(0, |end| end + 1)).collect();
@@ -125,11 +127,11 @@ pub(super) fn take_lines<T: FromStr<Err = io::Error>>(unread: &mut Vec<u8>) -> i
     lines.lines().map(str::parse).collect()
 }
 
-/// Gives this process's standard input to the guard, for COMMAND; nothing if it is a terminal,
-/// which only the terminal's foreground may read.
+/// Passes this process's standard input to the guard, for COMMAND. A terminal is not passed: only
+/// the terminal's foreground process group may read it, and COMMAND has a group of its own.
 ///
 /// # Errors
-/// If the guard is gone already.
+/// If the socket fails.
 pub(super) fn send_stdin(guard: impl AsFd) -> io::Result<()> {
     let stdin = io::stdin();
     let files = [stdin.as_fd()];
@@ -150,10 +152,10 @@ pub(super) fn send_stdin(guard: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes what [`send_stdin`] gave.
+/// Receives what [`send_stdin`] has sent; `None` if that was a terminal.
 ///
 /// # Errors
-/// If the daemon is gone.
+/// If the socket fails, or the daemon is gone.
 pub(super) fn receive_stdin(daemon: impl AsFd) -> io::Result<Option<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -176,10 +178,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_what_is_understood() {
+    fn what_one_side_sends_the_other_side_parses() {
         let at = |millis| Moment::from_origin(Duration::from_millis(millis));
         let orders = [
-            Order::Lead {
+            Order::Run {
                 stop_at: at(1),
                 kill_at: at(u64::MAX / 1_000_000),
             },
@@ -196,17 +198,17 @@ mod tests {
         let reports = [
             Report::Started { process: 7 },
             Report::NotStarted { error: 2 },
-            Report::Ended {
-                code: 255,
-                was_told: true,
-            },
+            Report::Stopped,
+            Report::Exited { code: 255 },
+            Report::KillDenied { process: 7 },
         ];
         let mut unread: Vec<u8> = reports
             .iter()
             .flat_map(|report| report.to_string().into_bytes())
             .collect();
         assert_eq!(take_lines::<Report>(&mut unread).unwrap(), reports);
-        for nonsense in ["", "lead 1", "stop x", "stop 1 2", "kill 1"] {
+        assert!(unread.is_empty());
+        for nonsense in ["", "run 1", "stop x", "stop 1 2", "kill 1"] {
             assert!(nonsense.parse::<Order>().is_err(), "{nonsense}");
         }
     }

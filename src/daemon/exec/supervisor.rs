@@ -295,9 +295,9 @@ impl Running {
                     );
                 }
                 Report::NotStarted { error } => self.ended = Some(Ended::NeverRan(error)),
-                Report::Ended { was_told: true, .. } => self.ended = Some(Ended::AsTold),
-                Report::Ended { code, .. } => self.ended = Some(Ended::ByItself(code)),
-                Report::NotOurs { process } => self.tell_not_ours(name, called, process),
+                Report::Stopped => self.ended = Some(Ended::AsTold),
+                Report::Exited { code } => self.ended = Some(Ended::ByItself(code)),
+                Report::KillDenied { process } => self.tell_not_ours(name, called, process),
             }
         }
     }
@@ -320,7 +320,7 @@ impl Running {
         let own = self.leadership.term();
         let order = match (self.hurried, status.role) {
             (Some(at), _) => Order::Stop { kill_at: at },
-            (None, Role::Leader { term, deadline }) if term == own => Order::Lead {
+            (None, Role::Leader { term, deadline }) if term == own => Order::Run {
                 stop_at: timing.stop_from(deadline),
                 kill_at: timing.kill_at(deadline),
             },
@@ -330,7 +330,7 @@ impl Running {
                 kill_at: self.kill_at,
             },
         };
-        if let Order::Lead { kill_at, .. } | Order::Stop { kill_at } = order {
+        if let Order::Run { kill_at, .. } | Order::Stop { kill_at } = order {
             self.kill_at = kill_at;
         }
         if self.said != Some(order) && self.say(order) {
