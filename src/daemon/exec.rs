@@ -1,6 +1,24 @@
-//! Runs COMMAND while this replica leads, and sees to its end in time.
+//! Runs COMMAND while this replica leads, and ends it in time.
+//!
+//! ```text
+//! daemon ---- socket ---- guard ---- COMMAND ---- whatever it starts
+//! ```
+//!
+//! The daemon starts a guard for each term: this program once more, as a small process of its own.
+//! The guard starts COMMAND, stops it and kills it. Either of the two kills all that is left if the
+//! other one dies.
+//!
+//! - `supervisor`: the daemon's part over all terms, `guarded_run`: in one term.
+//! - `guard`: the guard's part.
+//! - `schedule`: when COMMAND is told to stop, and when it is killed.
+//! - `reaping`: how COMMAND and all its descendants are killed.
+//! - `launch`: how a guard is started. `messages`: what the daemon and the guard send each other.
+//! - `revoke`: what a guard has done with the lease of a daemon that is gone.
+//! - `lookup`: whether COMMAND can be run at all. `command_log`: the log lines about it.
 
+mod command_log;
 mod guard;
+mod guarded_run;
 mod launch;
 mod lookup;
 mod messages;
@@ -10,6 +28,7 @@ mod schedule;
 mod supervisor;
 
 pub(super) use guard::run_if_guard;
+pub(super) use guarded_run::RunOutcome;
 pub(super) use lookup::check_command;
 pub(super) use revoke::release;
-pub(super) use supervisor::{Ended, Wrapper};
+pub(super) use supervisor::Supervisor;

@@ -3,7 +3,7 @@
 
 use super::{
     cli::{self, RunOptions, Task, Work},
-    exec::{self, Ended, Wrapper, release},
+    exec::{self, RunOutcome, Supervisor, release},
     exit_code,
     http::Server,
     log,
@@ -266,16 +266,16 @@ impl Outputs {
 }
 
 /// Returns the exit code of the program if this end of COMMAND ends the program.
-fn code_of_end(ended: Ended) -> Option<u8> {
+fn code_of_end(ended: RunOutcome) -> Option<u8> {
     match ended {
-        Ended::AsTold | Ended::GuardDied | Ended::GuardLate => None,
-        Ended::ByItself(code) => Some(code),
-        Ended::NeverRan(error) => Some(match Errno::from_raw_os_error(error) {
+        RunOutcome::Stopped | RunOutcome::GuardKilled | RunOutcome::GuardLate => None,
+        RunOutcome::Exited(code) => Some(code),
+        RunOutcome::NotStarted(error) => Some(match Errno::from_raw_os_error(error) {
             Errno::NOENT => exit_code::NOT_FOUND,
             Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => exit_code::OWN_FAILURE,
             _ => exit_code::NOT_EXECUTABLE,
         }),
-        Ended::GuardFailed => Some(exit_code::OWN_FAILURE),
+        RunOutcome::GuardFailed => Some(exit_code::OWN_FAILURE),
     }
 }
 
@@ -283,7 +283,7 @@ fn code_of_end(ended: Ended) -> Option<u8> {
 enum Workload {
     /// Nothing: the leadership is only held until it is lost.
     Idle(Option<Leadership>),
-    Command(Box<Wrapper>),
+    Command(Box<Supervisor>),
 }
 
 impl Workload {
@@ -295,57 +295,57 @@ impl Workload {
         let Some(command) = command else {
             return Ok(Self::Idle(None));
         };
-        let wrapper = Wrapper::new(&command, config, candidate.status());
-        let wrapper = wrapper.context("could not get ready to run COMMAND")?;
-        Ok(Self::Command(Box::new(wrapper)))
+        let supervisor = Supervisor::new(&command[0], config, candidate.status());
+        let supervisor = supervisor.context("could not get ready to run COMMAND")?;
+        Ok(Self::Command(Box::new(supervisor)))
     }
 
     /// Returns whether something runs that has to end before the program does.
     fn is_running(&self) -> bool {
         match self {
             Self::Idle(_) => false,
-            Self::Command(wrapper) => wrapper.is_running(),
+            Self::Command(supervisor) => supervisor.is_running(),
         }
     }
 
     fn start(&mut self, leadership: Leadership) -> io::Result<()> {
         match self {
             Self::Idle(held) => *held = Some(leadership),
-            Self::Command(wrapper) => wrapper.start(leadership)?,
+            Self::Command(supervisor) => supervisor.start(leadership)?,
         }
         Ok(())
     }
 
     /// Waits until a run has ended, or for ever if there is none. Cancel safe.
-    async fn ended(&mut self) -> io::Result<(Ended, Leadership)> {
+    async fn ended(&mut self) -> io::Result<(RunOutcome, Leadership)> {
         match self {
             Self::Idle(held) => {
                 if let Some(leadership) = held {
                     leadership.lost().await;
                 }
                 match held.take() {
-                    Some(leadership) => Ok((Ended::AsTold, leadership)),
+                    Some(leadership) => Ok((RunOutcome::Stopped, leadership)),
                     None => std::future::pending().await,
                 }
             }
-            Self::Command(wrapper) => wrapper.ended().await,
+            Self::Command(supervisor) => supervisor.run_ended().await,
         }
     }
 
     fn pass_on(&mut self, signal: SignalKind) {
-        if let Self::Command(wrapper) = self {
-            wrapper.pass_on(signal);
+        if let Self::Command(supervisor) = self {
+            supervisor.forward_signal(signal);
         }
     }
 
     /// Kills what runs, and waits a limited time for its end.
     async fn kill(&mut self) {
-        if let Self::Command(wrapper) = self
-            && wrapper.is_running()
+        if let Self::Command(supervisor) = self
+            && supervisor.is_running()
         {
-            wrapper.kill();
+            supervisor.kill();
             // If it takes longer, the guard completes it after the end of this process.
-            let _ = timeout(KILL_TIMEOUT, wrapper.ended()).await;
+            let _ = timeout(KILL_TIMEOUT, supervisor.ended()).await;
         }
     }
 }
