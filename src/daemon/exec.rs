@@ -30,5 +30,5 @@ mod supervisor;
 pub(super) use guard::run_if_guard;
 pub(super) use guarded_run::RunOutcome;
 pub(super) use lookup::check_command;
-pub(super) use revoke::release;
+pub(super) use revoke::revoke_lease;
 pub(super) use supervisor::Supervisor;

@@ -3,7 +3,7 @@
 
 use super::{
     cli::{self, RunOptions, Task, Work},
-    exec::{self, RunOutcome, Supervisor, release},
+    exec::{self, RunOutcome, Supervisor},
     exit_code,
     http::Server,
     log,
@@ -90,7 +90,7 @@ fn run_daemon(options: RunOptions) -> u8 {
     let outcome = files.and_then(|()| match options.work {
         Work::TakePart { command, http } => run_election(options.config, command, http),
         Work::Release(lease) => {
-            block_on(release(options.config, lease)).map(|()| Outcome::Withdrawn)
+            block_on(exec::revoke_lease(options.config, lease)).map(|()| Outcome::Withdrawn)
         }
     });
     let (code, log_timeout) = match outcome {
@@ -194,7 +194,7 @@ async fn take_part(
             // that end must count as requested.
             biased;
             signal = signals.next() => match signal {
-                Received::PassOn(signal) => workload.pass_on(signal),
+                Received::Forward(signal) => workload.pass_on(signal),
                 Received::Stop(signal) if stop_requested => {
                     workload.kill().await;
                     return Ok(Outcome::Signalled(signal));

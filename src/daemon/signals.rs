@@ -1,51 +1,51 @@
-//! The signals that ask this program to stop, and those that are for COMMAND.
+//! The signals that stop this program, and those that it forwards to COMMAND.
 
 use std::{io, task::Poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A signal that was received.
+/// A signal that was received, and what it asks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Received {
-    /// This program is asked to stop.
+    /// This program must stop.
     Stop(SignalKind),
-    /// COMMAND is asked for something.
-    PassOn(SignalKind),
+    /// COMMAND must get this signal.
+    Forward(SignalKind),
 }
 
-/// The signals that this program answers.
+/// The signals that this program handles.
 pub(super) struct Signals(Vec<(Signal, Received)>);
 
 impl Signals {
-    /// Begins to listen: from now on these signals do not end the program by themselves.
+    /// Starts to handle the signals: from now on they do not end the program by themselves.
     ///
-    /// SIGINT, SIGTERM and SIGQUIT ask it to stop. So does SIGHUP where there is no COMMAND; where
-    /// there is one, SIGHUP, SIGUSR1 and SIGUSR2 are for it.
+    /// SIGINT, SIGTERM and SIGQUIT stop this program. With a COMMAND, SIGHUP, SIGUSR1 and SIGUSR2
+    /// are forwarded to it; without one, SIGHUP stops this program too.
     ///
     /// # Errors
-    /// If the system refuses.
-    pub fn new(with_command: bool) -> io::Result<Self> {
-        use Received::{PassOn, Stop};
-        let mut answered = vec![
+    /// If no handler can be set.
+    pub fn new(has_command: bool) -> io::Result<Self> {
+        use Received::{Forward, Stop};
+        let mut handled = vec![
             Stop(SignalKind::interrupt()),
             Stop(SignalKind::terminate()),
             Stop(SignalKind::quit()),
         ];
-        if with_command {
-            answered.extend([
-                PassOn(SignalKind::hangup()),
-                PassOn(SignalKind::user_defined1()),
-                PassOn(SignalKind::user_defined2()),
+        if has_command {
+            handled.extend([
+                Forward(SignalKind::hangup()),
+                Forward(SignalKind::user_defined1()),
+                Forward(SignalKind::user_defined2()),
             ]);
         } else {
-            answered.push(Stop(SignalKind::hangup()));
+            handled.push(Stop(SignalKind::hangup()));
         }
-        let listen = |received| {
-            let (Stop(kind) | PassOn(kind)) = received;
+        let handle = |received| {
+            let (Stop(kind) | Forward(kind)) = received;
             Ok((signal(kind)?, received))
         };
-        answered
+        handled
             .into_iter()
-            .map(listen)
+            .map(handle)
             .collect::<io::Result<_>>()
             .map(Self)
     }

@@ -46,7 +46,7 @@ pub(in crate::daemon) fn run_if_guard(
     let arguments = GuardArguments::parse(arguments)?;
     let result = Guard::new(&arguments.command).and_then(|guard| match guard.run() {
         End::Reported => Ok(()),
-        End::DaemonGone => arguments.release_lease(),
+        End::DaemonGone => arguments.run_release(),
     });
     Some(match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -87,12 +87,12 @@ impl GuardArguments {
         })
     }
 
-    /// Has the daemon's lease revoked by a process with the daemon's options, and waits for that
-    /// process. If it fails, the lease expires.
+    /// Runs this program with `--release` and the daemon's options, so that it revokes the daemon's
+    /// lease. If that fails, the lease expires.
     ///
     /// # Errors
     /// If no process can be started.
-    pub fn release_lease(&self) -> io::Result<()> {
+    pub fn run_release(&self) -> io::Result<()> {
         let mut release = Command::new(THIS_PROGRAM);
         release
             .arg0(&self.program)

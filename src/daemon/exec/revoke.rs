@@ -1,4 +1,5 @@
-//! `--release`: revokes the lease of a daemon that is gone.
+//! `--release`: revokes the lease of a daemon that is gone, so that another replica need not wait
+//! for its expiry.
 
 use crate::daemon::signals::Signals;
 use crate::{
@@ -13,24 +14,28 @@ use anyhow::anyhow;
 use std::sync::Arc;
 use tracing::warn;
 
-/// Revokes the lease of a daemon that is gone; all that acted by it is dead.
-pub(in crate::daemon) async fn release(config: Config, lease: LeaseId) -> anyhow::Result<()> {
-    // Whoever stops a daemon may stop this too, too early.
+/// Revokes the lease of a daemon that is gone. Nothing of its COMMAND may be left.
+///
+/// # Errors
+/// If the lease could not be revoked before it expired.
+pub(in crate::daemon) async fn revoke_lease(config: Config, lease: LeaseId) -> anyhow::Result<()> {
+    // A service manager that has killed the daemon may send SIGTERM to this process as well. That
+    // must not end it before the lease is revoked.
     let _signals = Signals::new(false)?;
     let name = Printable(config.name().as_str().as_bytes()).to_string();
     warn!(name, %lease, "The daemon is gone, and its COMMAND was killed; revoking its lease.");
-    let revoked = revoke(config, lease).await;
+    let revoked = revoke_within_ttl(config, lease).await;
     revoked.map_err(|failure| {
         let reason = Printable(failure.message.as_bytes()).to_string();
         anyhow!("the lease {lease} could not be revoked ({reason}); it ends by itself")
     })
 }
 
-/// Revokes a lease.
+/// Revokes a lease, and retries at the next endpoint until a TTL has passed.
 ///
 /// # Errors
-/// The last failure, once the lease's TTL has passed.
-async fn revoke(config: Config, lease: LeaseId) -> Result<(), Failure> {
+/// The last failure.
+async fn revoke_within_ttl(config: Config, lease: LeaseId) -> Result<(), Failure> {
     let cluster = Arc::new(config.cluster().clone());
     let timing = Timing::new(config.ttl().as_duration(), config.grace());
     let until = clock::now() + timing.ttl();
