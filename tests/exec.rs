@@ -1,4 +1,5 @@
-//! `-- COMMAND`: what it gets, when it runs, how it is stopped, and what its end means.
+//! `-- COMMAND`: what COMMAND inherits, when it starts, how it is stopped and killed, and what its end
+//! means.
 mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,10 +18,10 @@ use support::proxy::refusing;
 use support::record::{Record, guard};
 use support::{TTL, let_pass, look_until};
 
-/// For a machine busy with other tests.
+/// The limit for what takes milliseconds, on a machine that is busy with other tests.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// A replica that runs this shell script.
+/// Returns the command line of a replica that runs this shell script.
 fn shell(name: &str, etcd: &Etcd, options: &[&str], script: &str) -> Command {
     let mut command = plain(name, &etcd.endpoint());
     command.args(options).args(["--", "sh", "-c", script]);
@@ -31,20 +32,20 @@ fn start(name: &str, etcd: &Etcd, script: &str) -> Daemon {
     Daemon::spawn(name, shell(name, etcd, &[], script))
 }
 
-/// What COMMAND wrote to standard output.
+/// Returns what COMMAND has written to standard output.
 fn output(replica: &Daemon) -> Vec<String> {
     let lines = replica.lines();
     let own = lines.iter().filter(|line| line.stream == Stream::Out);
     own.map(support::daemon::Line::text).collect()
 }
 
-/// Whether a process is there, dead or alive.
-fn is_there(process: &str) -> bool {
+/// Returns true iff there is such a process, even if it is dead and not reaped yet.
+fn exists(process: &str) -> bool {
     Path::new("/proc").join(process).exists()
 }
 
 #[test]
-fn command_gets_its_arguments_environment_and_streams_and_nothing_of_ours() {
+fn command_inherits_arguments_environment_and_streams_and_no_descriptor_of_the_daemon() {
     let etcd = Etcd::newest();
     let script = r#"
         echo "$1,$2,$LEADER_ELECTION_NAME,$LEADER_ELECTION_LEADER_KEY,$LEADER_ELECTION_TOKEN"
@@ -72,7 +73,7 @@ fn command_gets_its_arguments_environment_and_streams_and_nothing_of_ours() {
         .unwrap();
     let (group, process) = group.split_once(" of ").unwrap();
     assert_eq!(group, process, "it leads a process group of its own");
-    // What this test itself was given goes on to all that it starts.
+    // COMMAND also inherits the descriptors that this test has inherited.
     let mut directly = Command::new("sh");
     directly.args(["-c", script]).stdin(Stdio::null());
     let directly = String::from_utf8(directly.output().unwrap().stdout).unwrap();
@@ -83,7 +84,7 @@ fn command_gets_its_arguments_environment_and_streams_and_nothing_of_ours() {
     let directly = directly.lines().map(str::to_owned).collect();
     assert_eq!(files(output.clone()), files(directly));
     assert_eq!(output.last().unwrap(), "from stdin");
-    // Whatever is ours goes to standard error.
+    // The log goes to standard error.
     let lines = replica.lines();
     let said = lines.iter().find(|line| line.message() == LEADER).unwrap();
     assert_eq!(said.stream, Stream::Err);
@@ -95,21 +96,22 @@ fn command_gets_its_arguments_environment_and_streams_and_nothing_of_ours() {
 }
 
 #[test]
-fn command_runs_as_soon_as_its_replica_leads_the_first_one_too() {
+fn command_starts_as_soon_as_its_replica_leads_even_in_the_first_term() {
     let etcd = Etcd::newest();
     let mut command = command();
-    // It refreshes its lease two seconds later.
+    // The first renewal, which sends an order again, comes two seconds later.
     command.args(["--etcd", &etcd.endpoint(), "--ttl", "10s"]);
     command.args(["--", "sh", "-c", "echo runs; exec sleep 60"]);
     let replica = Daemon::spawn("one", command);
     let leads = replica.wait_until_said(LEADER).at;
     let runs = replica.wait_until_said("runs").at;
     let took = runs.saturating_duration_since(leads);
-    assert!(took < AT_ONCE, "it ran after {took:?}");
+    assert!(took < AT_ONCE, "it started after {took:?}");
 }
 
-/// Speaks to a guard as its daemon does.
-fn guard_told(orders: &str) -> (Vec<String>, String) {
+/// Runs a guard that gets these orders from its daemon; returns what COMMAND and the guard have
+/// written.
+fn run_guard(orders: &str) -> (Vec<String>, String) {
     let (ours, guards) = UnixStream::pair().unwrap();
     let mut guard = command();
     guard.args([
@@ -133,25 +135,25 @@ fn guard_told(orders: &str) -> (Vec<String>, String) {
 }
 
 #[test]
-fn a_guard_that_learns_of_a_term_too_late_runs_nothing() {
+fn a_guard_that_gets_its_order_too_late_starts_nothing() {
     for orders in [
         "run 1 2\n",
         "stop 1\n",
         "run 1 2\nstop 1\n",
         "run 9000000000000000000 9000000000000000000\nstop 1\n",
     ] {
-        let (output, reports) = guard_told(orders);
+        let (output, reports) = run_guard(orders);
         assert_eq!(output, [""; 0], "{orders:?}");
         assert_eq!(reports, "stopped\n", "{orders:?}");
     }
 }
 
 #[test]
-fn command_does_not_get_a_terminal_as_its_input() {
+fn command_does_not_inherit_a_terminal_as_standard_input() {
     let etcd = Etcd::newest();
     let ours = env!("CARGO_BIN_EXE_leader-election");
     let endpoint = etcd.endpoint();
-    // Gives its command a terminal.
+    // `script` runs its command on a terminal.
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command"]);
     script.arg(format!(
@@ -164,7 +166,7 @@ fn command_does_not_get_a_terminal_as_its_input() {
 }
 
 #[test]
-fn what_cannot_be_run_is_refused_before_any_election() {
+fn a_missing_or_not_executable_command_is_refused_before_any_election() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "echo no\n").unwrap();
@@ -189,14 +191,14 @@ fn what_cannot_be_run_is_refused_before_any_election() {
         let mut replica = Daemon::spawn("one", replica);
         assert_eq!(replica.wait_exit().code(), Some(code), "{command}");
         let lines = replica.lines();
-        assert_eq!(lines.len(), 1, "nothing else was done");
+        assert_eq!(lines.len(), 1, "it did something else first");
         assert!(lines[0].text().contains(says), "{}", lines[0].text());
         assert_eq!(lines[0].stream, Stream::Err);
     }
 }
 
 #[test]
-fn what_turns_out_not_to_run_ends_the_replica_and_its_term() {
+fn a_command_that_fails_to_start_ends_the_replica_and_its_term() {
     let etcd = Etcd::newest();
     let folder = tempfile::tempdir().unwrap();
     for (number, (contents, code)) in [("#!/no/such/interpreter\n", 127), ("\0", 126)]
@@ -217,7 +219,7 @@ fn what_turns_out_not_to_run_ends_the_replica_and_its_term() {
 }
 
 #[test]
-fn the_times_of_command_are_checked() {
+fn a_grace_or_stop_timeout_that_cannot_work_and_a_missing_command_are_refused() {
     let run = |args: &[&str]| {
         let mut replica = plain("one", &refusing());
         replica.args(args);
@@ -248,7 +250,7 @@ fn the_times_of_command_are_checked() {
 }
 
 #[test]
-fn when_command_ends_the_next_one_starts_at_once_and_its_status_is_ours() {
+fn when_command_ends_the_replica_exits_with_its_code_and_another_one_starts_at_once() {
     on_each_etcd(|etcd| {
         for (script, code) in [
             ("exit 0", 0),
@@ -271,7 +273,7 @@ fn when_command_ends_the_next_one_starts_at_once_and_its_status_is_ours() {
             assert_eq!(first.wait_exit().code(), Some(code), "{script}");
             let took = second.wait_for_start("Running ").at - began;
             assert!(took < AT_ONCE, "the next one ran after {took:?}");
-            assert!(!is_there(&left), "it left something behind");
+            assert!(!exists(&left), "it left something behind");
             first.wait_until_said(&format!("'sh' ended with exit code {code}."));
             second.signal(Signal::TERM);
             assert_eq!(second.wait_exit().code(), Some(0));
@@ -298,14 +300,14 @@ fn a_planned_stop_waits_for_command_and_keeps_the_lease_meanwhile() {
             "after {:?}",
             runs - finished
         );
-        // As asked, whatever it returned then.
+        // COMMAND was told to stop, so that its own exit code does not count.
         assert_eq!(old.wait_exit().code(), Some(0));
         old.wait_until_said(LEADER_STOPS);
     });
 }
 
 #[test]
-fn a_deleted_leader_key_stops_command_in_order_and_it_runs_again_later() {
+fn a_deleted_leader_key_stops_command_in_order_and_it_runs_in_a_later_term() {
     on_each_etcd(|etcd| {
         let script = "trap 'echo told; exit' TERM; echo runs; while :; do sleep 0.05; done";
         let mut only = start("only", &etcd, script);
@@ -320,7 +322,7 @@ fn a_deleted_leader_key_stops_command_in_order_and_it_runs_again_later() {
 }
 
 #[test]
-fn what_does_not_stop_in_time_is_killed_with_all_that_it_started() {
+fn a_command_that_does_not_stop_in_time_is_killed_with_all_that_it_started() {
     let etcd = Etcd::newest();
     let script =
         "trap '' TERM; setsid sh -c 'sleep 60' & echo left $!; while :; do sleep 0.05; done";
@@ -336,7 +338,7 @@ fn what_does_not_stop_in_time_is_killed_with_all_that_it_started() {
         "it was killed after {took:?}"
     );
     assert!(took < TTL, "it was killed after {took:?}");
-    assert!(!is_there(&left));
+    assert!(!exists(&left));
     assert_eq!(etcd.leases(), [""; 0]);
 }
 
@@ -350,7 +352,7 @@ fn a_lost_lease_stops_command_a_grace_before_the_deadline() {
         etcd.freeze();
         let renewed = replica.last(support::daemon::REFRESHED).at;
         let told = replica.wait_for("told").at;
-        // Its deadline is less than 0.9 of the TTL after the last renewal was heard of.
+        // The deadline is less than 0.9 TTL after the line about the last renewal.
         let latest = TTL * 9 / 10;
         assert!(
             told - renewed < latest,
@@ -366,7 +368,7 @@ fn a_lost_lease_stops_command_a_grace_before_the_deadline() {
 }
 
 #[test]
-fn signals_for_command_reach_it_and_nobody_else() {
+fn hup_usr1_and_usr2_are_forwarded_to_command_and_ignored_while_there_is_none() {
     let etcd = Etcd::newest();
     let script = "for s in HUP USR1 USR2; do trap \"echo got $s\" $s; done; echo runs; while :; do sleep 0.02; done";
     let mut leader = start("leader", &etcd, script);
@@ -384,13 +386,13 @@ fn signals_for_command_reach_it_and_nobody_else() {
     }
     leader.signal(Signal::TERM);
     assert_eq!(leader.wait_exit().code(), Some(0));
-    // It was ignored there, not kept.
+    // The follower has ignored the signals; it did not keep them for its COMMAND.
     follower.wait_for("runs");
     assert!(!output(&follower).iter().any(|line| line.starts_with("got")));
 }
 
 #[test]
-fn a_second_signal_kills_all_at_once() {
+fn a_second_stop_signal_kills_command_and_all_that_it_started_at_once() {
     let etcd = Etcd::newest();
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let script =
@@ -405,13 +407,13 @@ fn a_second_signal_kills_all_at_once() {
         let asked = Instant::now();
         assert_eq!(replica.wait_exit().code(), Some(code));
         assert!(asked.elapsed() < AT_ONCE, "after {:?}", asked.elapsed());
-        assert!(!is_there(&left));
-        assert!(etcd.key(&key).is_some(), "the lease runs out by itself");
+        assert!(!exists(&left));
+        assert!(etcd.key(&key).is_some(), "the lease was revoked");
     }
 }
 
 #[test]
-fn a_daemon_stopped_for_long_finds_command_dead_and_takes_part_again() {
+fn a_daemon_that_was_stopped_for_long_finds_command_dead_and_leads_again() {
     on_each_etcd(|etcd| {
         let record = Record::new();
         let mut command = record.replica("one", &etcd.endpoint(), "stubborn");
@@ -420,7 +422,7 @@ fn a_daemon_stopped_for_long_finds_command_dead_and_takes_part_again() {
         let first = record.wait_for_term_after(0);
         let guard = guard(&mut replica).as_raw_nonzero().to_string();
         replica.signal(Signal::STOP);
-        look_until("the guard has done its work", || {
+        look_until("the guard has killed COMMAND", || {
             let stat = fs::read_to_string(format!("/proc/{guard}/stat")).ok()?;
             stat.contains(") Z ").then_some(())
         });
@@ -439,9 +441,9 @@ fn a_daemon_stopped_for_long_finds_command_dead_and_takes_part_again() {
 }
 
 #[test]
-fn those_who_fork_faster_than_they_die_die_too() {
+fn processes_that_fork_faster_than_they_are_killed_are_killed_too() {
     let etcd = Etcd::newest();
-    // Each lives for a moment only, in a session of its own, and is followed by another.
+    // Each process starts another one in a new session, and ends.
     let folder = tempfile::tempdir().unwrap();
     let (file, trace) = (folder.path().join("hop"), folder.path().join("trace"));
     let hop = format!(
@@ -467,7 +469,11 @@ fn those_who_fork_faster_than_they_die_die_too() {
     assert_eq!(replica.wait_exit().code(), Some(0));
     let length = fs::metadata(&trace).unwrap().len();
     let_pass(Duration::from_millis(200));
-    assert_eq!(fs::metadata(&trace).unwrap().len(), length, "they go on");
+    assert_eq!(
+        fs::metadata(&trace).unwrap().len(),
+        length,
+        "some still run"
+    );
 }
 
 #[test]
@@ -499,7 +505,7 @@ fn a_machine_that_was_paused_cannot_write_with_its_stale_token() {
         .unwrap();
     let process = Pid::from_raw(process).unwrap();
     look_until("it works", || (done_by("first") > 1).then_some(()));
-    // All of the machine stands still.
+    // Pauses the whole machine.
     let guard = Pid::from_raw(parent_of(process)).unwrap();
     for process in [first.pid(), guard, process] {
         kill_process(process, Signal::STOP).unwrap();
@@ -508,7 +514,7 @@ fn a_machine_that_was_paused_cannot_write_with_its_stale_token() {
     look_until("another one works", || {
         (done_by("second") > 1).then_some(())
     });
-    // The worker wakes first, and still believes that it may work.
+    // The worker wakes up first, and still believes that it leads.
     kill_process(process, Signal::CONT).unwrap();
     first.wait_for("first could not work");
     let lines = first.lines();
