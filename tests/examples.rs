@@ -1,16 +1,17 @@
 //! The examples run, and do what they say.
 mod support;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::PATIENCE;
-use support::daemon::{Daemon, LEADER, Line, json};
+use support::daemon::{Daemon, FOLLOWER, LEADER, Line, json, plain};
 use support::etcd::Etcd;
 use support::postgres::Postgres;
+use support::{PATIENCE, look_until};
 
 /// An example, as `cargo test` has built it beside the tests.
 fn example(name: &str, arguments: &[&str]) -> Daemon {
@@ -130,4 +131,70 @@ fn several_elections_in_one_process_are_led_by_whoever_is_there() {
     for shard in shards {
         assert_eq!(etcd.key(shard).unwrap().value, b"second");
     }
+}
+
+#[test]
+fn a_machine_that_was_paused_cannot_write_with_its_stale_token() {
+    let etcd = Etcd::newest();
+    let database = Postgres::start();
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let schema = fs::read_to_string(project.join("examples/fence.sql")).unwrap();
+    database.query(&schema);
+    let worker = |name: &str| {
+        let mut command = plain(name, &etcd.endpoint());
+        command.env("DATABASE", database.url()).arg("--");
+        command.arg(project.join("examples/worker.sh"));
+        Daemon::spawn(name, command)
+    };
+    let done_by = |name: &str| {
+        let count = format!("SELECT count(*) FROM work WHERE worker = '{name}'");
+        database.query(&count)[0].parse::<u32>().unwrap()
+    };
+    let mut first = worker("first");
+    let running = first.wait_for_start("Running ");
+    let process: i32 = running
+        .text()
+        .rsplit(' ')
+        .next()
+        .unwrap()
+        .trim_end_matches('.')
+        .parse()
+        .unwrap();
+    let process = Pid::from_raw(process).unwrap();
+    look_until("it works", || (done_by("first") > 1).then_some(()));
+    // Pauses the whole machine.
+    let guard = Pid::from_raw(parent_of(process)).unwrap();
+    for process in [first.pid(), guard, process] {
+        kill_process(process, Signal::STOP).unwrap();
+    }
+    let second = worker("second");
+    look_until("another one works", || {
+        (done_by("second") > 1).then_some(())
+    });
+    // The worker wakes up first, and still believes that it leads.
+    kill_process(process, Signal::CONT).unwrap();
+    first.wait_for("first could not work");
+    let lines = first.lines();
+    let stale = "of election \"leader\" is stale";
+    assert!(lines.iter().any(|line| line.text().contains(stale)));
+    let order = "SELECT worker FROM work ORDER BY id";
+    let mut workers = database.query(order);
+    workers.dedup();
+    assert_eq!(workers, ["first", "second"]);
+    for process in [guard, first.pid()] {
+        kill_process(process, Signal::CONT).unwrap();
+    }
+    first.wait_for(FOLLOWER);
+    assert!(!second.has_ended());
+}
+
+fn parent_of(process: Pid) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap();
+    let after_name = stat.rsplit_once(')').unwrap().1;
+    after_name
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
 }
