@@ -7,7 +7,7 @@ use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LOST, Stream};
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::{Proxy, Way};
-use support::record::{Instant, Record, guard};
+use support::record::{Record, Sample, wait_for_guard};
 use support::{FAIL_OVER, PATIENCE, TTL, wait_until};
 
 /// A new term's COMMAND after an orderly end takes milliseconds; this is for a machine busy with
@@ -24,7 +24,7 @@ struct Replicas {
 
 impl Replicas {
     /// Three of them; the leader's COMMAND runs.
-    fn start(etcd: &Etcd, manner: &str) -> (Self, Instant) {
+    fn start(etcd: &Etcd, manner: &str) -> (Self, Sample) {
         let record = Record::new();
         let replicas = (1..=3).map(|number| {
             let name = format!("server{number}");
@@ -56,8 +56,8 @@ impl Replicas {
         self.replicas.iter_mut().find(it_is).unwrap()
     }
 
-    /// Waits for the next term; returns its first instant and how long nothing ran.
-    fn next(&mut self, before: &Instant) -> (Instant, Duration) {
+    /// Waits for the next term; returns its first sample and how long nothing ran.
+    fn next(&mut self, before: &Sample) -> (Sample, Duration) {
         let next = self.record.wait_for_term_after(before.token);
         let last = self.record.last(before.token);
         let gap = Duration::from_micros(next.at.saturating_sub(last.at));
@@ -138,7 +138,7 @@ fn a_daemon_that_is_killed() {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
             let old = &mut replicas.get(&first.name).0;
-            let guard = guard(old);
+            let guard = wait_for_guard(old);
             old.signal(Signal::KILL);
             // As a service manager does with all that is left; it may find nobody any more.
             let _ = kill_process_group(guard, Signal::TERM);
@@ -158,7 +158,7 @@ fn a_guard_that_is_killed() {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
             let old = &mut replicas.get(&first.name).0;
-            kill_process(guard(old), Signal::KILL).unwrap();
+            kill_process(wait_for_guard(old), Signal::KILL).unwrap();
             let (_, gap) = replicas.next(&first);
             assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
             replicas
@@ -176,7 +176,8 @@ fn a_guard_that_is_stopped_while_its_daemon_loses_the_lease() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
-            kill_process(guard(&mut replicas.get(&first.name).0), Signal::STOP).unwrap();
+            let guard = wait_for_guard(&mut replicas.get(&first.name).0);
+            kill_process(guard, Signal::STOP).unwrap();
             replicas.get(&first.name).1.set(Way::Frozen);
             let (_, gap) = replicas.next(&first);
             assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");

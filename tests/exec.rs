@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Stream, command, plain};
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::refusing;
-use support::record::{Record, guard};
+use support::record::{Record, wait_for_guard};
 use support::{TTL, let_pass, look_until};
 
 /// The limit for what takes milliseconds, on a machine that is busy with other tests.
@@ -419,7 +419,7 @@ fn a_daemon_that_was_stopped_for_long_finds_command_dead_and_leads_again() {
         command.stdin(Stdio::null());
         let mut replica = Daemon::spawn("one", command);
         let first = record.wait_for_term_after(0);
-        let guard = guard(&mut replica).as_raw_nonzero().to_string();
+        let guard = wait_for_guard(&mut replica).as_raw_nonzero().to_string();
         replica.signal(Signal::STOP);
         look_until("the guard has killed COMMAND", || {
             let stat = fs::read_to_string(format!("/proc/{guard}/stat")).ok()?;

@@ -1,4 +1,5 @@
-//! A COMMAND that records, on one clock, when it and what it left behind were running.
+//! A COMMAND that records when it and its descendant run, so that a test can check that no two
+//! replicas' COMMANDs ran at once.
 
 use super::daemon::{Daemon, json};
 use super::look_until;
@@ -9,11 +10,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
 
-/// Says every few milliseconds that it runs. So does a descendant that forked twice, has a session
-/// of its own and is deaf to every signal that one can be deaf to.
+/// Writes a line every few milliseconds while it runs. So does a descendant that was forked twice
+/// and ignores every signal that can be ignored.
 const COMMAND: &str = r#"
 record=$1 manner=$2
-# Nobody ever writes to this, so that waiting for it takes time, and no process.
+# A pipe to which nothing is written: a read from it with a timeout is a sleep without a process.
 exec {never}<> <(:)
 runs() {
     local pid=$BASHPID
@@ -35,10 +36,10 @@ esac
 runs command
 "#;
 
-/// A moment at which a process of COMMAND's was running.
+/// One line of the record: a process of COMMAND ran at this time.
 #[derive(Clone, Debug)]
-pub struct Instant {
-    /// In microseconds since 1970.
+pub struct Sample {
+    /// Microseconds since 1970, by the clock of the machine, which all replicas share.
     pub at: u64,
     /// The term in which it ran.
     pub token: u64,
@@ -46,25 +47,26 @@ pub struct Instant {
     pub name: String,
 }
 
-/// What all replicas' COMMANDs have recorded.
+/// What the COMMANDs of all replicas have recorded.
 pub struct Record {
     folder: TempDir,
 }
 
 impl Record {
-    /// An empty one.
+    /// Creates an empty record.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join("command"), COMMAND).expect("a file");
         Self { folder }
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("record")
     }
 
-    /// A replica that runs the recording COMMAND while it leads.
+    /// Returns the command line of a replica that runs the recording COMMAND. `manner` is what COMMAND
+    /// does on SIGTERM: `obedient` ends, `stubborn` goes on.
     pub fn replica(&self, name: &str, endpoints: &str, manner: &str) -> Command {
         let mut command = json(name, endpoints);
         command.args(["--stop-timeout", "1s", "--", "bash"]);
@@ -73,34 +75,34 @@ impl Record {
         command
     }
 
-    /// All instants so far, in order.
-    pub fn instants(&self) -> Vec<Instant> {
+    /// Returns all samples so far, in order.
+    pub fn samples(&self) -> Vec<Sample> {
         let record = fs::read_to_string(self.path()).unwrap_or_default();
-        let mut instants: Vec<_> = record
+        let mut samples: Vec<_> = record
             .lines()
             .filter_map(|line| {
-                // The last line may not be whole yet.
+                // The last line may be incomplete.
                 let [at, token, name, _, _] = line.split(' ').collect::<Vec<_>>()[..] else {
                     return None;
                 };
-                Some(Instant {
+                Some(Sample {
                     at: at.replace(['.', ','], "").parse().ok()?,
                     token: token.parse().ok()?,
                     name: name.to_owned(),
                 })
             })
             .collect();
-        instants.sort_by_key(|instant| instant.at);
-        instants
+        samples.sort_by_key(|sample| sample.at);
+        samples
     }
 
-    /// Waits until both processes of a COMMAND have run in a term later than that of `token`;
-    /// returns the term's first instant.
-    pub fn wait_for_term_after(&self, token: u64) -> Instant {
+    /// Waits until both processes of a COMMAND have run in a term with a higher token; returns the
+    /// first sample of that term.
+    pub fn wait_for_term_after(&self, token: u64) -> Sample {
         look_until("the next COMMAND runs", || {
             let record = fs::read_to_string(self.path()).unwrap_or_default();
-            let instants = self.instants();
-            let first = instants.iter().find(|instant| instant.token > token)?;
+            let samples = self.samples();
+            let first = samples.iter().find(|sample| sample.token > token)?;
             let both = ["command", "descendant"].iter().all(|kind| {
                 let words = format!(" {} {} {kind} ", first.token, first.name);
                 record.contains(&words)
@@ -109,37 +111,37 @@ impl Record {
         })
     }
 
-    /// The last instant of a term.
-    pub fn last(&self, token: u64) -> Instant {
-        let instants = self.instants();
-        let last = instants.iter().rev().find(|instant| instant.token == token);
-        last.expect("it ran").clone()
+    /// Returns the last sample of a term.
+    pub fn last(&self, token: u64) -> Sample {
+        let samples = self.samples();
+        let last = samples.iter().rev().find(|sample| sample.token == token);
+        last.expect("COMMAND ran in this term").clone()
     }
 
-    /// Checks that no two terms' COMMANDs, nor anything that they left behind, ran at one instant;
-    /// returns who ran, in order.
+    /// Checks that the processes of no two terms ran at the same time; returns the replica of each
+    /// term, in order.
     ///
     /// # Panics
-    /// When they did.
+    /// If two terms overlap, or have the same token.
     pub fn check(&self) -> Vec<String> {
         let mut terms: BTreeMap<u64, (u64, u64, String)> = BTreeMap::new();
-        for instant in self.instants() {
-            let first = (instant.at, instant.at, instant.name.clone());
-            let (_, last, name) = terms.entry(instant.token).or_insert(first);
-            assert_eq!(*name, instant.name, "two replicas with one token");
-            *last = instant.at;
+        for sample in self.samples() {
+            let first = (sample.at, sample.at, sample.name.clone());
+            let (_, last, name) = terms.entry(sample.token).or_insert(first);
+            assert_eq!(*name, sample.name, "two replicas with one token");
+            *last = sample.at;
         }
         let terms: Vec<_> = terms.into_values().collect();
         for pair in terms.windows(2) {
-            assert!(pair[0].1 < pair[1].0, "two at one instant: {pair:?}");
+            assert!(pair[0].1 < pair[1].0, "two terms overlap: {pair:?}");
         }
         terms.into_iter().map(|(_, _, name)| name).collect()
     }
 }
 
-/// The process of a replica's guard, once it has said so.
-pub fn guard(replica: &mut Daemon) -> Pid {
+/// Waits until COMMAND runs; returns the process of its guard.
+pub fn wait_for_guard(replica: &mut Daemon) -> Pid {
     let guard = replica.wait_for_start("Running ").field("guard");
-    let guard = guard.expect("it has a guard").parse().expect("a number");
+    let guard = guard.expect("a guard").parse().expect("a number");
     Pid::from_raw(guard).expect("a process")
 }
