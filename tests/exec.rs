@@ -308,12 +308,12 @@ fn a_planned_stop_waits_for_command_and_keeps_the_lease_meanwhile() {
 #[test]
 fn a_deleted_leader_key_stops_command_in_order_and_it_runs_in_a_later_term() {
     on_each_etcd(|etcd| {
-        let script = "trap 'echo told; exit' TERM; echo runs; while :; do sleep 0.05; done";
+        let script = "trap 'echo stopping; exit' TERM; echo runs; while :; do sleep 0.05; done";
         let mut only = start("only", &etcd, script);
         for _ in 0..2 {
             only.wait_for("runs");
             etcd.etcdctl(&["del", "leader"]);
-            only.wait_for("told");
+            only.wait_for("stopping");
         }
         only.wait_for("runs");
         assert!(!only.has_ended());
@@ -344,19 +344,19 @@ fn a_command_that_does_not_stop_in_time_is_killed_with_all_that_it_started() {
 #[test]
 fn a_lost_lease_stops_command_a_grace_before_the_deadline() {
     on_each_etcd(|etcd| {
-        let script = "trap 'echo told; exit' TERM; echo runs; while :; do sleep 0.02; done";
+        let script = "trap 'echo stopping; exit' TERM; echo runs; while :; do sleep 0.02; done";
         let mut replica = Daemon::spawn("one", shell("one", &etcd, &["--grace", "500ms"], script));
         replica.wait_for("runs");
         replica.wait_for_refreshes(1);
         etcd.freeze();
         let renewed = replica.last(support::daemon::REFRESHED).at;
-        let told = replica.wait_for("told").at;
+        let stopping = replica.wait_for("stopping").at;
         // The deadline is less than 0.9 TTL after the line about the last renewal.
         let latest = TTL * 9 / 10;
         assert!(
-            told - renewed < latest,
-            "told {:?} after the last renewal",
-            told - renewed
+            stopping - renewed < latest,
+            "stopping {:?} after the last renewal",
+            stopping - renewed
         );
         replica.wait_until_said("'sh' has stopped.");
         replica.wait_until_said(LOST);
@@ -394,14 +394,13 @@ fn hup_usr1_and_usr2_are_forwarded_to_command_and_ignored_while_there_is_none() 
 fn a_second_stop_signal_kills_command_and_all_that_it_started_at_once() {
     let etcd = Etcd::newest();
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
-        let script =
-            "trap 'echo told' TERM; setsid sleep 60 & echo left $!; while :; do sleep 0.05; done";
+        let script = "trap 'echo stopping' TERM; setsid sleep 60 & echo left $!; while :; do sleep 0.05; done";
         let key = format!("key{code}");
         let mut replica =
             Daemon::spawn("one", shell("one", &etcd, &["--leader-key", &key], script));
         let left = replica.wait_for_start("left ").text()[5..].to_owned();
         replica.signal(signal);
-        replica.wait_for("told");
+        replica.wait_for("stopping");
         replica.signal(signal);
         let asked = Instant::now();
         assert_eq!(replica.wait_exit().code(), Some(code));

@@ -8,13 +8,16 @@
 //! The guard starts COMMAND, stops it and kills it. Either of the two kills all that is left if the
 //! other one dies.
 //!
-//! - `supervisor`: the daemon's part over all terms, `guarded_run`: in one term.
-//! - `guard`: the guard's part.
-//! - `schedule`: when COMMAND is told to stop, and when it is killed.
+//! - `supervisor`: what the daemon does over all terms.
+//! - `guarded_run`: what the daemon does in one term.
+//! - `guard`: what the guard does.
+//! - `schedule`: when COMMAND is told to stop (SIGTERM), and when it is killed (SIGKILL).
 //! - `reaping`: how COMMAND and all its descendants are killed.
-//! - `launch`: how a guard is started. `messages`: what the daemon and the guard send each other.
-//! - `revoke`: what a guard has done with the lease of a daemon that is gone.
-//! - `lookup`: whether COMMAND can be run at all. `command_log`: the log lines about it.
+//! - `launch`: how a guard is started.
+//! - `messages`: what the daemon and the guard send each other.
+//! - `revoke`: how the lease of a daemon that is gone is revoked.
+//! - `lookup`: how COMMAND is checked before the election.
+//! - `command_log`: the log lines about COMMAND.
 
 mod command_log;
 mod guard;

@@ -45,13 +45,13 @@ pub(in crate::daemon) fn run_if_guard(
 ) -> Option<ExitCode> {
     let arguments = GuardArguments::parse(arguments)?;
     let result = Guard::new(&arguments.command).and_then(|guard| match guard.run() {
-        End::Reported => Ok(()),
-        End::DaemonGone => arguments.run_release(),
+        GuardEnd::Reported => Ok(()),
+        GuardEnd::DaemonGone => arguments.run_release(),
     });
     Some(match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // If standard error is closed, the exit code still tells the daemon of the failure.
+            // If standard error is closed, the daemon still learns of the failure from the exit code.
             let _ = writeln!(io::stderr(), "WARN the guard of a COMMAND failed: {error}");
             ExitCode::FAILURE
         }
@@ -59,7 +59,7 @@ pub(in crate::daemon) fn run_if_guard(
 }
 
 /// How the work of a guard ended. Nothing of COMMAND is left.
-enum End {
+enum GuardEnd {
     /// COMMAND ended or never ran, and the guard has reported that.
     Reported,
     /// The daemon is gone.
@@ -81,8 +81,8 @@ struct Guard {
 
 /// How far COMMAND has got.
 enum Progress {
-    /// The daemon has not ordered anything yet.
-    NotStarted,
+    /// COMMAND starts with the first order of the daemon.
+    AwaitingOrder,
     Running {
         process: Pid,
         schedule: Schedule,
@@ -122,14 +122,14 @@ impl Guard {
             unread: Vec::new(),
             child_ended,
             timer: clock::create_timer()?,
-            progress: Progress::NotStarted,
+            progress: Progress::AwaitingOrder,
             kill_denial_reported: false,
         })
     }
 
     /// Runs COMMAND for as long as the daemon's orders allow, and returns when nothing of COMMAND is
     /// left.
-    fn run(mut self) -> End {
+    fn run(mut self) -> GuardEnd {
         loop {
             match self.receive_orders() {
                 Ok(orders) => self.follow(orders),
@@ -138,11 +138,11 @@ impl Guard {
             }
             if !self.reap_children() {
                 if self.daemon_is_gone {
-                    return End::DaemonGone;
+                    return GuardEnd::DaemonGone;
                 }
                 if let Progress::Over(report) = self.progress {
                     self.send(report);
-                    return End::Reported;
+                    return GuardEnd::Reported;
                 }
             }
             let wake_at = self.stop_or_kill(clock::now());
@@ -172,7 +172,7 @@ impl Guard {
 
     fn follow(&mut self, orders: Vec<Order>) {
         match &mut self.progress {
-            Progress::NotStarted => {
+            Progress::AwaitingOrder => {
                 // Only the last order counts: after a pause, an outdated one must not start COMMAND.
                 let is_signal = |order: &Order| matches!(order, Order::Signal(_));
                 match orders.into_iter().rfind(|order| !is_signal(order)) {
@@ -239,8 +239,8 @@ impl Guard {
                         });
                     }
                 }
-                // COMMAND and its descendants may stop each other as they like.
-                Ok(Reaped::Stopped(_)) => {}
+                // COMMAND may suspend itself and its descendants.
+                Ok(Reaped::Suspended(_)) => {}
                 Ok(Reaped::NoneEnded) | Err(_) => return true,
                 Ok(Reaped::NoChildren) => return false,
             }
@@ -251,7 +251,7 @@ impl Guard {
     /// to look again.
     fn stop_or_kill(&mut self, now: Moment) -> Option<Moment> {
         match &mut self.progress {
-            Progress::NotStarted => return None,
+            Progress::AwaitingOrder => return None,
             Progress::Running { process, schedule } => {
                 if schedule.begin_stop(now) {
                     send_stop_signal(*process);

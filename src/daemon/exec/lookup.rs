@@ -8,9 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Why a program cannot be run.
+/// Why COMMAND cannot be run.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::daemon) enum CannotRun {
+pub(in crate::daemon) enum LookupError {
     /// There is no such file, in no directory of PATH.
     #[error("there is no command '{0}'")]
     NotFound(String),
@@ -19,7 +19,7 @@ pub(in crate::daemon) enum CannotRun {
     NotExecutable(String),
 }
 
-impl CannotRun {
+impl LookupError {
     /// Returns the exit code that a shell has for this.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -33,10 +33,10 @@ impl CannotRun {
 ///
 /// # Errors
 /// If there is no such program, or it cannot be executed.
-pub(in crate::daemon) fn check_command(program: &OsStr) -> Result<(), CannotRun> {
+pub(in crate::daemon) fn check_command(program: &OsStr) -> Result<(), LookupError> {
     let printable = || Printable(program.as_encoded_bytes()).to_string();
     if program.is_empty() {
-        return Err(CannotRun::NotFound(printable()));
+        return Err(LookupError::NotFound(printable()));
     }
     let directories = if program.as_encoded_bytes().contains(&b'/') {
         vec![PathBuf::new()]
@@ -54,9 +54,9 @@ pub(in crate::daemon) fn check_command(program: &OsStr) -> Result<(), CannotRun>
         is_found |= file.exists();
     }
     Err(if is_found {
-        CannotRun::NotExecutable(printable())
+        LookupError::NotExecutable(printable())
     } else {
-        CannotRun::NotFound(printable())
+        LookupError::NotFound(printable())
     })
 }
 

@@ -81,8 +81,8 @@ pub(super) fn kill_children(spared: &[Pid]) -> Remaining {
 pub(super) enum Reaped {
     /// A child that ended, with its exit code, or 128 + n for signal n.
     Ended(Pid, u8),
-    /// A child that a signal has stopped, such as SIGSTOP. It goes on to exist.
-    Stopped(Pid),
+    /// A child that was suspended by a signal such as SIGSTOP, and is not reaped.
+    Suspended(Pid),
     /// Children of which none has ended.
     NoneEnded,
     /// No children at all.
@@ -96,7 +96,7 @@ pub(super) enum Reaped {
 pub(super) fn reap() -> io::Result<Reaped> {
     let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
     match rustix::io::retry_on_intr(|| wait(options)) {
-        Ok(Some((child, status))) if status.stopped() => Ok(Reaped::Stopped(child)),
+        Ok(Some((child, status))) if status.stopped() => Ok(Reaped::Suspended(child)),
         Ok(Some((child, status))) => {
             let killed = || status.terminating_signal().map(|signal| 128 + signal);
             let code = status.exit_status().or_else(killed);

@@ -151,11 +151,11 @@ impl Supervisor {
                     run.record_guard_end(code);
                 }
                 (Reaped::Ended(child, _), _) => self.spared.retain(|spared| *spared != child),
-                // A guard that was stopped can neither kill in time nor report COMMAND's end.
-                (Reaped::Stopped(child), Some(run)) if run.is_guard(child) => {
+                // A suspended guard can neither kill in time nor report the end of COMMAND.
+                (Reaped::Suspended(child), Some(run)) if run.is_guard(child) => {
                     let _ = kill_process(child, Signal::CONT);
                 }
-                (Reaped::Stopped(_), _) => {}
+                (Reaped::Suspended(_), _) => {}
                 (Reaped::NoneEnded | Reaped::NoChildren, _) => break,
             }
         }
