@@ -194,7 +194,7 @@ async fn take_part(
             // that end must count as requested.
             biased;
             signal = signals.next() => match signal {
-                Received::Forward(signal) => workload.pass_on(signal),
+                Received::Forward(signal) => workload.forward_signal(signal),
                 Received::Stop(signal) if stop_requested => {
                     workload.kill().await;
                     return Ok(Outcome::Signalled(signal));
@@ -332,7 +332,7 @@ impl Workload {
         }
     }
 
-    fn pass_on(&mut self, signal: SignalKind) {
+    fn forward_signal(&mut self, signal: SignalKind) {
         if let Self::Command(supervisor) = self {
             supervisor.forward_signal(signal);
         }
@@ -345,7 +345,7 @@ impl Workload {
         {
             supervisor.kill();
             // If it takes longer, the guard completes it after the end of this process.
-            let _ = timeout(KILL_TIMEOUT, supervisor.ended()).await;
+            let _ = timeout(KILL_TIMEOUT, supervisor.run_ended()).await;
         }
     }
 }

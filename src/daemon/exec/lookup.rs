@@ -1,5 +1,6 @@
 //! Looks COMMAND up before the election, so that a missing one never leads.
 
+use crate::daemon::exit_code;
 use crate::printable::Printable;
 use rustix::fs::{Access, access};
 use std::{
@@ -23,8 +24,8 @@ impl LookupError {
     /// Returns the exit code that a shell has for this.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotFound(_) => 127,
-            Self::NotExecutable(_) => 126,
+            Self::NotFound(_) => exit_code::NOT_FOUND,
+            Self::NotExecutable(_) => exit_code::NOT_EXECUTABLE,
         }
     }
 }
