@@ -4,7 +4,7 @@ use super::{
     MILLI, SECOND, Time,
     etcd::{self, Change, Etcd},
     node::{Actor, Node, nanos},
-    plan::{Mix, Plan},
+    plan::{Kind, Mix, Plan},
     trace::lease_name,
     world::{Event, World},
 };
@@ -376,7 +376,11 @@ impl World {
         let ttl = self.granted();
         // It may notice after a TTL, by its clock, that it has heard nothing; and its lease ends
         // after another, counted from when the last of its keepalives arrived.
-        let bound = ttl * 10 / 9 + ttl + late + 2 * SECOND + ttl / 5;
+        let mut bound = ttl * 10 / 9 + ttl + late + 2 * SECOND + ttl / 5;
+        if self.plan.kinds.contains(&Kind::Untaken) {
+            // Having begun a term at last, it may wait a TTL for somebody to take that.
+            bound += ttl * 10 / 9;
+        }
         if now - since > bound {
             return Err(self.violation(format!(
                 "lease {} goes on holding keys, and nobody acts by them",
