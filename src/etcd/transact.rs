@@ -59,6 +59,10 @@ impl TermValues {
 /// The response to a transaction.
 pub(crate) struct Outcome {
     /// Whether its guards held, so that its effect took place.
+    #[cfg_attr(
+        not(feature = "daemon"),
+        allow(dead_code, reason = "commands ask for it")
+    )]
     pub succeeded: bool,
     /// The keys that it read.
     pub view: View,
