@@ -158,16 +158,20 @@ fn an_address_that_swallows_packets_does_not_hold_it_up() {
         begin.elapsed()
     );
 
-    let mut script = start(&[&address, "-t", "0"]);
-    script.wait_for("its first line", |lines| lines.first().map(drop));
-    let begin = Instant::now();
-    script.signal(Signal::TERM);
-    assert_eq!(script.wait_end(PATIENCE).0.code(), Some(143));
-    assert!(
-        begin.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        begin.elapsed()
-    );
+    // Often, since it is the first milliseconds of an attempt that matter.
+    for _ in 0..50 {
+        let mut script = start(&[&address, "-t", "0"]);
+        script.wait_for("its first line", |lines| lines.first().map(drop));
+        let begin = Instant::now();
+        script.signal(Signal::TERM);
+        // That includes an attempt that it leaves behind, which would hold its output.
+        assert_eq!(script.wait_end(PATIENCE).0.code(), Some(143));
+        assert!(
+            begin.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
 }
 
 #[test]
