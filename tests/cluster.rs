@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 use support::checker::{Term, stall, terms, within_bound};
 use support::cluster::{Cluster, MEMBERS, others};
-use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, json, wait_for_roles, wait_for_settled};
+use support::daemon::{
+    Daemon, FOLLOWER, LEADER, LOST, json, wait_for_next_roles, wait_for_settled,
+};
 use support::etcd::{Etcd, binaries};
 use support::{FAIL_OVER, TTL, let_pass};
 
@@ -44,7 +46,7 @@ fn settle(replicas: &mut [Daemon]) -> Vec<Term> {
 fn the_death_of_etcds_leader_stalls_the_election_for_no_longer_than_promised() {
     on_each_cluster(|mut cluster| {
         let mut replicas = candidates(&cluster, 3);
-        wait_for_roles(&mut replicas);
+        wait_for_next_roles(&mut replicas);
         let killed = cluster.leader(0, None);
         let [other, _] = others(killed);
         cluster.members[killed].kill();
@@ -60,7 +62,7 @@ fn the_death_of_etcds_leader_stalls_the_election_for_no_longer_than_promised() {
 fn a_frozen_leader_of_etcd_that_thaws_and_answers_for_the_past_makes_no_second_leader() {
     on_each_cluster(|cluster| {
         let mut replicas = candidates(&cluster, 3);
-        wait_for_roles(&mut replicas);
+        wait_for_next_roles(&mut replicas);
         for _ in 0..2 {
             let frozen = cluster.leader(0, None);
             let [other, _] = others(frozen);
@@ -90,10 +92,10 @@ fn a_leader_that_asks_etcds_former_leader_alone_makes_no_second_leader() {
             Daemon::spawn(name, command)
         };
         let mut replicas = vec![start("old", cluster.endpoints_of(&[former]))];
-        replicas[0].wait_for(LEADER);
+        replicas[0].wait_for_next(LEADER);
         replicas.push(start("new", cluster.endpoints_of(&majority)));
-        replicas[1].wait_for(FOLLOWER);
-        replicas[0].wait_for_refreshes(1);
+        replicas[1].wait_for_next(FOLLOWER);
+        replicas[0].wait_for_next_refreshes(1);
         let froze = SystemTime::now();
         cluster.members[former].freeze();
         let_pass(Duration::from_millis(frozen_for));
@@ -109,14 +111,14 @@ fn a_leader_that_asks_etcds_former_leader_alone_makes_no_second_leader() {
 fn without_a_quorum_nobody_leads_and_with_one_again_somebody_does() {
     let mut cluster = newest();
     let mut replicas = candidates(&cluster, 3);
-    let leader = wait_for_roles(&mut replicas);
-    replicas[leader].wait_for_refreshes(1);
+    let leader = wait_for_next_roles(&mut replicas);
+    replicas[leader].wait_for_next_refreshes(1);
     // One by a crash, the other frozen: the third is alone and says so.
     let [dead, frozen] = others(0);
     let lost_at = SystemTime::now();
     cluster.members[dead].kill();
     cluster.members[frozen].freeze();
-    replicas[leader].wait_for_start(LOST);
+    replicas[leader].wait_for_next_start(LOST);
     let_pass((TTL * 4).saturating_sub(lost_at.elapsed().unwrap()));
     assert!(!replicas.iter().any(Daemon::leads));
     let before = terms(&replicas.iter().collect::<Vec<_>>());
@@ -147,20 +149,20 @@ fn a_leader_that_reaches_the_minority_alone_stops_before_the_majority_elects() {
             Daemon::spawn(name, command)
         };
         let mut old = start("old", cluster.endpoints_of(&[alone]));
-        old.wait_for(LEADER);
+        old.wait_for_next(LEADER);
         let mut new = start("new", cluster.endpoints_of(&majority));
-        new.wait_for(FOLLOWER);
-        old.wait_for_refreshes(1);
+        new.wait_for_next(FOLLOWER);
+        old.wait_for_next_refreshes(1);
         cluster.isolate(alone);
         let cut = SystemTime::now();
-        old.wait_for_start(LOST);
-        new.wait_for(LEADER);
+        old.wait_for_next_start(LOST);
+        new.wait_for_next(LEADER);
         let_pass(TTL);
         assert!(!old.leads());
         cluster.join();
-        old.wait_for(FOLLOWER);
+        old.wait_for_next(FOLLOWER);
         new.skip();
-        new.wait_for_refreshes(3);
+        new.wait_for_next_refreshes(3);
         let all = terms(&[&old, &new]);
         assert_eq!(all.len(), 2);
         let (fault, bound) = if cut_off_leader {
@@ -181,7 +183,7 @@ fn a_leader_that_reaches_the_minority_alone_stops_before_the_majority_elects() {
 fn members_that_are_rolled_one_by_one_stall_the_election_for_no_longer_than_promised() {
     let mut cluster = newest();
     let mut replicas = candidates(&cluster, 3);
-    wait_for_roles(&mut replicas);
+    wait_for_next_roles(&mut replicas);
     for number in 0..MEMBERS {
         let stopped = SystemTime::now();
         cluster.members[number].stop();
@@ -205,10 +207,10 @@ fn a_leader_of_the_default_ttl_outlives_the_death_of_etcds_leader() {
     command.args(["--name", "leader", "--etcd", &cluster.endpoints()]);
     command.args(["--log-format", "json"]);
     let mut leader = Daemon::spawn("leader", command);
-    leader.wait_for_refreshes(1);
+    leader.wait_for_next_refreshes(1);
     let killed = cluster.leader(0, None);
     cluster.members[killed].kill();
-    leader.wait_for_refreshes(6);
+    leader.wait_for_next_refreshes(6);
     assert_eq!(terms(&[&leader]).len(), 1);
 }
 
@@ -216,11 +218,11 @@ fn a_leader_of_the_default_ttl_outlives_the_death_of_etcds_leader() {
 fn all_members_silent_behind_open_ports_end_the_term_in_time() {
     let cluster = newest();
     let mut replicas = candidates(&cluster, 2);
-    let leader = wait_for_roles(&mut replicas);
-    replicas[leader].wait_for_refreshes(1);
+    let leader = wait_for_next_roles(&mut replicas);
+    replicas[leader].wait_for_next_refreshes(1);
     cluster.members.iter().for_each(Etcd::freeze);
     let froze = SystemTime::now();
-    replicas[leader].wait_for_start(LOST);
+    replicas[leader].wait_for_next_start(LOST);
     let lost = terms(&[&replicas[leader]])[0].to;
     within_bound(
         "all members frozen, until nobody leads",

@@ -13,13 +13,13 @@ fn options_that_say_how_to_reach_etcd_stand_on_either_side_of_a_command() {
     let endpoint = etcd.endpoint();
     let mut leader = plain("server1", &endpoint);
     leader.args(["--leader-key", "other/key"]);
-    Daemon::spawn("leader", leader).wait_for(LEADER);
+    Daemon::spawn("leader", leader).wait_for_next(LEADER);
     let mut elsewhere = Daemon::spawn("elsewhere", {
         let mut command = plain("server2", &endpoint);
         command.args(["--leader-key", "other/key"]);
         command
     });
-    elsewhere.wait_for(LEADER);
+    elsewhere.wait_for_next(LEADER);
     for arguments in [
         &["--etcd", &endpoint, "--leader-key", "other/key", "status"][..],
         &["status", "--etcd", &endpoint, "--leader-key", "other/key"],

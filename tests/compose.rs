@@ -123,7 +123,7 @@ fn the_leader_killed_a_follower_leads_and_the_killed_one_comes_back() {
             Command::new(env!("CARGO_BIN_EXE_leader-election"))
                 .args(["--name", "server4", "--etcd", &etcd]),
         );
-        fourth.wait_for("a role", |lines| {
+        fourth.wait_until_lines("a role", |lines| {
             lines.iter().find(|line| *line == FOLLOWER).map(drop)
         });
         fourth.signal(Signal::TERM);
@@ -149,7 +149,7 @@ fn the_leader_killed_a_follower_leads_and_the_killed_one_comes_back() {
 
         docker(&["start", &killed]);
         let log = Process::start(Command::new("docker").args(["logs", "--follow", &killed]));
-        log.wait_for("its second start, to a follower", |lines| {
+        log.wait_until_lines("its second start, to a follower", |lines| {
             let start = lines.iter().rposition(|line| line.contains(": waiting "))?;
             (timeless(&lines[start..]) == in_demo(first, FOLLOWER)).then_some(())
         });

@@ -12,7 +12,7 @@ use std::sync::{Arc, atomic::AtomicU32, atomic::Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 use support::checker::{stall, terms, within_bound};
-use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, wait_for_roles, wait_for_settled};
+use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, wait_for_next_roles, wait_for_settled};
 use support::{FAIL_OVER, TTL, let_pass};
 
 /// The image is built once, and goes with the last test that uses it.
@@ -114,8 +114,8 @@ impl Site {
         for name in ["server1", "server2"] {
             self.start_replica(name);
         }
-        let leader = wait_for_roles(&mut self.replicas);
-        self.replicas[leader].wait_for_refreshes(1);
+        let leader = wait_for_next_roles(&mut self.replicas);
+        self.replicas[leader].wait_for_next_refreshes(1);
         leader
     }
 
@@ -132,7 +132,7 @@ impl Site {
     /// Has the network given the address of somebody who left it to another?
     fn take_address(&mut self) {
         self.start_replica("server3");
-        self.replicas.last_mut().unwrap().wait_for(FOLLOWER);
+        self.replicas.last_mut().unwrap().wait_for_next(FOLLOWER);
     }
 
     fn all(&self) -> Vec<&Daemon> {
@@ -147,16 +147,16 @@ fn a_paused_container_of_the_leader_says_first_that_it_leads_no_more() {
     let container = site.container_of(&site.replicas[old].name);
     let paused = SystemTime::now();
     docker(&["pause", &container]);
-    site.replicas[1 - old].wait_for(LEADER);
+    site.replicas[1 - old].wait_for_next(LEADER);
     let_pass((TTL * 3).saturating_sub(paused.elapsed().unwrap()));
     site.replicas[old].skip();
     docker(&["unpause", &container]);
-    site.replicas[old].wait_for_line("its first line after the pause", |line| {
+    site.replicas[old].wait_for_next_line("its first line after the pause", |line| {
         let message = line.message();
         assert!(message.starts_with(LOST), "{message}");
         true
     });
-    site.replicas[old].wait_for(FOLLOWER);
+    site.replicas[old].wait_for_next(FOLLOWER);
     let new = wait_for_settled(&mut site.replicas);
     assert_eq!(new, 1 - old);
     let all = terms(&site.all());
@@ -177,12 +177,12 @@ fn a_leader_without_network_stops_and_comes_back_with_another_address() {
     let address = site.address_of(&container);
     let cut = SystemTime::now();
     docker(&["network", "disconnect", &site.network.name, &container]);
-    site.replicas[old].wait_for_start(LOST);
-    site.replicas[1 - old].wait_for(LEADER);
+    site.replicas[old].wait_for_next_start(LOST);
+    site.replicas[1 - old].wait_for_next(LEADER);
     site.take_address();
     docker(&["network", "connect", &site.network.name, &container]);
     assert_ne!(site.address_of(&container), address);
-    site.replicas[old].wait_for(FOLLOWER);
+    site.replicas[old].wait_for_next(FOLLOWER);
     let new = wait_for_settled(&mut site.replicas);
     let all = terms(&site.all());
     assert_eq!(all.len(), 2);
@@ -200,8 +200,8 @@ fn a_leader_without_network_stops_and_comes_back_with_another_address() {
             replica.wait_exit();
         }
     }
-    site.replicas[old].wait_for(LEADER);
-    site.replicas[old].wait_for_refreshes(2);
+    site.replicas[old].wait_for_next(LEADER);
+    site.replicas[old].wait_for_next_refreshes(2);
     assert_ne!(new, old);
     let all = terms(&site.all());
     let fault = "another address, leader killed";
@@ -216,10 +216,10 @@ fn etcds_name_may_be_unknown_for_a_while_and_then_mean_another_address() {
     let address = site.address_of(&etcd);
     let gone = SystemTime::now();
     docker(&["network", "disconnect", &site.network.name, &etcd]);
-    site.replicas[leader].wait_for_start(LOST);
+    site.replicas[leader].wait_for_next_start(LOST);
     // Somebody who comes now finds nobody by that name, and takes the address.
     site.start_replica("server3");
-    site.replicas[2].wait_for_line("a name that is unknown", |line| {
+    site.replicas[2].wait_for_next_line("a name that is unknown", |line| {
         line.is_warning() && line.message().contains("lookup")
     });
     let_pass((TTL * 2).saturating_sub(gone.elapsed().unwrap()));

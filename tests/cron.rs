@@ -51,7 +51,7 @@ fn cron_runs_once(binary: &Path) {
     run(&mut cron(&["build"]), Duration::from_mins(10));
     let up = Process::start(&mut cron(&["up"]));
     let says = |replica: &str, what: &str| {
-        up.wait_for(&format!("{replica} says {what}"), |lines| {
+        up.wait_until_lines(&format!("{replica} says {what}"), |lines| {
             let said = |line: &&String| line.contains(replica) && line.contains(what);
             lines.iter().find(said).cloned()
         })
@@ -79,7 +79,7 @@ fn cron_runs_once(binary: &Path) {
     let second = the_only_one(&containers);
     docker(&["unpause", &paused.1]);
     // Whoever of the two looks at its clock first has killed it.
-    up.wait_for("the end of what was paused", |lines| {
+    up.wait_until_lines("the end of what was paused", |lines| {
         let over = |line: &String| {
             line.contains("'cron' has stopped.") || line.contains("'cron' was not gone")
         };
@@ -92,7 +92,7 @@ fn cron_runs_once(binary: &Path) {
     docker(&["kill", "--signal", "KILL", &killed.1]);
     let third = the_only_one(&containers);
     let job = format!("the job runs on {third}");
-    up.wait_for_longer(&job, A_MINUTE, |lines| {
+    up.wait_until_lines_within(&job, A_MINUTE, |lines| {
         lines.iter().any(|line| line.contains(&job)).then_some(())
     });
 

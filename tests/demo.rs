@@ -42,8 +42,8 @@ impl Demo {
     }
 
     /// Waits for a line that ends in this, and returns what is before.
-    fn wait_for(&self, end: &str) -> String {
-        self.process.wait_for(end, |lines| {
+    fn wait_for_any_end(&self, end: &str) -> String {
+        self.process.wait_until_lines(end, |lines| {
             lines
                 .iter()
                 .find_map(|line| line.strip_suffix(end).map(str::to_owned))
@@ -79,7 +79,7 @@ impl Demo {
 #[test]
 fn a_round_kills_the_leader_and_tells_how_long_nobody_led() {
     let demo = Demo::start(&["--rounds", "1"]);
-    demo.process.wait_for("the round", |lines| {
+    demo.process.wait_until_lines("the round", |lines| {
         lines
             .iter()
             .any(|line| line.starts_with("Bringing "))
@@ -158,8 +158,8 @@ fn a_round_kills_the_leader_and_tells_how_long_nobody_led() {
 #[test]
 fn ctrl_c_stops_the_replicas_in_order_and_leaves_nothing_behind() {
     let demo = Demo::start(&[]);
-    let leader = demo.wait_for(" I am the leader.");
-    demo.process.wait_for("two followers", |lines| {
+    let leader = demo.wait_for_any_end(" I am the leader.");
+    demo.process.wait_until_lines("two followers", |lines| {
         let followers = lines
             .iter()
             .filter(|line| line.ends_with(" I am a follower."));

@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 use support::checker::{stall, terms, within_bound};
 use support::daemon::{
-    Daemon, FOLLOWER, LEADER, LOST, Line, json, wait_for_leader, wait_for_roles, wait_for_settled,
+    Daemon, FOLLOWER, LEADER, LOST, Line, json, wait_for_leader, wait_for_next_roles,
+    wait_for_settled,
 };
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::{Proxy, Way};
@@ -17,24 +18,24 @@ use support::{FAIL_OVER, TTL, let_pass};
 fn a_leader_stopped_for_three_ttls_says_first_that_it_leads_no_more() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 2);
-        let old = wait_for_roles(&mut replicas);
-        replicas[old].wait_for_refreshes(1);
+        let old = wait_for_next_roles(&mut replicas);
+        replicas[old].wait_for_next_refreshes(1);
         let stopped = SystemTime::now();
         replicas[old].signal(Signal::STOP);
         let mut old = replicas.remove(old);
         let mut new = replicas.remove(0);
-        new.wait_for(LEADER);
+        new.wait_for_next(LEADER);
         let_pass((TTL * 3).saturating_sub(stopped.elapsed().unwrap()));
         old.skip();
         old.signal(Signal::CONT);
-        old.wait_for_line("its first line after the pause", |line| {
+        old.wait_for_next_line("its first line after the pause", |line| {
             let message = line.message();
             assert!(message.starts_with(LOST), "{message}");
             true
         });
-        old.wait_for(FOLLOWER);
+        old.wait_for_next(FOLLOWER);
         new.skip();
-        new.wait_for_refreshes(3);
+        new.wait_for_next_refreshes(3);
         assert!(new.leads() && !old.leads());
         let all = terms(&[&old, &new]);
         assert_eq!(all.len(), 2);
@@ -67,8 +68,8 @@ fn a_leader_starved_of_the_processor_never_leads_beside_another() {
             scope.spawn(move || {
                 let etcd = Etcd::newest();
                 let mut replicas = Daemon::candidates(&etcd, 3);
-                let leader = wait_for_roles(&mut replicas);
-                replicas[leader].wait_for_refreshes(1);
+                let leader = wait_for_next_roles(&mut replicas);
+                replicas[leader].wait_for_next_refreshes(1);
                 let starved = SystemTime::now();
                 starve(&replicas[leader], stopped, running, TTL * 4);
                 wait_for_settled(&mut replicas);
@@ -89,9 +90,9 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     let etcd = Etcd::newest();
     let way = Proxy::start(&etcd.endpoint(), Way::Open);
     let mut old = Daemon::spawn("old", json("old", &way.endpoint()));
-    old.wait_for(LEADER);
+    old.wait_for_next(LEADER);
     let mut new = Daemon::spawn("new", json("new", &etcd.endpoint()));
-    new.wait_for(FOLLOWER);
+    new.wait_for_next(FOLLOWER);
     // On a busy machine it may have had to connect twice.
     let before = old.warnings().len();
     let normal = getrlimit(Resource::Nofile);
@@ -101,16 +102,16 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     };
     prlimit(Some(old.pid()), Resource::Nofile, none).unwrap();
     old.skip();
-    old.wait_for_refreshes(6);
+    old.wait_for_next_refreshes(6);
 
     let cut = SystemTime::now();
     way.set(Way::Cut);
     way.set(Way::Open);
-    old.wait_for_line("why", |line| {
+    old.wait_for_next_line("why", |line| {
         line.is_warning() && line.message().contains("Too many open files")
     });
-    old.wait_for_start(LOST);
-    new.wait_for(LEADER);
+    old.wait_for_next_start(LOST);
+    new.wait_for_next(LEADER);
     let used = old.cpu_time();
     let_pass(TTL);
     let used = old.cpu_time().saturating_sub(used);
@@ -120,16 +121,16 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     let warnings = &old.warnings()[before..];
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     prlimit(Some(old.pid()), Resource::Nofile, normal).unwrap();
-    old.wait_for(FOLLOWER);
+    old.wait_for_next(FOLLOWER);
     new.skip();
-    new.wait_for_refreshes(3);
+    new.wait_for_next_refreshes(3);
     let all = terms(&[&old, &new]);
     assert_eq!(all.len(), 2);
     within_bound("no file descriptor left", stall(&all, cut), FAIL_OVER, TTL);
     // It is as good as ever.
     new.crash();
-    old.wait_for(LEADER);
-    old.wait_for_refreshes(2);
+    old.wait_for_next(LEADER);
+    old.wait_for_next_refreshes(2);
     terms(&[&old, &new]);
 }
 
@@ -151,16 +152,16 @@ fn a_program_that_gets_no_file_descriptor_at_its_start_says_so_and_ends() {
 fn of_fifty_candidates_one_leads_and_when_it_is_killed_another_one() {
     let etcd = Etcd::newest();
     let mut replicas = Daemon::candidates(&etcd, 50);
-    let leader = wait_for_roles(&mut replicas);
-    replicas[leader].wait_for_refreshes(1);
+    let leader = wait_for_next_roles(&mut replicas);
+    replicas[leader].wait_for_next_refreshes(1);
     replicas[leader].crash();
     let killed = replicas[leader].ended().unwrap();
     let dead = replicas.remove(leader);
     for replica in &mut replicas {
         replica.skip();
     }
-    let next = wait_for_roles(&mut replicas);
-    replicas[next].wait_for_refreshes(3);
+    let next = wait_for_next_roles(&mut replicas);
+    replicas[next].wait_for_next_refreshes(3);
     let all: Vec<_> = replicas.iter().chain([&dead]).collect();
     let all = terms(&all);
     assert_eq!(all.len(), 2);
@@ -178,9 +179,9 @@ fn of_two_processes_with_one_name_one_leads() {
         let mut twins: Vec<_> = ["one", "other"]
             .map(|label| Daemon::spawn(label, json("server1", &etcd.endpoint())))
             .into();
-        let first = wait_for_roles(&mut twins);
+        let first = wait_for_next_roles(&mut twins);
         // Long enough for the follower to look at the key that holds its own name.
-        twins[first].wait_for_refreshes(6);
+        twins[first].wait_for_next_refreshes(6);
         assert!(!twins[1 - first].leads());
         // It takes no key over because of the name that it holds, nor does a restarted one.
         twins[first].crash();
@@ -192,7 +193,7 @@ fn of_two_processes_with_one_name_one_leads() {
             json("server1", &etcd.endpoint()),
         ));
         let next = wait_for_leader(&twins);
-        twins[next].wait_for_refreshes(3);
+        twins[next].wait_for_next_refreshes(3);
         let all = terms(&[&dead, &twins[0], &twins[1]]);
         assert_eq!(all.len(), 2);
         within_bound(

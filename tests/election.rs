@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use support::checker::{terms, within_bound};
 use support::daemon::{
     CANDIDATE_STOPS, Daemon, FOLLOWER, LEADER, LEADER_STOPS, REFRESHED, command, json, plain,
-    wait_for_leader, wait_for_roles,
+    wait_for_leader, wait_for_next_roles,
 };
 use support::etcd::{Etcd, on_each_etcd};
 use support::{FAIL_OVER, TTL};
@@ -58,7 +58,7 @@ fn the_demo_is_told_line_by_line_with_a_killed_leader_and_its_return() {
             .map(|name| Daemon::spawn(name, plain(name, &endpoint)))
             .into();
         let mut told: Vec<Vec<String>> = Vec::new();
-        let first = wait_for_roles(&mut replicas);
+        let first = wait_for_next_roles(&mut replicas);
         for (number, replica) in replicas.iter().enumerate() {
             told.push(vec![
                 format!("Starting the server '{}'", replica.name),
@@ -67,7 +67,7 @@ fn the_demo_is_told_line_by_line_with_a_killed_leader_and_its_return() {
                 if number == first { LEADER } else { FOLLOWER }.to_owned(),
             ]);
         }
-        replicas[first].wait_for_refreshes(3);
+        replicas[first].wait_for_next_refreshes(3);
         for (replica, told) in replicas.iter().zip(&told) {
             assert_eq!(story(replica), *told);
         }
@@ -83,19 +83,19 @@ fn the_demo_is_told_line_by_line_with_a_killed_leader_and_its_return() {
         for replica in &mut replicas {
             replica.skip();
         }
-        let second = wait_for_roles(&mut replicas);
+        let second = wait_for_next_roles(&mut replicas);
         for (number, told) in told.iter_mut().enumerate() {
             told.extend(CHANGE.map(str::to_owned));
             told.push(if number == second { LEADER } else { FOLLOWER }.to_owned());
         }
-        replicas[second].wait_for_refreshes(3);
+        replicas[second].wait_for_next_refreshes(3);
         for (replica, told) in replicas.iter().zip(&told) {
             assert_eq!(story(replica), *told);
         }
 
         dead = Daemon::spawn(&dead.name.clone(), plain(&dead.name, &endpoint));
-        dead.wait_for(FOLLOWER);
-        replicas[second].wait_for_refreshes(3);
+        dead.wait_for_next(FOLLOWER);
+        replicas[second].wait_for_next_refreshes(3);
         assert_eq!(
             dead.messages(),
             [
@@ -116,13 +116,13 @@ fn the_demo_is_told_line_by_line_with_a_killed_leader_and_its_return() {
 fn a_killed_leader_is_followed_by_another_once_its_lease_ran_out() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 3);
-        let mut leader = wait_for_roles(&mut replicas);
+        let mut leader = wait_for_next_roles(&mut replicas);
         let mut gone = Vec::new();
         for _ in 0..2 {
-            replicas[leader].wait_for_refreshes(1);
+            replicas[leader].wait_for_next_refreshes(1);
             let killed = replicas[leader].crash();
             gone.push(replicas.remove(leader));
-            leader = wait_for_roles(&mut replicas);
+            leader = wait_for_next_roles(&mut replicas);
             let took = replicas[leader].last(LEADER).at - killed;
             within_bound("leader killed", took, FAIL_OVER, TTL);
         }
@@ -135,12 +135,12 @@ fn a_killed_leader_is_followed_by_another_once_its_lease_ran_out() {
 fn a_leader_restarted_at_once_follows_its_former_self_until_that_lease_ran_out() {
     on_each_etcd(|etcd| {
         let mut former = Daemon::candidates(&etcd, 1).remove(0);
-        former.wait_for_refreshes(1);
+        former.wait_for_next_refreshes(1);
         let killed = former.crash();
         let mut restarted = Daemon::candidates(&etcd, 1).remove(0);
-        restarted.wait_for(FOLLOWER);
-        restarted.wait_for("LEADERSHIP CHANGE REQUIRED");
-        let took = restarted.wait_for(LEADER).at - killed;
+        restarted.wait_for_next(FOLLOWER);
+        restarted.wait_for_next("LEADERSHIP CHANGE REQUIRED");
+        let took = restarted.wait_for_next(LEADER).at - killed;
         assert!(took < FAIL_OVER, "it led after {took:?}");
         assert_eq!(terms(&[&former, &restarted]).len(), 2);
     });
@@ -152,10 +152,10 @@ fn a_leader_asked_to_stop_by_any_signal_hands_over_at_once() {
         let mut replicas = Daemon::candidates(&etcd, SIGNALS.len());
         let mut gone = Vec::new();
         for (signal, _) in SIGNALS {
-            let leader = wait_for_roles(&mut replicas);
-            replicas[leader].wait_for_refreshes(1);
+            let leader = wait_for_next_roles(&mut replicas);
+            replicas[leader].wait_for_next_refreshes(1);
             replicas[leader].signal(signal);
-            let stopped = replicas[leader].wait_for(LEADER_STOPS).at;
+            let stopped = replicas[leader].wait_for_next(LEADER_STOPS).at;
             let status = replicas[leader].wait_exit();
             assert_eq!(status.code(), Some(0), "after {signal:?}");
             assert_eq!(replicas[leader].messages().last().unwrap(), LEADER_STOPS);
@@ -181,7 +181,7 @@ fn a_leader_asked_to_stop_by_any_signal_hands_over_at_once() {
 fn a_follower_asked_to_stop_by_any_signal_leaves_the_leader_alone() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 1 + SIGNALS.len());
-        let leader = wait_for_roles(&mut replicas);
+        let leader = wait_for_next_roles(&mut replicas);
         let mut leader = replicas.remove(leader);
         let key = etcd.key("leader");
         for (follower, (signal, _)) in replicas.iter_mut().zip(SIGNALS) {
@@ -190,7 +190,7 @@ fn a_follower_asked_to_stop_by_any_signal_leaves_the_leader_alone() {
             assert_eq!(follower.messages().last().unwrap(), CANDIDATE_STOPS);
             assert_eq!(follower.count(LEADER_STOPS), 0);
         }
-        leader.wait_for_refreshes(3);
+        leader.wait_for_next_refreshes(3);
         assert_eq!(etcd.key("leader"), key);
         assert_eq!(etcd.leases(), [key.unwrap().lease.unwrap()]);
         assert_eq!(story(&leader).last().unwrap(), LEADER);
@@ -211,12 +211,12 @@ fn a_second_signal_ends_a_leader_at_once_while_a_frozen_etcd_keeps_it_from_stopp
             })
             .into();
         for leader in &mut leaders {
-            leader.wait_for(LEADER);
+            leader.wait_for_next(LEADER);
         }
         etcd.freeze();
         for (leader, (signal, number)) in leaders.iter_mut().zip(SIGNALS) {
             leader.signal(Signal::TERM);
-            leader.wait_for(LEADER_STOPS);
+            leader.wait_for_next(LEADER_STOPS);
             assert!(!leader.has_ended(), "its lease cannot be revoked yet");
             let before = Instant::now();
             leader.signal(signal);
@@ -247,7 +247,7 @@ fn the_leader_key_holds_the_leaders_name_byte_for_byte() {
             let mut command = json(name, &etcd.endpoint());
             command.args(["--leader-key", &key]);
             let mut leader = Daemon::spawn(name, command);
-            let elected = leader.wait_for(LEADER);
+            let elected = leader.wait_for_next(LEADER);
 
             assert_eq!(etcd.etcdctl(&["get", &key]), format!("{key}\n{name}\n"));
             let found = etcd.key(&key).unwrap();
@@ -266,8 +266,8 @@ fn the_leader_key_holds_the_leaders_name_byte_for_byte() {
 fn of_ten_candidates_at_once_exactly_one_leads_and_all_leave_in_order() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 10);
-        let leader = wait_for_roles(&mut replicas);
-        replicas[leader].wait_for_refreshes(3);
+        let leader = wait_for_next_roles(&mut replicas);
+        replicas[leader].wait_for_next_refreshes(3);
         let name = etcd.key("leader").unwrap().value;
         assert_eq!(name, replicas[leader].name.as_bytes());
         assert_eq!(terms(&replicas.iter().collect::<Vec<_>>()).len(), 1);
@@ -293,13 +293,13 @@ fn elections_with_different_keys_do_not_disturb_each_other() {
         };
         let mut one = start("leader", "one");
         let mut other = start("leader/2", "other");
-        one.wait_for(LEADER);
-        other.wait_for(LEADER);
+        one.wait_for_next(LEADER);
+        other.wait_for_next(LEADER);
         one.crash();
         let mut heir = start("leader", "heir");
-        heir.wait_for(LEADER);
+        heir.wait_for_next(LEADER);
         other.skip();
-        other.wait_for_refreshes(2);
+        other.wait_for_next_refreshes(2);
         assert_eq!(story(&other).last().unwrap(), LEADER);
         assert_eq!(other.count("LEADERSHIP CHANGE REQUIRED"), 0);
         assert_eq!(etcd.key("leader/2").unwrap().value, b"other");

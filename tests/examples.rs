@@ -62,17 +62,17 @@ fn singleton_workers_work_one_after_the_other_and_the_database_refuses_stale_tok
         database.query(&count)[0].parse::<u32>().unwrap()
     };
     let mut first = worker("first");
-    let line = first.wait_for_line("its token", contains("first works, with token "));
+    let line = first.wait_for_next_line("its token", contains("first works, with token "));
     let token = line.text().rsplit(' ').next().unwrap().to_owned();
     until(|| done_by("first") > 2);
 
     // It is paused in the middle of its work, and another goes on.
     first.signal(Signal::STOP);
     let mut second = worker("second");
-    second.wait_for_line("its token", contains("second works, with token "));
+    second.wait_for_next_line("its token", contains("second works, with token "));
     until(|| done_by("second") > 2);
     first.signal(Signal::CONT);
-    first.wait_for_line("that it stops", |line| {
+    first.wait_for_next_line("that it stops", |line| {
         line.text().contains("stops") || line.text().contains("cannot work")
     });
 
@@ -88,7 +88,7 @@ fn singleton_workers_work_one_after_the_other_and_the_database_refuses_stale_tok
     assert_eq!(done_by("stale"), 0);
 
     second.crash();
-    first.wait_for_line("that it works again", contains("first works, with token "));
+    first.wait_for_next_line("that it works again", contains("first works, with token "));
     let before = done_by("first");
     until(|| done_by("first") > before);
     let tokens = database.query("SELECT token FROM work ORDER BY id");
@@ -100,14 +100,14 @@ fn singleton_workers_work_one_after_the_other_and_the_database_refuses_stale_tok
 fn the_observer_tells_who_leads_and_where() {
     let etcd = Etcd::newest();
     let mut observer = example("observer", &[&etcd.endpoint()]);
-    observer.wait_for("nobody leads");
+    observer.wait_for_next("nobody leads");
     let mut command = json("server1", &etcd.endpoint());
     command.args(["--advertise", "10.0.0.1:80"]);
     let mut leader = Daemon::spawn("server1", command);
-    leader.wait_for(LEADER);
-    observer.wait_for("server1 leads at 10.0.0.1:80");
+    leader.wait_for_next(LEADER);
+    observer.wait_for_next("server1 leads at 10.0.0.1:80");
     leader.signal(Signal::TERM);
-    observer.wait_for("nobody leads");
+    observer.wait_for_next("nobody leads");
 }
 
 #[test]
@@ -116,16 +116,16 @@ fn several_elections_in_one_process_are_led_by_whoever_is_there() {
     let shards = ["shards/a", "shards/b", "shards/c"];
     let mut first = example("several_elections", &["first", &etcd.endpoint()]);
     for _ in shards {
-        first.wait_for_line("a shard", contains("first serves shards/"));
+        first.wait_for_next_line("a shard", contains("first serves shards/"));
     }
     let mut second = example("several_elections", &["second", &etcd.endpoint()]);
     etcd.etcdctl(&["del", "shards/b"]);
-    second.wait_for_line("b", contains("second serves shards/b, with token "));
+    second.wait_for_next_line("b", contains("second serves shards/b, with token "));
     assert_eq!(etcd.key("shards/a").unwrap().value, b"first");
     first.signal(Signal::INT);
     assert_eq!(first.wait_exit().code(), Some(0));
     for _ in 0..2 {
-        second.wait_for_line("the rest", contains("second serves shards/"));
+        second.wait_for_next_line("the rest", contains("second serves shards/"));
     }
     for shard in shards {
         assert_eq!(etcd.key(shard).unwrap().value, b"second");

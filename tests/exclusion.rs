@@ -89,8 +89,11 @@ fn a_frozen_etcd() {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
             etcd.freeze();
-            replicas.get(&first.name).0.wait_for_start(LOST);
-            replicas.get(&first.name).0.wait_for("'bash' has stopped.");
+            replicas.get(&first.name).0.wait_for_next_start(LOST);
+            replicas
+                .get(&first.name)
+                .0
+                .wait_for_next("'bash' has stopped.");
             let last = replicas.record.last(first.token);
             etcd.thaw();
             let next = replicas.record.wait_for_term_after(first.token);
@@ -111,7 +114,10 @@ fn a_leader_that_nobody_hears_any_more() {
             replicas.get(&first.name).1.set(fault);
             let (_, gap) = replicas.next(&first);
             assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
-            replicas.get(&first.name).0.wait_for("'bash' has stopped.");
+            replicas
+                .get(&first.name)
+                .0
+                .wait_for_next("'bash' has stopped.");
             replicas.stop();
         }
     });
@@ -126,7 +132,7 @@ fn a_daemon_that_is_stopped_and_goes_on_later() {
             let (_, gap) = replicas.next(&first);
             assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
             replicas.get(&first.name).0.signal(Signal::CONT);
-            replicas.get(&first.name).0.wait_for(FOLLOWER);
+            replicas.get(&first.name).0.wait_for_next(FOLLOWER);
             replicas.stop();
         }
     });
@@ -145,7 +151,7 @@ fn a_daemon_that_is_killed() {
             let (_, gap) = replicas.next(&first);
             assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
             let old = &mut replicas.get(&first.name).0;
-            let said = old.wait_for_start("The daemon is gone");
+            let said = old.wait_for_next_start("The daemon is gone");
             assert_eq!(said.stream, Stream::Err);
             replicas.stop();
         }
@@ -164,8 +170,8 @@ fn a_guard_that_is_killed() {
             replicas
                 .get(&first.name)
                 .0
-                .wait_for("No longer the leader: it resigned.");
-            replicas.get(&first.name).0.wait_for(FOLLOWER);
+                .wait_for_next("No longer the leader: it resigned.");
+            replicas.get(&first.name).0.wait_for_next(FOLLOWER);
             replicas.stop();
         }
     });
@@ -197,7 +203,10 @@ fn a_leader_key_that_is_deleted_or_overwritten() {
                     let lease = etcd.grant(TTL);
                     etcd.put("leader", b"somebody", Some(&lease));
                 }
-                replicas.get(&before.name).0.wait_for("'bash' has stopped.");
+                replicas
+                    .get(&before.name)
+                    .0
+                    .wait_for_next("'bash' has stopped.");
                 // Where the key is held for longer than a leader holds off, that one may win again.
                 before = replicas.next(&before).0;
             }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 use support::answers::{Answers, Question};
 use support::checker::{stall, terms, within_bound};
-use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, command, json, wait_for_roles};
+use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, command, json, wait_for_next_roles};
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::{Proxy, Way};
 use support::{FAIL_OVER, PATIENCE, TTL, let_pass, wait_until};
@@ -14,10 +14,10 @@ use support::{FAIL_OVER, PATIENCE, TTL, let_pass, wait_until};
 /// A leader on a way of its own, and a follower on another.
 fn pair(leader: &str, follower: &str) -> [Daemon; 2] {
     let mut leader = Daemon::spawn("leader", json("leader", leader));
-    leader.wait_for(LEADER);
+    leader.wait_for_next(LEADER);
     let mut follower = Daemon::spawn("follower", json("follower", follower));
-    follower.wait_for(FOLLOWER);
-    leader.wait_for_refreshes(1);
+    follower.wait_for_next(FOLLOWER);
+    leader.wait_for_next_refreshes(1);
     [leader, follower]
 }
 
@@ -28,13 +28,13 @@ fn a_leader_behind(fault: Way, what: &str) {
         let [mut old, mut new] = pair(&way.endpoint(), &etcd.endpoint());
         let failed = SystemTime::now();
         way.set(fault);
-        old.wait_for_start(LOST);
-        new.wait_for(LEADER);
+        old.wait_for_next_start(LOST);
+        new.wait_for_next(LEADER);
         let_pass(TTL);
         way.set(Way::Open);
-        old.wait_for(FOLLOWER);
+        old.wait_for_next(FOLLOWER);
         new.skip();
-        new.wait_for_refreshes(3);
+        new.wait_for_next_refreshes(3);
         let terms = terms(&[&old, &new]);
         assert_eq!(terms.len(), 2);
         assert_eq!(terms[1].name, "follower");
@@ -87,9 +87,9 @@ fn a_reset_or_a_moment_of_noise_costs_no_term() {
                 let mut command = json("leader", &way.endpoint());
                 command.args(["--leader-key", &format!("key{}", fault as u8)]);
                 let mut leader = Daemon::spawn("leader", command);
-                leader.wait_for(LEADER);
+                leader.wait_for_next(LEADER);
                 for _ in 0..4 {
-                    leader.wait_for_refreshes(2);
+                    leader.wait_for_next_refreshes(2);
                     let before = way.accepted();
                     way.set(fault);
                     wait_until("it calls again", PATIENCE, || {
@@ -98,7 +98,7 @@ fn a_reset_or_a_moment_of_noise_costs_no_term() {
                     way.set(Way::Open);
                 }
                 leader.skip();
-                leader.wait_for_refreshes(2);
+                leader.wait_for_next_refreshes(2);
                 assert_eq!(terms(&[&leader]).len(), 1);
             });
         }
@@ -118,8 +118,8 @@ fn with_300_ms_each_way_the_leader_stays_the_leader_at_the_default_ttl() {
             Daemon::spawn(name, command)
         })
         .into();
-    let leader = wait_for_roles(&mut replicas);
-    replicas[leader].wait_for_refreshes(15);
+    let leader = wait_for_next_roles(&mut replicas);
+    replicas[leader].wait_for_next_refreshes(15);
     let all = terms(&[&replicas[0], &replicas[1]]);
     assert_eq!(all.len(), 1);
     let kept = all[0].deadline.duration_since(all[0].from).unwrap();
@@ -128,8 +128,8 @@ fn with_300_ms_each_way_the_leader_stays_the_leader_at_the_default_ttl() {
     replicas[leader].crash();
     let killed = replicas[leader].ended().unwrap();
     let heir = &mut replicas[1 - leader];
-    heir.wait_for(LEADER);
-    heir.wait_for_refreshes(2);
+    heir.wait_for_next(LEADER);
+    heir.wait_for_next_refreshes(2);
     let took = stall(&terms(&[&replicas[0], &replicas[1]]), killed);
     let bound = support::fail_over(ttl);
     within_bound("300 ms each way, killed leader", took, bound, ttl);
@@ -143,8 +143,8 @@ fn a_campaign_whose_answer_is_lost_is_found_won_by_the_next_read() {
         let mut winner = Daemon::spawn("winner", json("winner", &way.endpoint()));
         wait_until("it campaigns", PATIENCE, || (way.seen() > 0).then_some(()));
         let asked = SystemTime::now();
-        winner.wait_for(LEADER);
-        winner.wait_for_refreshes(3);
+        winner.wait_for_next(LEADER);
+        winner.wait_for_next_refreshes(3);
         assert_eq!(way.seen(), 1, "it won the first time");
         let all = terms(&[&winner]);
         assert_eq!(all.len(), 1);
@@ -161,13 +161,13 @@ fn keepalives_whose_answers_are_held_end_the_term_though_the_keys_can_be_read() 
         let held = SystemTime::now();
         way.hold(Question::KeepAlive);
         wait_until("a keepalive", PATIENCE, || (way.seen() > 0).then_some(()));
-        old.wait_for_start(LOST);
-        new.wait_for(LEADER);
+        old.wait_for_next_start(LOST);
+        new.wait_for_next(LEADER);
         let_pass((TTL * 2).saturating_sub(held.elapsed().unwrap()));
         way.release();
-        old.wait_for(FOLLOWER);
+        old.wait_for_next(FOLLOWER);
         new.skip();
-        new.wait_for_refreshes(3);
+        new.wait_for_next_refreshes(3);
         let terms = terms(&[&old, &new]);
         assert_eq!(terms.len(), 2);
         let took = terms[1].from.duration_since(held).unwrap();
@@ -181,17 +181,17 @@ fn keys_deleted_while_the_opening_of_a_watch_is_held_are_missed_by_the_next_read
     on_each_etcd(|etcd| {
         let way = Answers::start(&etcd.endpoint());
         let mut leader = Daemon::spawn("leader", json("leader", &etcd.endpoint()));
-        leader.wait_for_refreshes(1);
+        leader.wait_for_next_refreshes(1);
         way.hold(Question::Watch);
         let mut follower = Daemon::spawn("follower", json("follower", &way.endpoint()));
-        follower.wait_for(FOLLOWER);
+        follower.wait_for_next(FOLLOWER);
         wait_until("it watches", PATIENCE, || (way.seen() > 0).then_some(()));
         // In order, so that the keys go at once and nobody else takes them.
         leader.signal(Signal::TERM);
         leader.wait_exit();
         let gone = leader.ended().unwrap();
-        follower.wait_for(LEADER);
-        follower.wait_for_refreshes(3);
+        follower.wait_for_next(LEADER);
+        follower.wait_for_next_refreshes(3);
         let all = terms(&[&leader, &follower]);
         assert_eq!(all.len(), 2);
         // Without a watch, a read each third of the TTL.
@@ -203,7 +203,7 @@ fn keys_deleted_while_the_opening_of_a_watch_is_held_are_missed_by_the_next_read
         );
         way.release();
         follower.skip();
-        follower.wait_for_refreshes(3);
+        follower.wait_for_next_refreshes(3);
         assert_eq!(follower.count(LEADER), 1);
     });
 }
@@ -221,10 +221,10 @@ fn keys_that_go_before_the_watch_are_seen_by_it(compacts: bool) {
             Daemon::spawn(name, command)
         };
         let mut leader = start("leader", &etcd.endpoint());
-        leader.wait_for(LEADER);
+        leader.wait_for_next(LEADER);
         way.hold_questions(Question::Watch);
         let mut follower = start("follower", &way.endpoint());
-        follower.wait_for(FOLLOWER);
+        follower.wait_for_next(FOLLOWER);
         wait_until("it watches", PATIENCE, || (way.seen() > 0).then_some(()));
         leader.signal(Signal::TERM);
         leader.wait_exit();
@@ -234,7 +234,7 @@ fn keys_that_go_before_the_watch_are_seen_by_it(compacts: bool) {
         }
         let released = SystemTime::now();
         way.release();
-        follower.wait_for(LEADER);
+        follower.wait_for_next(LEADER);
         let all = terms(&[&leader, &follower]);
         let fault = if compacts {
             "watch's question held, and its revision compacted"

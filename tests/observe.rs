@@ -10,7 +10,8 @@ use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LEADER, Stream, json};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::operator::{
-    ADDRESS, advertised, at, observe, told, wait_for_event, wait_for_name, wait_for_state,
+    ADDRESS, advertised, at, observe, told, wait_for_next_event, wait_for_next_name,
+    wait_for_next_state,
 };
 use support::proxy::{Proxy, Way, refusing};
 
@@ -20,24 +21,24 @@ fn observe_tells_each_change_in_one_line_as_it_happens() {
         let endpoint = etcd.endpoint();
         let mut observer = observe("observer", &endpoint);
         let mut reader = Daemon::spawn("reader", at(&endpoint, &["observe"]));
-        wait_for_state(&mut observer, "vacant");
-        reader.wait_for_line("nobody", |line| line.text().ends_with(" Nobody leads."));
+        wait_for_next_state(&mut observer, "vacant");
+        reader.wait_for_next_line("nobody", |line| line.text().ends_with(" Nobody leads."));
         let mut first = Daemon::spawn("server1", advertised("server1", &endpoint));
-        let elected = first.wait_for(LEADER);
-        let told_first = wait_for_name(&mut observer, "server1");
+        let elected = first.wait_for_next(LEADER);
+        let told_first = wait_for_next_name(&mut observer, "server1");
         assert_eq!(told_first["leader"]["address"], ADDRESS);
         let token = told_first["leader"]["token"].to_string();
         assert_eq!(Some(token), elected.field("token"));
         let mut second = Daemon::spawn("server2", json("server2", &endpoint));
-        second.wait_for(FOLLOWER);
+        second.wait_for_next(FOLLOWER);
         etcd.etcdctl(&["del", "leader"]);
-        wait_for_name(&mut observer, "server2");
+        wait_for_next_name(&mut observer, "server2");
         second.signal(Signal::TERM);
         second.wait_exit();
-        wait_for_name(&mut observer, "server1");
+        wait_for_next_name(&mut observer, "server1");
         first.signal(Signal::TERM);
         first.wait_exit();
-        wait_for_state(&mut observer, "vacant");
+        wait_for_next_state(&mut observer, "vacant");
 
         let states: Vec<_> = told(&observer)
             .iter()
@@ -85,13 +86,13 @@ fn observe_survives_restarts_of_etcd_says_so_once_and_misses_nothing() {
         // A second way, which opens while the observer's is cut.
         let way = Proxy::start(&etcd.endpoint(), Way::Open);
         let mut observer = observe("observer", &way.endpoint());
-        wait_for_state(&mut observer, "vacant");
+        wait_for_next_state(&mut observer, "vacant");
         for round in 0..2 {
             way.set(Way::Cut);
             let mut terms = Vec::new();
             for name in ["server1", "server2", "server3"] {
                 let mut leader = Daemon::spawn(name, json(name, &etcd.endpoint()));
-                terms.push(leader.wait_for(LEADER).field("token").unwrap());
+                terms.push(leader.wait_for_next(LEADER).field("token").unwrap());
                 leader.signal(Signal::TERM);
                 leader.wait_exit();
             }
@@ -99,10 +100,10 @@ fn observe_survives_restarts_of_etcd_says_so_once_and_misses_nothing() {
                 etcd.kill();
                 etcd.up();
             }
-            let unanswered = wait_for_event(&mut observer, "unanswered");
+            let unanswered = wait_for_next_event(&mut observer, "unanswered");
             assert_eq!(unanswered["endpoint"], way.endpoint());
             way.set(Way::Open);
-            wait_for_event(&mut observer, "answered_again");
+            wait_for_next_event(&mut observer, "answered_again");
             let seen = support::wait_until("all terms", support::PATIENCE, || {
                 let is_term = |told: &&Value| told["state"] == "led";
                 let token = |told: &Value| told["leader"]["token"].to_string();
@@ -141,23 +142,23 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
         let way = Proxy::start(&etcd.endpoint(), Way::Open);
         let mut observer = observe("observer", &way.endpoint());
         let mut reader = Daemon::spawn("reader", at(&way.endpoint(), &["observe"]));
-        let before = wait_for_state(&mut observer, "vacant");
-        reader.wait_for_line("nobody", |line| line.text().ends_with(" Nobody leads."));
+        let before = wait_for_next_state(&mut observer, "vacant");
+        reader.wait_for_next_line("nobody", |line| line.text().ends_with(" Nobody leads."));
         way.set(Way::Cut);
         for name in ["server1", "server2"] {
             let mut leader = Daemon::spawn(name, json(name, &etcd.endpoint()));
-            leader.wait_for(LEADER);
+            leader.wait_for_next(LEADER);
             leader.signal(Signal::TERM);
             leader.wait_exit();
         }
         let mut leader = Daemon::spawn("server3", json("server3", &etcd.endpoint()));
-        leader.wait_for(LEADER);
+        leader.wait_for_next(LEADER);
         etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
         way.set(Way::Open);
-        let gap = wait_for_event(&mut observer, "gap");
+        let gap = wait_for_next_event(&mut observer, "gap");
         assert_eq!(gap["after"], before["revision"]);
-        wait_for_name(&mut observer, "server3");
-        reader.wait_for_line("a warning", |line| {
+        wait_for_next_name(&mut observer, "server3");
+        reader.wait_for_next_line("a warning", |line| {
             line.stream == Stream::Err && line.text().contains("WARN etcd has compacted")
         });
 
@@ -173,12 +174,12 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
             etcd.put(&format!("other{number}"), b"", None);
         }
         etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
-        wait_for_event(&mut observer, "unanswered");
+        wait_for_next_event(&mut observer, "unanswered");
         way.set(Way::Open);
-        wait_for_event(&mut observer, "answered_again");
+        wait_for_next_event(&mut observer, "answered_again");
         leader.signal(Signal::TERM);
         leader.wait_exit();
-        wait_for_state(&mut observer, "vacant");
+        wait_for_next_state(&mut observer, "vacant");
         let gaps = told(&observer)
             .iter()
             .filter(|told| told["event"] == "gap")
@@ -191,21 +192,21 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
 fn observe_notices_an_etcd_that_is_silent_and_one_that_forgot_everything() {
     let mut etcd = Etcd::newest();
     let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
-    leader.wait_for(LEADER);
+    leader.wait_for_next(LEADER);
     let mut observer = observe("observer", &etcd.endpoint());
-    wait_for_name(&mut observer, "server1");
+    wait_for_next_name(&mut observer, "server1");
     etcd.freeze();
-    wait_for_event(&mut observer, "unanswered");
+    wait_for_next_event(&mut observer, "unanswered");
     etcd.thaw();
-    wait_for_event(&mut observer, "answered_again");
+    wait_for_next_event(&mut observer, "answered_again");
     leader.crash();
     etcd.kill_and_forget();
     etcd.up();
-    wait_for_event(&mut observer, "history_went_back");
-    wait_for_state(&mut observer, "vacant");
+    wait_for_next_event(&mut observer, "history_went_back");
+    wait_for_next_state(&mut observer, "vacant");
     let mut heir = Daemon::spawn("heir", json("heir", &etcd.endpoint()));
-    heir.wait_for(LEADER);
-    wait_for_name(&mut observer, "heir");
+    heir.wait_for_next(LEADER);
+    wait_for_next_name(&mut observer, "heir");
 }
 
 #[test]
@@ -214,11 +215,11 @@ fn an_observer_turns_to_another_endpoint_without_a_word_where_one_answers() {
     let way = Proxy::start(&etcd.endpoint(), Way::Open);
     let endpoints = format!("{},{},{}", way.endpoint(), refusing(), etcd.endpoint());
     let mut observer = observe("observer", &endpoints);
-    wait_for_state(&mut observer, "vacant");
+    wait_for_next_state(&mut observer, "vacant");
     way.set(Way::Cut);
     let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
-    leader.wait_for(LEADER);
-    wait_for_name(&mut observer, "server1");
+    leader.wait_for_next(LEADER);
+    wait_for_next_name(&mut observer, "server1");
     let events = told(&observer);
     assert!(
         events.iter().all(|told| told["event"] == "situation"),
@@ -277,7 +278,7 @@ fn observe_can_be_stopped_while_nobody_reads_what_it_tells() {
     let capacity = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
     let mut command = at(&etcd.endpoint(), &["observe", "--json"]);
     command.stdout(writer);
-    let mut observer = Daemon::spawn_as_it_is("observer", command);
+    let mut observer = Daemon::spawn_with_own_output("observer", command);
     let lease = etcd.grant(Duration::from_mins(10));
     let name = [b'n'; 200];
     for _ in 0..10 + capacity / name.len() {

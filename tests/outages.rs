@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use support::checker::{Allowance, stall, terms, terms_despite, within_bound};
 use support::daemon::{
     Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, json, plain, wait_for_leader,
-    wait_for_roles, wait_for_settled,
+    wait_for_next_roles, wait_for_settled,
 };
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::proxy::{BlackHole, Proxy, Way, refusing};
@@ -34,11 +34,11 @@ fn outages_of(replica: &Daemon) -> (usize, usize) {
 fn a_frozen_etcd_ends_leadership_before_the_lease_runs_out() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 3);
-        let leader = wait_for_roles(&mut replicas);
-        replicas[leader].wait_for_refreshes(3);
+        let leader = wait_for_next_roles(&mut replicas);
+        replicas[leader].wait_for_next_refreshes(3);
         etcd.freeze();
         let frozen = Instant::now();
-        let lost = replicas[leader].wait_for_start(LOST);
+        let lost = replicas[leader].wait_for_next_start(LOST);
         let renewed = replicas[leader].last(REFRESHED).at;
         assert!(
             renewed < frozen + REFRESH,
@@ -74,15 +74,15 @@ fn a_frozen_etcd_ends_leadership_before_the_lease_runs_out() {
 fn an_etcd_frozen_for_a_moment_costs_nobody_a_term() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 2);
-        let leader = wait_for_roles(&mut replicas);
+        let leader = wait_for_next_roles(&mut replicas);
         for _ in 0..5 {
-            replicas[leader].wait_for_refreshes(1);
+            replicas[leader].wait_for_next_refreshes(1);
             etcd.freeze();
             let_pass(REFRESH);
             etcd.thaw();
             replicas[leader].skip();
         }
-        replicas[leader].wait_for_refreshes(3);
+        replicas[leader].wait_for_next_refreshes(3);
         assert_eq!(terms(&replicas.iter().collect::<Vec<_>>()).len(), 1);
     });
 }
@@ -91,11 +91,11 @@ fn an_etcd_frozen_for_a_moment_costs_nobody_a_term() {
 fn a_leader_asked_to_stop_while_etcd_is_frozen_ends_with_its_lease_at_the_latest() {
     on_each_etcd(|etcd| {
         let mut leader = Daemon::candidates(&etcd, 1).remove(0);
-        leader.wait_for_refreshes(1);
+        leader.wait_for_next_refreshes(1);
         etcd.freeze();
         leader.signal(Signal::TERM);
         let asked = Instant::now();
-        leader.wait_for(LEADER_STOPS);
+        leader.wait_for_next(LEADER_STOPS);
         assert_eq!(leader.wait_exit().code(), Some(0));
         assert!(
             asked.elapsed() < TTL + REFRESH,
@@ -109,12 +109,12 @@ fn a_leader_asked_to_stop_while_etcd_is_frozen_ends_with_its_lease_at_the_latest
 fn an_outage_is_said_once_and_its_end_is_said_once() {
     on_each_etcd(|mut etcd| {
         let mut replicas = Daemon::candidates(&etcd, 3);
-        let leader = wait_for_roles(&mut replicas);
-        replicas[leader].wait_for_refreshes(1);
+        let leader = wait_for_next_roles(&mut replicas);
+        replicas[leader].wait_for_next_refreshes(1);
         // On a busy machine there may have been another outage, while they connected.
         let before: Vec<_> = replicas.iter().map(outages_of).collect();
         etcd.kill();
-        replicas[leader].wait_for_start(LOST);
+        replicas[leader].wait_for_next_start(LOST);
         for (replica, (began, _)) in replicas.iter().zip(&before) {
             wait_until("everybody says that etcd is gone", PATIENCE, || {
                 (outages_of(replica).0 > *began).then_some(())
@@ -128,10 +128,10 @@ fn an_outage_is_said_once_and_its_end_is_said_once() {
         etcd.up();
         let up = SystemTime::now();
         let next = wait_for_leader(&replicas);
-        replicas[next].wait_for_refreshes(3);
+        replicas[next].wait_for_next_refreshes(3);
         for (number, replica) in replicas.iter_mut().enumerate() {
             if number != next {
-                replica.wait_for(FOLLOWER);
+                replica.wait_for_next(FOLLOWER);
             }
             let (began, ended) = before[number];
             assert_eq!(outages_of(replica), (began + 1, ended + 1));
@@ -151,9 +151,9 @@ fn an_outage_is_said_once_and_its_end_is_said_once() {
 fn a_restarted_etcd_is_found_again_by_everybody() {
     on_each_etcd(|mut etcd| {
         let mut replicas = Daemon::candidates(&etcd, 3);
-        let mut leader = wait_for_roles(&mut replicas);
+        let mut leader = wait_for_next_roles(&mut replicas);
         for _ in 0..2 {
-            replicas[leader].wait_for_refreshes(1);
+            replicas[leader].wait_for_next_refreshes(1);
             etcd.kill();
             etcd.up();
             let up = SystemTime::now();
@@ -176,16 +176,16 @@ fn an_etcd_that_lost_its_data_makes_everybody_start_afresh() {
             etcd.put("something", number.to_string().as_bytes(), None);
         }
         let mut replicas = Daemon::candidates(&etcd, 3);
-        let leader = wait_for_roles(&mut replicas);
-        replicas[leader].wait_for_refreshes(1);
+        let leader = wait_for_next_roles(&mut replicas);
+        replicas[leader].wait_for_next_refreshes(1);
         let another = Allowance::after_the_end_of_history(|| {
             etcd.kill_and_forget();
             etcd.up();
         });
         let up = SystemTime::now();
-        replicas[leader].wait_for_start(LOST);
-        let next = wait_for_roles(&mut replicas);
-        replicas[next].wait_for_refreshes(3);
+        replicas[leader].wait_for_next_start(LOST);
+        let next = wait_for_next_roles(&mut replicas);
+        replicas[next].wait_for_next_refreshes(3);
         let key = etcd.key("leader").unwrap();
         assert_eq!(key.value, replicas[next].name.as_bytes());
         assert_eq!(replicas[next].last(REFRESHED).field("lease"), key.lease);
@@ -210,8 +210,8 @@ fn an_etcd_that_is_not_there_yet_is_waited_for_and_said_once() {
                 .any(|said| said.starts_with("Connecting to etcd at"))
         );
         gate.set(Way::Open);
-        only.wait_for(LEADER);
-        only.wait_for_refreshes(3);
+        only.wait_for_next(LEADER);
+        only.wait_for_next_refreshes(3);
         assert_eq!(only.warnings().len(), 1, "{:?}", only.warnings());
         assert_eq!(terms(&[&only]).len(), 1);
     });
@@ -225,7 +225,7 @@ fn an_etcd_that_starts_later_than_the_replicas_finds_them_waiting() {
         let mut etcd = Etcd::absent(binary.as_ref());
         let mut replicas = Daemon::candidates(&etcd, 3);
         for replica in &mut replicas {
-            replica.wait_for_line("a warning", Line::is_warning);
+            replica.wait_for_next_line("a warning", Line::is_warning);
         }
         let_pass(TTL * 2);
         for replica in &replicas {
@@ -234,13 +234,13 @@ fn an_etcd_that_starts_later_than_the_replicas_finds_them_waiting() {
         }
         etcd.up();
         let up = Instant::now();
-        let leader = wait_for_roles(&mut replicas);
+        let leader = wait_for_next_roles(&mut replicas);
         let took = replicas[leader]
             .last(LEADER)
             .at
             .saturating_duration_since(up);
         assert!(took < TTL, "it led {took:?} after etcd answered");
-        replicas[leader].wait_for_refreshes(3);
+        replicas[leader].wait_for_next_refreshes(3);
     });
 }
 
@@ -249,7 +249,7 @@ fn a_replica_without_etcd_stops_at_once_when_asked() {
     let (silent, hole) = (Proxy::silent(), BlackHole::new());
     for endpoint in [refusing(), silent.endpoint(), hole.endpoint()] {
         let mut replica = Daemon::spawn("server1", plain("server1", &endpoint));
-        replica.wait_for_start("Connecting to etcd at");
+        replica.wait_for_next_start("Connecting to etcd at");
         replica.signal(Signal::TERM);
         let asked = Instant::now();
         assert_eq!(replica.wait_exit().code(), Some(0));
@@ -287,8 +287,8 @@ fn one_dead_or_silent_endpoint_never_costs_a_healthy_leader_its_term() {
             }
         }
         for leader in &mut leaders {
-            let first = leader.wait_for_refreshes(1);
-            let last = leader.wait_for_refreshes(MANY);
+            let first = leader.wait_for_next_refreshes(1);
+            let last = leader.wait_for_next_refreshes(MANY);
             assert!(last.at - first.at >= TTL * 3, "refreshed too often");
         }
         for leader in &leaders {
@@ -305,13 +305,13 @@ fn an_endpoint_that_falls_silent_or_dies_in_mid_term_does_not_cost_the_term() {
         let ways = [(); 2].map(|()| Proxy::start(&etcd.endpoint(), Way::Open));
         let endpoints = format!("{},{}", ways[0].endpoint(), ways[1].endpoint());
         let mut leader = Daemon::spawn("server1", json("server1", &endpoints));
-        leader.wait_for_refreshes(1);
+        leader.wait_for_next_refreshes(1);
         // Whichever of the two it uses: it loses each in turn, in each manner.
         for fault in [Way::Frozen, Way::Cut, Way::Deaf] {
             for way in &ways {
                 way.set(fault);
                 leader.skip();
-                leader.wait_for_refreshes(6);
+                leader.wait_for_next_refreshes(6);
                 way.set(Way::Open);
             }
         }
@@ -323,10 +323,10 @@ fn an_endpoint_that_falls_silent_or_dies_in_mid_term_does_not_cost_the_term() {
 fn a_follower_cut_off_from_etcd_for_a_while_is_there_when_it_is_needed() {
     on_each_etcd(|etcd| {
         let mut leader = Daemon::spawn("leader", json("leader", &etcd.endpoint()));
-        leader.wait_for(LEADER);
+        leader.wait_for_next(LEADER);
         let way = Proxy::start(&etcd.endpoint(), Way::Open);
         let mut follower = Daemon::spawn("follower", json("follower", &way.endpoint()));
-        follower.wait_for(FOLLOWER);
+        follower.wait_for_next(FOLLOWER);
         way.set(Way::Frozen);
         // Longer than its lease, which is gone then; and etcd forgets what it would have seen.
         let_pass(TTL * 2);
@@ -334,10 +334,10 @@ fn a_follower_cut_off_from_etcd_for_a_while_is_there_when_it_is_needed() {
         etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
         way.set(Way::Open);
         leader.skip();
-        leader.wait_for_refreshes(6);
+        leader.wait_for_next_refreshes(6);
         assert_eq!(follower.count(LEADER), 0);
         let killed = leader.crash();
-        let took = follower.wait_for(LEADER).at - killed;
+        let took = follower.wait_for_next(LEADER).at - killed;
         let fault = "compacted while a watch was down, leader killed";
         within_bound(fault, took, FAIL_OVER, TTL);
         assert_eq!(terms(&[&leader, &follower]).len(), 2);
@@ -383,10 +383,10 @@ fn a_bad_etcd_never_makes_a_replica_spin() {
 fn a_healthy_election_hardly_uses_the_processor() {
     let etcd = Etcd::start(binaries().last().unwrap());
     let mut replicas = Daemon::candidates(&etcd, 2);
-    let leader = wait_for_roles(&mut replicas);
+    let leader = wait_for_next_roles(&mut replicas);
     let before: Vec<Duration> = replicas.iter().map(Daemon::cpu_time).collect();
-    let first = replicas[leader].wait_for_refreshes(1).at;
-    let time = replicas[leader].wait_for_refreshes(MANY).at - first;
+    let first = replicas[leader].wait_for_next_refreshes(1).at;
+    let time = replicas[leader].wait_for_next_refreshes(MANY).at - first;
     for (replica, before) in replicas.iter().zip(before) {
         let used = replica.cpu_time().saturating_sub(before);
         assert!(

@@ -112,20 +112,20 @@ fn replicas_elect_over_tls_with_certificates_of_their_own() {
             Daemon::spawn(name, command)
         };
         let mut first = candidate("first");
-        first.wait_for(LEADER);
+        first.wait_for_next(LEADER);
         // Without a scheme, what is to be proved decides.
         let mut command = plain("second", &etcd.endpoint());
         command.args(["--etcd-cacert", &authority.certificate()]);
         command.args(["--etcd-cert", &certificate, "--etcd-key", &key]);
         let mut second = Daemon::spawn("second", command);
-        second.wait_for(FOLLOWER);
+        second.wait_for_next(FOLLOWER);
         first.crash();
-        second.wait_for(LEADER);
+        second.wait_for_next(LEADER);
         assert_eq!(etcd.key("leader").unwrap().value, b"second");
 
         // Whoever cannot prove who it is stays out, and says why.
         let mut stranger = Daemon::spawn("stranger", secure("stranger", &etcd, &authority));
-        let said = stranger.wait_for_start("WARN etcd at").text();
+        let said = stranger.wait_for_next_start("WARN etcd at").text();
         assert!(
             said.contains("if it asks for a certificate, give one"),
             "{said}"
@@ -160,7 +160,7 @@ fn what_is_wrong_with_a_connection_is_said_in_a_sentence_and_nobody_leads() {
     ];
     for (command, cause) in cases {
         let mut daemon = Daemon::spawn(cause, command);
-        let said = daemon.wait_for_start("WARN etcd at");
+        let said = daemon.wait_for_next_start("WARN etcd at");
         assert!(said.text().contains(cause), "{cause}: {}", said.text());
         let_pass(TTL / 2);
         assert!(!daemon.leads(), "{cause}");
@@ -179,19 +179,19 @@ fn certificates_that_are_replaced_on_disk_are_taken_up_without_a_restart() {
     let (old, new) = (Authority::new(), Authority::new());
     let mut etcd = old.etcd(&newest(), &["127.0.0.1"], false, false);
     let mut daemon = Daemon::spawn("a", secure("a", &etcd, &old));
-    daemon.wait_for(LEADER);
+    daemon.wait_for_next(LEADER);
     etcd.kill();
     new.sign("server", &["127.0.0.1"], false);
     for file in ["server.pem", "server.key"] {
         fs::copy(new.file(file), old.file(file)).unwrap();
     }
     etcd.up();
-    daemon.wait_for_line("the new certificate refused", |line| {
+    daemon.wait_for_next_line("the new certificate refused", |line| {
         line.text().contains("cannot be talked to") && line.text().contains("UnknownIssuer")
     });
     fs::copy(new.certificate(), old.certificate()).unwrap();
     daemon.skip();
-    daemon.wait_for(REFRESHED);
+    daemon.wait_for_next(REFRESHED);
 }
 
 #[test]
@@ -214,17 +214,17 @@ fn a_clients_certificate_that_is_replaced_on_disk_is_taken_up_without_a_restart(
     let mut command = secure("a", &etcd, &servers);
     command.args(["--etcd-cert", &certificate, "--etcd-key", &key]);
     let mut daemon = Daemon::spawn("a", command);
-    daemon.wait_for(LEADER);
+    daemon.wait_for_next(LEADER);
     etcd.kill();
     fs::copy(new.certificate(), &trusted).unwrap();
     etcd.up();
     // It is refused with what it has, and its term ends.
-    daemon.wait_for_start(LOST);
+    daemon.wait_for_next_start(LOST);
     let replaced = new.sign("replica", &["replica"], false);
     fs::copy(replaced.0, certificate).unwrap();
     fs::copy(replaced.1, key).unwrap();
-    daemon.wait_for(LEADER);
-    daemon.wait_for(REFRESHED);
+    daemon.wait_for_next(LEADER);
+    daemon.wait_for_next(REFRESHED);
 }
 
 /// An etcd with users: `replica` may read and write the two keys, and nothing else.
@@ -280,17 +280,17 @@ fn a_role_for_the_two_keys_alone_suffices() {
         let etcd = with_users(&binary, &[]);
         let folder = tempfile::tempdir().unwrap();
         let mut first = Daemon::spawn("first", as_user("first", &etcd, &folder, "sesame"));
-        first.wait_for(LEADER);
+        first.wait_for_next(LEADER);
         let mut command = plain("second", &etcd.endpoint());
         command.args(["--etcd-user", "replica"]);
         command.env("LEADER_ELECTION_ETCD_PASSWORD", "sesame");
         let mut second = Daemon::spawn("second", command);
-        second.wait_for(FOLLOWER);
+        second.wait_for_next(FOLLOWER);
         // Its watches work with these permissions as well: no read is due for long.
         first.signal(rustix::process::Signal::TERM);
         first.wait_exit();
-        second.wait_for(LEADER);
-        second.wait_for(REFRESHED);
+        second.wait_for_next(LEADER);
+        second.wait_for_next(REFRESHED);
         // A neighbour that may use keys of its own, and not these.
         for arguments in [
             &["role", "add", "other"][..],
@@ -311,10 +311,10 @@ fn a_role_for_the_two_keys_alone_suffices() {
         command.args(["--etcd-user", "neighbour"]);
         command.env("LEADER_ELECTION_ETCD_PASSWORD", "sesame");
         let mut neighbour = Daemon::spawn("neighbour", command);
-        let said = neighbour.wait_for_start("WARN etcd at");
+        let said = neighbour.wait_for_next_start("WARN etcd at");
         assert!(said.text().contains("permission denied"), "{}", said.text());
         second.skip();
-        second.wait_for_refreshes(2);
+        second.wait_for_next_refreshes(2);
     }
 }
 
@@ -323,7 +323,7 @@ fn a_wrong_password_is_told_once_and_what_mends_it_needs_no_restart() {
     let etcd = with_users(&newest(), &[]);
     let folder = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::spawn("a", as_user("a", &etcd, &folder, "wrong"));
-    let said = daemon.wait_for_start("WARN etcd at").text();
+    let said = daemon.wait_for_next_start("WARN etcd at").text();
     assert!(
         said.contains("cannot be talked to") && said.contains("invalid user ID or password"),
         "{said}"
@@ -331,7 +331,7 @@ fn a_wrong_password_is_told_once_and_what_mends_it_needs_no_restart() {
     let_pass(TTL);
     assert_eq!(daemon.warnings().len(), 1, "{:?}", daemon.warnings());
     fs::write(folder.path().join("password"), "sesame").unwrap();
-    daemon.wait_for(LEADER);
+    daemon.wait_for_next(LEADER);
 }
 
 #[test]
@@ -339,9 +339,9 @@ fn a_revoked_role_ends_the_term_and_what_mends_it_needs_no_restart() {
     let etcd = with_users(&newest(), &[]);
     let folder = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::spawn("a", as_user("a", &etcd, &folder, "sesame"));
-    daemon.wait_for(LEADER);
+    daemon.wait_for_next(LEADER);
     etcd.etcdctl(&["user", "revoke-role", "replica", "election"]);
-    daemon.wait_for_start(LOST);
+    daemon.wait_for_next_start(LOST);
     let warnings = daemon.warnings();
     // And nothing of its token, which is older than the change.
     let told = warnings.iter().filter(|line| line.contains("refuses"));
@@ -351,7 +351,7 @@ fn a_revoked_role_ends_the_term_and_what_mends_it_needs_no_restart() {
         "{warnings:?}"
     );
     etcd.etcdctl(&["user", "grant-role", "replica", "election"]);
-    daemon.wait_for(LEADER);
+    daemon.wait_for_next(LEADER);
 }
 
 #[test]
@@ -360,13 +360,13 @@ fn a_changed_password_ends_the_term_and_is_told_once_as_what_it_is() {
     let etcd = with_users(&newest(), &jwt(&jwt_folder));
     let folder = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::spawn("a", as_user("a", &etcd, &folder, "sesame"));
-    daemon.wait_for(LEADER);
+    daemon.wait_for_next(LEADER);
     etcd.etcdctl_bytes(
         &["user", "passwd", "replica", "--interactive=false"],
         b"other\n",
     );
     // Its token is good until it expires.
-    daemon.wait_for_start(LOST);
+    daemon.wait_for_next_start(LOST);
     let warnings = daemon.warnings();
     let told = warnings
         .iter()
@@ -376,7 +376,7 @@ fn a_changed_password_ends_the_term_and_is_told_once_as_what_it_is() {
     let token = warnings.iter().find(|line| line.contains("auth store"));
     assert_eq!(token, None);
     fs::write(folder.path().join("password"), "other").unwrap();
-    daemon.wait_for(LEADER);
+    daemon.wait_for_next(LEADER);
 }
 
 /// Options for tokens that live for two seconds.
@@ -394,8 +394,8 @@ fn tokens_that_expire_within_seconds_cost_no_term_and_no_word() {
     let proxy = Proxy::start(&etcd.endpoint(), Way::Open);
     let command = as_user_at("a", &proxy.endpoint(), &folder, "sesame");
     let mut daemon = Daemon::spawn("a", command);
-    daemon.wait_for(LEADER);
-    daemon.wait_for_refreshes(25);
+    daemon.wait_for_next(LEADER);
+    daemon.wait_for_next_refreshes(25);
     assert!(
         proxy.accepted() > 3,
         "only a new connection brings a new token"
@@ -418,7 +418,7 @@ fn a_password_does_not_reach_a_command_but_whoever_revokes_for_a_dead_daemon_has
         Daemon::spawn(name, command)
     };
     let mut first = replica("first", "env; echo runs; exec sleep 60");
-    first.wait_for("runs");
+    first.wait_for_next("runs");
     let environment = first.lines();
     let environment: Vec<_> = environment.iter().map(Line::text).collect();
     let has = |part: &str| environment.iter().any(|line| line.contains(part));
@@ -426,9 +426,9 @@ fn a_password_does_not_reach_a_command_but_whoever_revokes_for_a_dead_daemon_has
     assert!(!has("sesame") && !has("NOTIFY_SOCKET="), "{environment:?}");
 
     let mut second = replica("second", "exec sleep 60");
-    second.wait_for(FOLLOWER);
+    second.wait_for_next(FOLLOWER);
     let killed = first.crash();
-    let took = second.wait_for(LEADER).at - killed;
+    let took = second.wait_for_next(LEADER).at - killed;
     assert!(took < TTL, "nobody revoked: it took {took:?}");
 }
 
@@ -439,8 +439,8 @@ fn a_password_appears_nowhere() {
     let mut command = as_user("a", &etcd, &folder, "sesame");
     command.args(["--log", "trace", "--log-format", "json"]);
     let mut daemon = Daemon::spawn("a", command);
-    daemon.wait_for(LEADER);
-    daemon.wait_for(REFRESHED);
+    daemon.wait_for_next(LEADER);
+    daemon.wait_for_next(REFRESHED);
     let leaked: Vec<_> = daemon
         .lines()
         .iter()
@@ -454,7 +454,7 @@ fn a_password_appears_nowhere() {
 fn an_etcd_that_may_answer_stale_is_warned_of_once() {
     on_each_etcd(|etcd| {
         let mut daemon = Daemon::spawn("a", plain("a", &etcd.endpoint()));
-        daemon.wait_for(LEADER);
+        daemon.wait_for_next(LEADER);
         let version = etcd.etcdctl(&["version"]);
         let numbers: Vec<u32> = version
             .lines()
@@ -472,13 +472,13 @@ fn an_etcd_that_may_answer_stale_is_warned_of_once() {
         let outdated = of_series.is_some_and(|mended| numbers[2] < mended[2]);
         if outdated {
             wait_until("the warning", PATIENCE, || {
-                let warned = daemon.lines().iter().any(Line::tells_outdated_etcd);
+                let warned = daemon.lines().iter().any(Line::warns_of_outdated_etcd);
                 warned.then_some(())
             });
         }
-        daemon.wait_for_refreshes(3);
+        daemon.wait_for_next_refreshes(3);
         let lines = daemon.lines();
-        let warned = lines.iter().filter(|line| line.tells_outdated_etcd());
+        let warned = lines.iter().filter(|line| line.warns_of_outdated_etcd());
         assert_eq!(warned.count(), usize::from(outdated), "{version}");
     });
 }

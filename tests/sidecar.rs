@@ -12,7 +12,7 @@ use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, REFRESHED, command, json};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::http::{Server, ask, get, get_json, read, send, wait_for_code};
 use support::proxy::refusing;
-use support::{FAIL_OVER, TTL, free_port, look_until};
+use support::{FAIL_OVER, TTL, free_port, poll_until};
 
 /// Those that have nothing but a role to tell.
 const QUESTIONS: [&str; 4] = ["/leader", "/follower", "/live", "/ready"];
@@ -32,9 +32,9 @@ fn served(name: &str, endpoints: &str, address: &str) -> Command {
 fn pair(etcd: &Etcd) -> [(Daemon, String); 2] {
     let [(leads, follows), names] = [(address(), address()), (LEADER.into(), FOLLOWER.into())];
     let mut leader = Daemon::spawn("leads", served("leads", &etcd.endpoint(), &leads));
-    leader.wait_for(&names.0);
+    leader.wait_for_next(&names.0);
     let mut follower = Daemon::spawn("follows", served("follows", &etcd.endpoint(), &follows));
-    follower.wait_for(&names.1);
+    follower.wait_for_next(&names.1);
     [(leader, leads), (follower, follows)]
 }
 
@@ -49,7 +49,7 @@ fn who_leads_and_who_follows_is_told_through_a_fail_over() {
         assert_eq!(codes(&leads), [200, 503, 200, 200]);
         assert_eq!(codes(&follows), [503, 200, 200, 200]);
         leader.crash();
-        follower.wait_for(LEADER);
+        follower.wait_for_next(LEADER);
         assert_eq!(codes(&follows), [200, 503, 200, 200]);
         follower.signal(Signal::TERM);
         follower.wait_exit();
@@ -65,11 +65,11 @@ fn an_etcd_that_is_not_there_makes_a_replica_alive_and_not_ready() {
     wait_for_code(&address, "/live", 200);
     assert_eq!(codes(&address), [503, 503, 200, 503]);
     etcd.up();
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     assert_eq!(codes(&address), [200, 503, 200, 200]);
     etcd.kill();
     wait_for_code(&address, "/ready", 503);
-    replica.wait_for_start(LOST);
+    replica.wait_for_next_start(LOST);
     assert_eq!(codes(&address), [503, 503, 200, 503]);
     etcd.up();
     wait_for_code(&address, "/ready", 200);
@@ -80,8 +80,8 @@ fn a_leader_without_etcd_says_so_no_later_than_its_deadline() {
     on_each_etcd(|etcd| {
         let address = address();
         let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
-        replica.wait_for(LEADER);
-        replica.wait_for_refreshes(1);
+        replica.wait_for_next(LEADER);
+        replica.wait_for_next_refreshes(1);
         etcd.freeze();
         let mut last = Instant::now();
         loop {
@@ -115,12 +115,12 @@ fn a_leader_that_was_stopped_for_long_tells_the_truth_with_its_first_word() {
                 .unwrap();
             stream
         });
-        follower.wait_for(LEADER);
+        follower.wait_for_next(LEADER);
         leader.signal(Signal::CONT);
         for question in questions {
             assert_eq!(read(question).unwrap().code, 503);
         }
-        leader.wait_for(FOLLOWER);
+        leader.wait_for_next(FOLLOWER);
     }
 }
 
@@ -131,11 +131,11 @@ fn the_status_tells_all_that_there_is_to_tell() {
     let mut command = served("leads", &etcd.endpoint(), &leads);
     command.args(["--advertise", "http://10.0.0.1:80/\"x\""]);
     let mut leader = Daemon::spawn("leads", command);
-    leader.wait_for(LEADER);
+    leader.wait_for_next(LEADER);
     let bad = refusing();
     let endpoints = format!("{bad},{}", etcd.endpoint());
     let mut follower = Daemon::spawn("follows", served("follows", &endpoints, &follows));
-    follower.wait_for(FOLLOWER);
+    follower.wait_for_next(FOLLOWER);
 
     let told = get_json(&leads, "/status");
     let key = etcd.key("leader").unwrap();
@@ -164,8 +164,8 @@ fn the_status_tells_all_that_there_is_to_tell() {
     assert_eq!(told["transitions"][0]["leader"], "leads");
 
     etcd.etcdctl(&["del", "leader"]);
-    follower.wait_for(LEADER);
-    leader.wait_for(FOLLOWER);
+    follower.wait_for_next(LEADER);
+    leader.wait_for_next(FOLLOWER);
     let told = get_json(&leads, "/status");
     let transitions = told["transitions"].as_array().unwrap();
     let lost = transitions
@@ -191,10 +191,10 @@ fn a_wrapper_does_not_lead_while_its_command_stops() {
     ]);
     command.stdin(std::process::Stdio::piped());
     let mut replica = Daemon::spawn("one", command);
-    replica.wait_for("runs");
+    replica.wait_for_next("runs");
     assert_eq!(codes(&address), [200, 503, 200, 200]);
     replica.signal(Signal::TERM);
-    replica.wait_for("told");
+    replica.wait_for_next("told");
     assert_eq!(codes(&address), [503, 503, 200, 200]);
     assert_eq!(get_json(&address, "/status")["role"], "stopping");
     replica.close_stdin();
@@ -206,7 +206,7 @@ fn the_metrics_count_what_happens() {
     let etcd = Etcd::newest();
     let address = address();
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
-    replica.wait_for_refreshes(3);
+    replica.wait_for_next_refreshes(3);
     let metric = |name: &str| -> f64 {
         let answer = get(&address, "/metrics");
         assert!(
@@ -246,8 +246,8 @@ fn the_metrics_count_what_happens() {
     let not_renewed = "leader_election_losses_total{reason=\"not_renewed\"}";
     assert_eq!((metric(timed_out) + metric(not_renewed)).to_string(), "0");
     etcd.freeze();
-    replica.wait_for_start(LOST);
-    look_until("the failures are counted", || {
+    replica.wait_for_next_start(LOST);
+    poll_until("the failures are counted", || {
         (metric(timed_out) >= 1.0 && metric("leader_election_etcd_answers") < 1.0).then_some(())
     });
     assert_eq!(metric(not_renewed).to_string(), "1");
@@ -261,7 +261,7 @@ fn hostile_names_come_out_as_valid_json_and_not_at_all_as_metrics() {
     let hostile = "a\"b\\c{d=\"e\"} 1\u{202e}é";
     let address = address();
     let mut replica = Daemon::spawn(hostile, served(hostile, &etcd.endpoint(), &address));
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     assert_eq!(get_json(&address, "/status")["name"], hostile);
     assert_eq!(get_json(&address, "/status")["leader"]["name"], hostile);
     assert!(!get(&address, "/metrics").body.contains("b\\c"));
@@ -269,7 +269,7 @@ fn hostile_names_come_out_as_valid_json_and_not_at_all_as_metrics() {
     let worse = b"\x1b[2J\n\xff\"";
     let lease = etcd.grant(Duration::from_mins(1));
     etcd.put("leader", worse, Some(&lease));
-    look_until("it follows", || {
+    poll_until("it follows", || {
         let told = get_json(&address, "/status");
         (told["transitions"].as_array()?.last()?["leader"] == "\u{1b}[2J\n\u{fffd}\"").then_some(())
     });
@@ -287,7 +287,7 @@ fn other_methods_and_paths_and_nonsense_are_refused() {
     let etcd = Etcd::newest();
     let address = address();
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     for path in [
         "/leader",
         "/follower",
@@ -337,7 +337,7 @@ fn hundreds_of_idle_connections_are_harmless_and_cut_off() {
     let etcd = Etcd::newest();
     let address = address();
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     let began = Instant::now();
     let idle: Vec<_> = (0..500)
         .map(|number| {
@@ -348,7 +348,7 @@ fn hundreds_of_idle_connections_are_harmless_and_cut_off() {
             stream
         })
         .collect();
-    replica.wait_for_refreshes(5);
+    replica.wait_for_next_refreshes(5);
     // The oldest make room for whoever comes.
     let asked = Instant::now();
     assert_eq!(get(&address, "/leader").code, 200);
@@ -362,7 +362,7 @@ fn hundreds_of_idle_connections_are_harmless_and_cut_off() {
         began.elapsed()
     );
     replica.skip();
-    replica.wait_for_refreshes(1);
+    replica.wait_for_next_refreshes(1);
     let lines = replica.lines();
     assert!(!lines.iter().any(|line| line.message().starts_with(LOST)));
 }
@@ -415,7 +415,7 @@ fn the_health_command_tells_whether_a_daemon_is_alive() {
     );
     let everywhere = address.replace("127.0.0.1", "0.0.0.0");
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &everywhere));
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     for address in [&address, &everywhere] {
         for by_variable in [false, true] {
             assert_eq!(
@@ -460,7 +460,7 @@ fn haproxy_routes_to_the_leader_and_follows_a_fail_over() {
     fs::write(&file, configuration).unwrap();
     let _haproxy = Server::start(Command::new("haproxy").arg("-f").arg(&file));
     let routed_to = |name: &str| {
-        look_until(&format!("it routes to {name}"), || {
+        poll_until(&format!("it routes to {name}"), || {
             let request = b"GET /status HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
             let answer = send(&front, request)
                 .ok()
@@ -473,7 +473,7 @@ fn haproxy_routes_to_the_leader_and_follows_a_fail_over() {
     let killed = leader.crash();
     let took = routed_to("follows") - killed;
     assert!(took < FAIL_OVER + TTL, "it took {took:?}");
-    follower.wait_for(LEADER);
+    follower.wait_for_next(LEADER);
 }
 
 #[test]
@@ -507,7 +507,7 @@ fn prometheus_scrapes_and_knows_the_leader_and_its_rules() {
             .arg(format!("--web.listen-address={api}")),
     );
     let query = "/api/v1/query?query=leader_election_role%7Brole%3D%22leader%22%7D";
-    look_until("it knows the leader", || {
+    poll_until("it knows the leader", || {
         let request = format!("GET {query} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
         let answer = send(&api, request.as_bytes()).ok()?;
         // Prometheus may send it in chunks; the object is in one of them.

@@ -76,7 +76,7 @@ fn the_exit_code_and_the_signals_are_the_commands_own() {
     );
 
     let mut script = start(&[&address, "--", "bash", "-c", "echo ready; exec sleep 600"]);
-    script.wait_for("the command", |lines| {
+    script.wait_until_lines("the command", |lines| {
         lines.iter().find(|line| *line == "ready").map(drop)
     });
     script.signal(Signal::TERM);
@@ -88,7 +88,7 @@ fn it_goes_on_as_soon_as_the_port_answers() {
     for limit in ["60", "0"] {
         let address = closed();
         let mut script = start(&[&address, "-t", limit, "--", "echo", "running"]);
-        script.wait_for("its first line", |lines| lines.first().map(drop));
+        script.wait_until_lines("its first line", |lines| lines.first().map(drop));
         let _listener = TcpListener::bind(&address).unwrap();
         let (status, lines) = script.wait_end(PATIENCE);
         assert!(status.success());
@@ -161,7 +161,7 @@ fn an_address_that_swallows_packets_does_not_hold_it_up() {
     // Often, since it is the first milliseconds of an attempt that matter.
     for _ in 0..50 {
         let mut script = start(&[&address, "-t", "0"]);
-        script.wait_for("its first line", |lines| lines.first().map(drop));
+        script.wait_until_lines("its first line", |lines| lines.first().map(drop));
         let begin = Instant::now();
         script.signal(Signal::TERM);
         // That includes an attempt that it leaves behind, which would hold its output.

@@ -15,7 +15,7 @@ use support::etcd::{Etcd, on_each_etcd};
 use support::postgres::Postgres;
 use support::proxy::refusing;
 use support::record::{Record, guard};
-use support::{TTL, let_pass, look_until};
+use support::{TTL, let_pass, poll_until};
 
 /// For a machine busy with other tests.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -102,8 +102,8 @@ fn command_runs_as_soon_as_its_replica_leads_the_first_one_too() {
     command.args(["--etcd", &etcd.endpoint(), "--ttl", "10s"]);
     command.args(["--", "sh", "-c", "echo runs; exec sleep 60"]);
     let replica = Daemon::spawn("one", command);
-    let leads = replica.wait_until_said(LEADER).at;
-    let runs = replica.wait_until_said("runs").at;
+    let leads = replica.wait_for_any_start(LEADER).at;
+    let runs = replica.wait_for_any_start("runs").at;
     let took = runs.saturating_duration_since(leads);
     assert!(took < AT_ONCE, "it ran after {took:?}");
 }
@@ -159,7 +159,7 @@ fn command_does_not_get_a_terminal_as_its_input() {
     ));
     script.arg("/dev/null").stdin(Stdio::null());
     let mut replica = Daemon::spawn("script", script);
-    replica.wait_for_line("/dev/null", |line| line.text().trim() == "/dev/null");
+    replica.wait_for_next_line("/dev/null", |line| line.text().trim() == "/dev/null");
     assert_eq!(replica.wait_exit().code(), Some(0));
 }
 
@@ -210,8 +210,8 @@ fn what_turns_out_not_to_run_ends_the_replica_and_its_term() {
         replica.arg("--").arg(&file);
         let mut replica = Daemon::spawn("one", replica);
         assert_eq!(replica.wait_exit().code(), Some(*code));
-        replica.wait_until_said("ERROR cannot run '");
-        replica.wait_until_said(LEADER_STOPS);
+        replica.wait_for_any_start("ERROR cannot run '");
+        replica.wait_for_any_start(LEADER_STOPS);
         assert_eq!(etcd.leases(), [""; 0]);
     }
 }
@@ -263,16 +263,16 @@ fn when_command_ends_the_next_one_starts_at_once_and_its_status_is_ours() {
             let mut command = shell("first", &etcd, &[], &script);
             command.stdin(Stdio::piped());
             let mut first = Daemon::spawn("first", command);
-            let left = first.wait_for_start("left ").text()[5..].to_owned();
+            let left = first.wait_for_next_start("left ").text()[5..].to_owned();
             let mut second = start("second", &etcd, "exec sleep 60");
-            second.wait_for(FOLLOWER);
+            second.wait_for_next(FOLLOWER);
             let began = Instant::now();
             first.close_stdin();
             assert_eq!(first.wait_exit().code(), Some(code), "{script}");
-            let took = second.wait_for_start("Running ").at - began;
+            let took = second.wait_for_next_start("Running ").at - began;
             assert!(took < AT_ONCE, "the next one ran after {took:?}");
             assert!(!is_there(&left), "it left something behind");
-            first.wait_until_said(&format!("'sh' ended with exit code {code}."));
+            first.wait_for_any_start(&format!("'sh' ended with exit code {code}."));
             second.signal(Signal::TERM);
             assert_eq!(second.wait_exit().code(), Some(0));
         }
@@ -286,13 +286,13 @@ fn a_planned_stop_waits_for_command_and_keeps_the_lease_meanwhile() {
         let finish =
             "trap 'sleep 3; echo finished; exit 7' TERM; echo runs; while :; do sleep 0.05; done";
         let mut old = start("old", &etcd, finish);
-        old.wait_for("runs");
+        old.wait_for_next("runs");
         let mut new = start("new", &etcd, "echo runs; exec sleep 60");
-        new.wait_for(FOLLOWER);
+        new.wait_for_next(FOLLOWER);
         old.signal(Signal::TERM);
-        let finished = old.wait_for("finished").at;
+        let finished = old.wait_for_next("finished").at;
         assert!(!new.has_said("runs"));
-        let runs = new.wait_for("runs").at;
+        let runs = new.wait_for_next("runs").at;
         assert!(
             runs > finished && runs - finished < AT_ONCE,
             "after {:?}",
@@ -300,7 +300,7 @@ fn a_planned_stop_waits_for_command_and_keeps_the_lease_meanwhile() {
         );
         // As asked, whatever it returned then.
         assert_eq!(old.wait_exit().code(), Some(0));
-        old.wait_until_said(LEADER_STOPS);
+        old.wait_for_any_start(LEADER_STOPS);
     });
 }
 
@@ -310,11 +310,11 @@ fn a_deleted_leader_key_stops_command_in_order_and_it_runs_again_later() {
         let script = "trap 'echo told; exit' TERM; echo runs; while :; do sleep 0.05; done";
         let mut only = start("only", &etcd, script);
         for _ in 0..2 {
-            only.wait_for("runs");
+            only.wait_for_next("runs");
             etcd.etcdctl(&["del", "leader"]);
-            only.wait_for("told");
+            only.wait_for_next("told");
         }
-        only.wait_for("runs");
+        only.wait_for_next("runs");
         assert!(!only.has_ended());
     });
 }
@@ -326,7 +326,7 @@ fn what_does_not_stop_in_time_is_killed_with_all_that_it_started() {
         "trap '' TERM; setsid sh -c 'sleep 60' & echo left $!; while :; do sleep 0.05; done";
     let options = ["--stop-timeout", "700ms"];
     let mut replica = Daemon::spawn("one", shell("one", &etcd, &options, script));
-    let left = replica.wait_for_start("left ").text()[5..].to_owned();
+    let left = replica.wait_for_next_start("left ").text()[5..].to_owned();
     replica.signal(Signal::INT);
     let asked = Instant::now();
     assert_eq!(replica.wait_exit().code(), Some(0));
@@ -345,11 +345,11 @@ fn a_lost_lease_stops_command_a_grace_before_the_deadline() {
     on_each_etcd(|etcd| {
         let script = "trap 'echo told; exit' TERM; echo runs; while :; do sleep 0.02; done";
         let mut replica = Daemon::spawn("one", shell("one", &etcd, &["--grace", "500ms"], script));
-        replica.wait_for("runs");
-        replica.wait_for_refreshes(1);
+        replica.wait_for_next("runs");
+        replica.wait_for_next_refreshes(1);
         etcd.freeze();
         let renewed = replica.last(support::daemon::REFRESHED).at;
-        let told = replica.wait_for("told").at;
+        let told = replica.wait_for_next("told").at;
         // Its deadline is less than 0.9 of the TTL after the last renewal was heard of.
         let latest = TTL * 9 / 10;
         assert!(
@@ -357,11 +357,11 @@ fn a_lost_lease_stops_command_a_grace_before_the_deadline() {
             "told {:?} after the last renewal",
             told - renewed
         );
-        replica.wait_until_said("'sh' has stopped.");
-        replica.wait_until_said(LOST);
+        replica.wait_for_any_start("'sh' has stopped.");
+        replica.wait_for_any_start(LOST);
         replica.skip();
         etcd.thaw();
-        replica.wait_for("runs");
+        replica.wait_for_next("runs");
     });
 }
 
@@ -370,9 +370,9 @@ fn signals_for_command_reach_it_and_nobody_else() {
     let etcd = Etcd::newest();
     let script = "for s in HUP USR1 USR2; do trap \"echo got $s\" $s; done; echo runs; while :; do sleep 0.02; done";
     let mut leader = start("leader", &etcd, script);
-    leader.wait_for("runs");
+    leader.wait_for_next("runs");
     let mut follower = start("follower", &etcd, script);
-    follower.wait_for(FOLLOWER);
+    follower.wait_for_next(FOLLOWER);
     for (signal, name) in [
         (Signal::HUP, "HUP"),
         (Signal::USR1, "USR1"),
@@ -380,12 +380,12 @@ fn signals_for_command_reach_it_and_nobody_else() {
     ] {
         leader.signal(signal);
         follower.signal(signal);
-        leader.wait_for(&format!("got {name}"));
+        leader.wait_for_next(&format!("got {name}"));
     }
     leader.signal(Signal::TERM);
     assert_eq!(leader.wait_exit().code(), Some(0));
     // It was ignored there, not kept.
-    follower.wait_for("runs");
+    follower.wait_for_next("runs");
     assert!(!output(&follower).iter().any(|line| line.starts_with("got")));
 }
 
@@ -398,9 +398,9 @@ fn a_second_signal_kills_all_at_once() {
         let key = format!("key{code}");
         let mut replica =
             Daemon::spawn("one", shell("one", &etcd, &["--leader-key", &key], script));
-        let left = replica.wait_for_start("left ").text()[5..].to_owned();
+        let left = replica.wait_for_next_start("left ").text()[5..].to_owned();
         replica.signal(signal);
-        replica.wait_for("told");
+        replica.wait_for_next("told");
         replica.signal(signal);
         let asked = Instant::now();
         assert_eq!(replica.wait_exit().code(), Some(code));
@@ -420,7 +420,7 @@ fn a_daemon_stopped_for_long_finds_command_dead_and_takes_part_again() {
         let first = record.wait_for_term_after(0);
         let guard = guard(&mut replica).as_raw_nonzero().to_string();
         replica.signal(Signal::STOP);
-        look_until("the guard has done its work", || {
+        poll_until("the guard has done its work", || {
             let stat = fs::read_to_string(format!("/proc/{guard}/stat")).ok()?;
             stat.contains(") Z ").then_some(())
         });
@@ -456,7 +456,7 @@ fn those_who_fork_faster_than_they_die_die_too() {
         file.display()
     );
     let mut replica = start("one", &etcd, &script);
-    look_until("they hop", || {
+    poll_until("they hop", || {
         let hops = fs::read_to_string(&trace)
             .unwrap_or_default()
             .lines()
@@ -488,7 +488,7 @@ fn a_machine_that_was_paused_cannot_write_with_its_stale_token() {
         database.query(&count)[0].parse::<u32>().unwrap()
     };
     let mut first = worker("first");
-    let running = first.wait_for_start("Running ");
+    let running = first.wait_for_next_start("Running ");
     let process: i32 = running
         .text()
         .rsplit(' ')
@@ -498,19 +498,19 @@ fn a_machine_that_was_paused_cannot_write_with_its_stale_token() {
         .parse()
         .unwrap();
     let process = Pid::from_raw(process).unwrap();
-    look_until("it works", || (done_by("first") > 1).then_some(()));
+    poll_until("it works", || (done_by("first") > 1).then_some(()));
     // All of the machine stands still.
     let guard = Pid::from_raw(parent_of(process)).unwrap();
     for process in [first.pid(), guard, process] {
         kill_process(process, Signal::STOP).unwrap();
     }
     let second = worker("second");
-    look_until("another one works", || {
+    poll_until("another one works", || {
         (done_by("second") > 1).then_some(())
     });
     // The worker wakes first, and still believes that it may work.
     kill_process(process, Signal::CONT).unwrap();
-    first.wait_for("first could not work");
+    first.wait_for_next("first could not work");
     let lines = first.lines();
     let stale = "of election \"leader\" is stale";
     assert!(lines.iter().any(|line| line.text().contains(stale)));
@@ -521,7 +521,7 @@ fn a_machine_that_was_paused_cannot_write_with_its_stale_token() {
     for process in [guard, first.pid()] {
         kill_process(process, Signal::CONT).unwrap();
     }
-    first.wait_for(FOLLOWER);
+    first.wait_for_next(FOLLOWER);
     assert!(!second.has_ended());
 }
 

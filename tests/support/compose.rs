@@ -180,20 +180,20 @@ impl Up {
     /// lines without the prefix, and without the leader's refreshes, whose number varies.
     pub fn news(&mut self, service: &str, last: &[&str]) -> Vec<String> {
         let seen = self.seen.entry(service.to_owned()).or_default();
-        let news = self
-            .process
-            .wait_for(&format!("{service} says one of {last:?}"), |lines| {
-                let messages = lines.iter().filter_map(|line| message(line, service));
-                let mut news: Vec<_> = messages
-                    .filter(|message| *message != REFRESHED)
-                    .skip(*seen)
-                    .collect();
-                let end = news
-                    .iter()
-                    .position(|message| last.contains(&message.as_str()))?;
-                news.truncate(end + 1);
-                Some(news)
-            });
+        let news =
+            self.process
+                .wait_until_lines(&format!("{service} says one of {last:?}"), |lines| {
+                    let messages = lines.iter().filter_map(|line| message(line, service));
+                    let mut news: Vec<_> = messages
+                        .filter(|message| *message != REFRESHED)
+                        .skip(*seen)
+                        .collect();
+                    let end = news
+                        .iter()
+                        .position(|message| last.contains(&message.as_str()))?;
+                    news.truncate(end + 1);
+                    Some(news)
+                });
         *seen += news.len();
         news
     }
@@ -206,7 +206,7 @@ impl Up {
         };
         let before = count(&self.process.lines());
         self.process
-            .wait_for(&format!("{service} says another {what:?}"), |lines| {
+            .wait_until_lines(&format!("{service} says another {what:?}"), |lines| {
                 (count(lines) > before).then_some(())
             });
     }

@@ -74,7 +74,7 @@ impl Line {
     }
 
     /// Whether it warns of an etcd that is too old for the promise.
-    pub fn tells_outdated_etcd(&self) -> bool {
+    pub fn warns_of_outdated_etcd(&self) -> bool {
         self.message().contains("may answer stale after a pause")
     }
 
@@ -138,11 +138,11 @@ impl Daemon {
     /// Starts the command and records what it prints.
     pub fn spawn(name: &str, mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self::spawn_as_it_is(name, command)
+        Self::spawn_with_own_output(name, command)
     }
 
     /// The same, but standard output and error are where the command says.
-    pub fn spawn_as_it_is(name: &str, mut command: Command) -> Self {
+    pub fn spawn_with_own_output(name: &str, mut command: Command) -> Self {
         let begin = *BEGIN;
         let mut child = command
             .spawn()
@@ -208,7 +208,7 @@ impl Daemon {
     pub fn warnings(&self) -> Vec<String> {
         self.lines()
             .iter()
-            .filter(|line| line.is_warning() && !line.tells_outdated_etcd())
+            .filter(|line| line.is_warning() && !line.warns_of_outdated_etcd())
             .map(Line::message)
             .collect()
     }
@@ -231,7 +231,7 @@ impl Daemon {
 
     /// Waits until something that begins so came out, before or after whatever else was waited for:
     /// standard output and error have no order among each other.
-    pub fn wait_until_said(&self, start: &str) -> Line {
+    pub fn wait_for_any_start(&self, start: &str) -> Line {
         let what = format!("{} says {start:?} at any time", self.name);
         wait_until(&what, PATIENCE, || {
             let lines = self.lines();
@@ -255,17 +255,17 @@ impl Daemon {
     }
 
     /// Waits for a line that says this, among those after the last one that was waited for.
-    pub fn wait_for(&mut self, message: &str) -> Line {
-        self.wait_for_line(message, |line| line.message() == message)
+    pub fn wait_for_next(&mut self, message: &str) -> Line {
+        self.wait_for_next_line(message, |line| line.message() == message)
     }
 
     /// Waits for a line that begins so.
-    pub fn wait_for_start(&mut self, start: &str) -> Line {
-        self.wait_for_line(start, |line| line.message().starts_with(start))
+    pub fn wait_for_next_start(&mut self, start: &str) -> Line {
+        self.wait_for_next_line(start, |line| line.message().starts_with(start))
     }
 
     /// Waits for a line.
-    pub fn wait_for_line(&mut self, what: &str, is_it: impl Fn(&Line) -> bool) -> Line {
+    pub fn wait_for_next_line(&mut self, what: &str, is_it: impl Fn(&Line) -> bool) -> Line {
         let mut seen = self.seen;
         let what = format!("{} says {what:?}", self.name);
         let found = wait_until(&what, PATIENCE, || {
@@ -280,9 +280,9 @@ impl Daemon {
     }
 
     /// Waits for this many more answered tries of its term.
-    pub fn wait_for_refreshes(&mut self, count: usize) -> Line {
+    pub fn wait_for_next_refreshes(&mut self, count: usize) -> Line {
         (0..count)
-            .map(|_| self.wait_for(REFRESHED))
+            .map(|_| self.wait_for_next(REFRESHED))
             .last()
             .expect("at least one")
     }
@@ -414,12 +414,12 @@ pub fn wait_for_leader(replicas: &[Daemon]) -> usize {
 }
 
 /// Waits until one of these leads and all others know that they follow; returns the leader.
-pub fn wait_for_roles(replicas: &mut [Daemon]) -> usize {
+pub fn wait_for_next_roles(replicas: &mut [Daemon]) -> usize {
     let leader = wait_for_leader(replicas);
-    replicas[leader].wait_for(LEADER);
+    replicas[leader].wait_for_next(LEADER);
     for (number, replica) in replicas.iter_mut().enumerate() {
         if number != leader {
-            replica.wait_for(FOLLOWER);
+            replica.wait_for_next(FOLLOWER);
         }
     }
     leader

@@ -1,6 +1,6 @@
 //! A client of HTTP, and programs that are others' clients.
 
-use super::look_until;
+use super::poll_until;
 use serde_json::Value;
 use std::io::{Read, Result, Write};
 use std::net::TcpStream;
@@ -59,7 +59,7 @@ pub fn get_json(address: &str, path: &str) -> Value {
 
 /// Asks for the path until its status is this one.
 pub fn wait_for_code(address: &str, path: &str, code: u16) {
-    look_until(&format!("{path} is {code}"), || {
+    poll_until(&format!("{path} is {code}"), || {
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
         // Nobody may listen yet.
         let answer = send(address, request.as_bytes()).ok()?;

@@ -72,7 +72,7 @@ pub fn wait_until<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Opti
 ///
 /// # Panics
 /// When there is nothing after [`PATIENCE`].
-pub fn look_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn poll_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {

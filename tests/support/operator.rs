@@ -74,19 +74,19 @@ pub fn told(observer: &Daemon) -> Vec<Value> {
 }
 
 /// Waits until it tells of this state; returns what it tells.
-pub fn wait_for_state(observer: &mut Daemon, state: &str) -> Value {
+pub fn wait_for_next_state(observer: &mut Daemon, state: &str) -> Value {
     let is_it = |line: &Line| object(&line.text())["state"] == state;
-    object(&observer.wait_for_line(state, is_it).text())
+    object(&observer.wait_for_next_line(state, is_it).text())
 }
 
 /// Waits until it tells that this one leads.
-pub fn wait_for_name(observer: &mut Daemon, name: &str) -> Value {
+pub fn wait_for_next_name(observer: &mut Daemon, name: &str) -> Value {
     let is_it = |line: &Line| object(&line.text())["leader"]["name"] == name;
-    object(&observer.wait_for_line(name, is_it).text())
+    object(&observer.wait_for_next_line(name, is_it).text())
 }
 
 /// Waits until it tells of this event; returns what it tells.
-pub fn wait_for_event(observer: &mut Daemon, event: &str) -> Value {
+pub fn wait_for_next_event(observer: &mut Daemon, event: &str) -> Value {
     let is_it = |line: &Line| object(&line.text())["event"] == event;
-    object(&observer.wait_for_line(event, is_it).text())
+    object(&observer.wait_for_next_line(event, is_it).text())
 }

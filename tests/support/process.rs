@@ -79,12 +79,12 @@ impl Process {
     }
 
     /// Looks at the lines after each new one, until there is something to return.
-    pub fn wait_for<T>(&self, what: &str, look: impl Fn(&[String]) -> Option<T>) -> T {
-        self.wait_for_longer(what, PATIENCE, look)
+    pub fn wait_until_lines<T>(&self, what: &str, look: impl Fn(&[String]) -> Option<T>) -> T {
+        self.wait_until_lines_within(what, PATIENCE, look)
     }
 
     /// The same, for what takes its time.
-    pub fn wait_for_longer<T>(
+    pub fn wait_until_lines_within<T>(
         &self,
         what: &str,
         bound: Duration,

@@ -1,7 +1,7 @@
 //! A COMMAND that records, on one clock, when it and what it left behind were running.
 
 use super::daemon::{Daemon, json};
-use super::look_until;
+use super::poll_until;
 use rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::fs;
@@ -97,7 +97,7 @@ impl Record {
     /// Waits until both processes of a COMMAND have run in a term later than that of `token`;
     /// returns the term's first instant.
     pub fn wait_for_term_after(&self, token: u64) -> Instant {
-        look_until("the next COMMAND runs", || {
+        poll_until("the next COMMAND runs", || {
             let record = fs::read_to_string(self.path()).unwrap_or_default();
             let instants = self.instants();
             let first = instants.iter().find(|instant| instant.token > token)?;
@@ -139,7 +139,7 @@ impl Record {
 
 /// The process of a replica's guard, once it has said so.
 pub fn guard(replica: &mut Daemon) -> Pid {
-    let guard = replica.wait_for_start("Running ").field("guard");
+    let guard = replica.wait_for_next_start("Running ").field("guard");
     let guard = guard.expect("it has a guard").parse().expect("a number");
     Pid::from_raw(guard).expect("a process")
 }
