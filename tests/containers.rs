@@ -1,24 +1,19 @@
 //! What the election does when containers are paused, or lose their network, their address or
 //! etcd's name.
-#[path = "support/compose.rs"]
-mod compose;
-#[path = "support/process.rs"]
-mod process;
 mod support;
 
-use compose::{Compose, binaries, docker, inspect};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, atomic::AtomicU32, atomic::Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 use support::checker::{stall, terms, within_bound};
+use support::compose::{Compose, binaries, docker, inspect};
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, wait_for_next_roles, wait_for_settled};
-use support::{FAIL_OVER, TTL, let_pass};
+use support::{FAIL_OVER, TTL, let_pass, lock, unique_name};
 
-/// The image is built once, and goes with the last test that uses it.
+/// Returns the image, which is built once and removed after the last test that uses it.
 fn image() -> Arc<Compose> {
-    static IMAGE: LazyLock<Mutex<Weak<Compose>>> = LazyLock::new(Mutex::default);
-    let mut image = IMAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    static IMAGE: Mutex<Weak<Compose>> = Mutex::new(Weak::new());
+    let mut image = lock(&IMAGE);
     image.upgrade().unwrap_or_else(|| {
         let built = Arc::new(Compose::new(&binaries().pop().unwrap()));
         *image = Arc::downgrade(&built);
@@ -26,7 +21,7 @@ fn image() -> Arc<Compose> {
     })
 }
 
-/// A thing of docker's that is removed at the end, also after a failure.
+/// A container or network that is removed at the end, also after a failure.
 struct Thing {
     name: String,
     remove: &'static [&'static str],
@@ -34,7 +29,7 @@ struct Thing {
 
 impl Drop for Thing {
     fn drop(&mut self) {
-        // Perhaps after a failed test: a second panic would hide what the first one says.
+        // After a failed test, a second panic would hide what the first one says.
         let mut command = Command::new("docker");
         command.args(self.remove).arg(&self.name);
         let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -50,16 +45,14 @@ struct Site {
     image: Arc<Compose>,
 }
 
-/// By which name the replicas know their etcd.
+/// The name by which the replicas know their etcd.
 const ETCD: &str = "etcd_server";
 
 impl Site {
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let image = image();
         let network = Thing {
-            name: format!("leader_election_faults_{}_{number}", std::process::id()),
+            name: unique_name("leader_election_faults"),
             remove: &["network", "rm"],
         };
         docker(&["network", "create", &network.name]);
@@ -73,8 +66,8 @@ impl Site {
         site
     }
 
-    /// Starts a container that belongs to the network.
-    fn container(&mut self, role: &str) -> String {
+    /// Returns the name of a new container, which is removed with the site.
+    fn name_container(&mut self, role: &str) -> String {
         let name = format!("{}_{role}", self.network.name);
         self.containers.push(Thing {
             name: name.clone(),
@@ -84,8 +77,8 @@ impl Site {
     }
 
     fn start_etcd(&mut self) {
-        let name = self.container(ETCD);
-        // What the demo runs, from the image that it names.
+        let name = self.name_container(ETCD);
+        // The demo's etcd, from the same image.
         let network = &self.network.name;
         let run = ["run", "--detach", "--name", &name, "--network", network];
         let etcd = [
@@ -100,7 +93,7 @@ impl Site {
     }
 
     fn start_replica(&mut self, name: &str) {
-        let container = self.container(name);
+        let container = self.name_container(name);
         let mut command = Command::new("docker");
         command.args(["run", "--rm", "--name", &container]);
         command.args(["--network", &self.network.name, self.image.project()]);
@@ -109,7 +102,7 @@ impl Site {
         self.replicas.push(Daemon::spawn(name, command));
     }
 
-    /// Starts two replicas; returns which leads.
+    /// Starts two replicas; returns the index of the one that leads.
     fn elect(&mut self) -> usize {
         for name in ["server1", "server2"] {
             self.start_replica(name);
@@ -129,7 +122,7 @@ impl Site {
         inspect(container, &format)
     }
 
-    /// Has the network given the address of somebody who left it to another?
+    /// Starts a third replica, which gets the address that another container has left.
     fn take_address(&mut self) {
         self.start_replica("server3");
         self.replicas.last_mut().unwrap().wait_for_next(FOLLOWER);
@@ -141,7 +134,7 @@ impl Site {
 }
 
 #[test]
-fn a_paused_container_of_the_leader_says_first_that_it_leads_no_more() {
+fn a_paused_leader_says_before_anything_else_that_it_leads_no_more() {
     let mut site = Site::new();
     let old = site.elect();
     let container = site.container_of(&site.replicas[old].name);
@@ -188,7 +181,7 @@ fn a_leader_without_network_stops_and_comes_back_with_another_address() {
     assert_eq!(all.len(), 2);
     within_bound("leader's network gone", stall(&all, cut), FAIL_OVER, TTL);
 
-    // It is as good as ever: it leads when it is its turn.
+    // It is as good as before, and leads once the others are gone.
     for (number, replica) in site.replicas.iter().enumerate() {
         if number != old {
             docker(&["kill", &site.container_of(&replica.name)]);
@@ -209,7 +202,7 @@ fn a_leader_without_network_stops_and_comes_back_with_another_address() {
 }
 
 #[test]
-fn etcds_name_may_be_unknown_for_a_while_and_then_mean_another_address() {
+fn replicas_find_etcd_again_when_its_name_is_unknown_for_a_while_and_then_has_another_address() {
     let mut site = Site::new();
     let leader = site.elect();
     let etcd = site.container_of(ETCD);
@@ -217,7 +210,7 @@ fn etcds_name_may_be_unknown_for_a_while_and_then_mean_another_address() {
     let gone = SystemTime::now();
     docker(&["network", "disconnect", &site.network.name, &etcd]);
     site.replicas[leader].wait_for_next_start(LOST);
-    // Somebody who comes now finds nobody by that name, and takes the address.
+    // A replica that starts now does not find the name, and takes etcd's address.
     site.start_replica("server3");
     site.replicas[2].wait_for_next_line("a name that is unknown", |line| {
         line.is_warning() && line.message().contains("lookup")

@@ -43,7 +43,7 @@ fn story(replica: &Daemon) -> Vec<String> {
 fn assert_nothing_left(etcd: &Etcd, replicas: &[Daemon]) {
     assert_eq!(etcd.key("leader"), None);
     assert_eq!(etcd.key("leader/acting"), None);
-    let lines = replicas.iter().flat_map(Daemon::lines);
+    let lines = replicas.iter().flat_map(|replica| replica.lines());
     let known: Vec<_> = lines.filter_map(|line| line.field("lease")).collect();
     assert!(known.len() >= replicas.len());
     let left = etcd.leases();

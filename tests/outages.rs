@@ -384,7 +384,7 @@ fn a_healthy_election_hardly_uses_the_processor() {
     let etcd = Etcd::start(binaries().last().unwrap());
     let mut replicas = Daemon::candidates(&etcd, 2);
     let leader = wait_for_next_roles(&mut replicas);
-    let before: Vec<Duration> = replicas.iter().map(Daemon::cpu_time).collect();
+    let before: Vec<Duration> = replicas.iter().map(|replica| replica.cpu_time()).collect();
     let first = replicas[leader].wait_for_next_refreshes(1).at;
     let time = replicas[leader].wait_for_next_refreshes(MANY).at - first;
     for (replica, before) in replicas.iter().zip(before) {
