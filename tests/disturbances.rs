@@ -11,7 +11,7 @@ use support::daemon::{
     wait_for_settled,
 };
 use support::etcd::{Etcd, on_each_etcd};
-use support::proxy::{Proxy, Way};
+use support::proxy::{Link, Proxy};
 use support::{FAIL_OVER, TTL, let_pass};
 
 #[test]
@@ -88,7 +88,7 @@ fn a_leader_starved_of_the_processor_never_leads_beside_another() {
 #[test]
 fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect() {
     let etcd = Etcd::newest();
-    let way = Proxy::start(&etcd.endpoint(), Way::Open);
+    let way = Proxy::start(&etcd.endpoint(), Link::Open);
     let mut old = Daemon::spawn("old", json("old", &way.endpoint()));
     old.wait_for_next(LEADER);
     let mut new = Daemon::spawn("new", json("new", &etcd.endpoint()));
@@ -105,8 +105,8 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     old.wait_for_next_refreshes(6);
 
     let cut = SystemTime::now();
-    way.set(Way::Cut);
-    way.set(Way::Open);
+    way.set(Link::Cut);
+    way.set(Link::Open);
     old.wait_for_next_line("why", |line| {
         line.is_warning() && line.message().contains("Too many open files")
     });

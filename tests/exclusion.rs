@@ -6,7 +6,7 @@ use rustix::process::{Signal, kill_process, kill_process_group};
 use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LOST, Stream};
 use support::etcd::{Etcd, on_each_etcd};
-use support::proxy::{Proxy, Way};
+use support::proxy::{Link, Proxy};
 use support::record::{Instant, Record, guard};
 use support::{FAIL_OVER, PATIENCE, TTL, wait_until};
 
@@ -28,7 +28,7 @@ impl Replicas {
         let record = Record::new();
         let replicas = (1..=3).map(|number| {
             let name = format!("server{number}");
-            let way = Proxy::start(&etcd.endpoint(), Way::Open);
+            let way = Proxy::start(&etcd.endpoint(), Link::Open);
             let command = record.replica(&name, &way.endpoint(), manner);
             (Daemon::spawn(&name, command), way)
         });
@@ -67,7 +67,7 @@ impl Replicas {
     /// That nothing of COMMAND's is left once all have been asked to stop.
     fn stop(mut self) -> Vec<String> {
         for (replica, way) in &mut self.replicas {
-            way.set(Way::Open);
+            way.set(Link::Open);
             if !replica.has_ended() {
                 replica.signal(Signal::TERM);
             }
@@ -106,10 +106,9 @@ fn a_frozen_etcd() {
 #[test]
 fn a_leader_that_nobody_hears_any_more() {
     on_each_etcd(|etcd| {
-        for (manner, fault) in MANNERS
-            .iter()
-            .flat_map(|manner| [Way::Frozen, Way::Deaf, Way::Cut].map(|fault| (manner, fault)))
-        {
+        for (manner, fault) in MANNERS.iter().flat_map(|manner| {
+            [Link::Frozen, Link::NoResponses, Link::Cut].map(|fault| (manner, fault))
+        }) {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
             replicas.get(&first.name).1.set(fault);
             let (_, gap) = replicas.next(&first);
@@ -183,7 +182,7 @@ fn a_guard_that_is_stopped_while_its_daemon_loses_the_lease() {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
             kill_process(guard(&mut replicas.get(&first.name).0), Signal::STOP).unwrap();
-            replicas.get(&first.name).1.set(Way::Frozen);
+            replicas.get(&first.name).1.set(Link::Frozen);
             let (_, gap) = replicas.next(&first);
             assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
             replicas.stop();

@@ -7,7 +7,7 @@ use leader_election::{
     Ttl,
 };
 use std::{process::Command, time::Duration};
-use support::proxy::{Proxy, Way};
+use support::proxy::{Link, Proxy};
 use support::{PATIENCE, TTL, etcd::Etcd, let_pass};
 use tokio::time::timeout;
 
@@ -134,14 +134,14 @@ fn whoever_resigns_knows_when_another_can_lead_and_goes_on_to_take_part() {
 #[test]
 fn resigning_from_a_term_that_is_over_or_an_etcd_that_is_gone_ends_as_well() {
     let etcd = Etcd::newest();
-    let way = Proxy::start(&etcd.endpoint(), Way::Open);
+    let way = Proxy::start(&etcd.endpoint(), Link::Open);
     run(async {
         let config = Config::new("a".parse().unwrap(), cluster(&way.endpoint()))
             .with_ttl_and_grace(Ttl::try_from(TTL).unwrap(), Duration::ZERO)
             .unwrap();
         let mut candidate = Election::new(config).join().unwrap();
         let mut leadership = candidate.elected().await.unwrap();
-        way.set(Way::Cut);
+        way.set(Link::Cut);
         assert_eq!(leadership.lost().await, LossReason::NotRenewed);
         let begun = std::time::Instant::now();
         leadership.resign().await;

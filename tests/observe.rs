@@ -13,7 +13,7 @@ use support::operator::{
     ADDRESS, advertised, at, observe, told, wait_for_next_event, wait_for_next_name,
     wait_for_next_state,
 };
-use support::proxy::{Proxy, Way, refusing};
+use support::proxy::{Link, Proxy, refusing};
 
 #[test]
 fn observe_tells_each_change_in_one_line_as_it_happens() {
@@ -84,11 +84,11 @@ fn observe_survives_restarts_of_etcd_says_so_once_and_misses_nothing() {
     for binary in binaries() {
         let mut etcd = Etcd::start(&binary);
         // A second way, which opens while the observer's is cut.
-        let way = Proxy::start(&etcd.endpoint(), Way::Open);
+        let way = Proxy::start(&etcd.endpoint(), Link::Open);
         let mut observer = observe("observer", &way.endpoint());
         wait_for_next_state(&mut observer, "vacant");
         for round in 0..2 {
-            way.set(Way::Cut);
+            way.set(Link::Cut);
             let mut terms = Vec::new();
             for name in ["server1", "server2", "server3"] {
                 let mut leader = Daemon::spawn(name, json(name, &etcd.endpoint()));
@@ -102,7 +102,7 @@ fn observe_survives_restarts_of_etcd_says_so_once_and_misses_nothing() {
             }
             let unanswered = wait_for_next_event(&mut observer, "unanswered");
             assert_eq!(unanswered["endpoint"], way.endpoint());
-            way.set(Way::Open);
+            way.set(Link::Open);
             wait_for_next_event(&mut observer, "answered_again");
             let seen = support::wait_until("all terms", support::PATIENCE, || {
                 let is_term = |told: &&Value| told["state"] == "led";
@@ -139,12 +139,12 @@ fn wait_for_last_state(observer: &Daemon, state: &str) {
 #[test]
 fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
     on_each_etcd(|etcd| {
-        let way = Proxy::start(&etcd.endpoint(), Way::Open);
+        let way = Proxy::start(&etcd.endpoint(), Link::Open);
         let mut observer = observe("observer", &way.endpoint());
         let mut reader = Daemon::spawn("reader", at(&way.endpoint(), &["observe"]));
         let before = wait_for_next_state(&mut observer, "vacant");
         reader.wait_for_next_line("nobody", |line| line.text().ends_with(" Nobody leads."));
-        way.set(Way::Cut);
+        way.set(Link::Cut);
         for name in ["server1", "server2"] {
             let mut leader = Daemon::spawn(name, json(name, &etcd.endpoint()));
             leader.wait_for_next(LEADER);
@@ -154,7 +154,7 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
         let mut leader = Daemon::spawn("server3", json("server3", &etcd.endpoint()));
         leader.wait_for_next(LEADER);
         etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
-        way.set(Way::Open);
+        way.set(Link::Open);
         let gap = wait_for_next_event(&mut observer, "gap");
         assert_eq!(gap["after"], before["revision"]);
         wait_for_next_name(&mut observer, "server3");
@@ -169,13 +169,13 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
         });
 
         // While the keys stand as they were written, nothing can have been missed.
-        way.set(Way::Cut);
+        way.set(Link::Cut);
         for number in 0..10 {
             etcd.put(&format!("other{number}"), b"", None);
         }
         etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
         wait_for_next_event(&mut observer, "unanswered");
-        way.set(Way::Open);
+        way.set(Link::Open);
         wait_for_next_event(&mut observer, "answered_again");
         leader.signal(Signal::TERM);
         leader.wait_exit();
@@ -212,11 +212,11 @@ fn observe_notices_an_etcd_that_is_silent_and_one_that_forgot_everything() {
 #[test]
 fn an_observer_turns_to_another_endpoint_without_a_word_where_one_answers() {
     let etcd = Etcd::newest();
-    let way = Proxy::start(&etcd.endpoint(), Way::Open);
+    let way = Proxy::start(&etcd.endpoint(), Link::Open);
     let endpoints = format!("{},{},{}", way.endpoint(), refusing(), etcd.endpoint());
     let mut observer = observe("observer", &endpoints);
     wait_for_next_state(&mut observer, "vacant");
-    way.set(Way::Cut);
+    way.set(Link::Cut);
     let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
     leader.wait_for_next(LEADER);
     wait_for_next_name(&mut observer, "server1");

@@ -10,7 +10,7 @@ use support::daemon::{
     wait_for_next_roles, wait_for_settled,
 };
 use support::etcd::{Etcd, binaries, on_each_etcd};
-use support::proxy::{BlackHole, Proxy, Way, refusing};
+use support::proxy::{BlackHole, Link, Proxy, refusing};
 use support::{FAIL_OVER, PATIENCE, REFRESH, TTL, let_pass, wait_until};
 
 /// Refreshes of three TTLs, and one.
@@ -198,7 +198,7 @@ fn an_etcd_that_lost_its_data_makes_everybody_start_afresh() {
 #[test]
 fn an_etcd_that_is_not_there_yet_is_waited_for_and_said_once() {
     on_each_etcd(|etcd| {
-        let gate = Proxy::start(&etcd.endpoint(), Way::Cut);
+        let gate = Proxy::start(&etcd.endpoint(), Link::Cut);
         let mut only = Daemon::spawn("server1", json("server1", &gate.endpoint()));
         wait_until("it tries ten times", PATIENCE, || {
             (gate.accepted() >= 10).then_some(())
@@ -209,7 +209,7 @@ fn an_etcd_that_is_not_there_yet_is_waited_for_and_said_once() {
                 .iter()
                 .any(|said| said.starts_with("Connecting to etcd at"))
         );
-        gate.set(Way::Open);
+        gate.set(Link::Open);
         only.wait_for_next(LEADER);
         only.wait_for_next_refreshes(3);
         assert_eq!(only.warnings().len(), 1, "{:?}", only.warnings());
@@ -302,17 +302,17 @@ fn one_dead_or_silent_endpoint_never_costs_a_healthy_leader_its_term() {
 #[test]
 fn an_endpoint_that_falls_silent_or_dies_in_mid_term_does_not_cost_the_term() {
     on_each_etcd(|etcd| {
-        let ways = [(); 2].map(|()| Proxy::start(&etcd.endpoint(), Way::Open));
+        let ways = [(); 2].map(|()| Proxy::start(&etcd.endpoint(), Link::Open));
         let endpoints = format!("{},{}", ways[0].endpoint(), ways[1].endpoint());
         let mut leader = Daemon::spawn("server1", json("server1", &endpoints));
         leader.wait_for_next_refreshes(1);
         // Whichever of the two it uses: it loses each in turn, in each manner.
-        for fault in [Way::Frozen, Way::Cut, Way::Deaf] {
+        for fault in [Link::Frozen, Link::Cut, Link::NoResponses] {
             for way in &ways {
                 way.set(fault);
                 leader.skip();
                 leader.wait_for_next_refreshes(6);
-                way.set(Way::Open);
+                way.set(Link::Open);
             }
         }
         assert_eq!(terms(&[&leader]).len(), 1);
@@ -324,15 +324,15 @@ fn a_follower_cut_off_from_etcd_for_a_while_is_there_when_it_is_needed() {
     on_each_etcd(|etcd| {
         let mut leader = Daemon::spawn("leader", json("leader", &etcd.endpoint()));
         leader.wait_for_next(LEADER);
-        let way = Proxy::start(&etcd.endpoint(), Way::Open);
+        let way = Proxy::start(&etcd.endpoint(), Link::Open);
         let mut follower = Daemon::spawn("follower", json("follower", &way.endpoint()));
         follower.wait_for_next(FOLLOWER);
-        way.set(Way::Frozen);
+        way.set(Link::Frozen);
         // Longer than its lease, which is gone then; and etcd forgets what it would have seen.
         let_pass(TTL * 2);
         etcd.put("something", b"else", None);
         etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
-        way.set(Way::Open);
+        way.set(Link::Open);
         leader.skip();
         leader.wait_for_next_refreshes(6);
         assert_eq!(follower.count(LEADER), 0);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, Line, REFRESHED, plain};
 use support::etcd::{Etcd, binaries, on_each_etcd};
-use support::proxy::{Proxy, Way};
+use support::proxy::{Link, Proxy};
 use support::{PATIENCE, TTL, let_pass, wait_until};
 use tempfile::TempDir;
 
@@ -256,7 +256,7 @@ fn with_users(binary: &Path, options: &[String]) -> Etcd {
     ] {
         etcd.etcdctl(arguments);
     }
-    etcd.let_etcdctl_in(&["--user", "root:of all evil"]);
+    etcd.set_etcdctl_options(&["--user", "root:of all evil"]);
     etcd
 }
 
@@ -391,7 +391,7 @@ fn jwt(folder: &TempDir) -> [String; 2] {
 fn tokens_that_expire_within_seconds_cost_no_term_and_no_word() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = with_users(&newest(), &jwt(&folder));
-    let proxy = Proxy::start(&etcd.endpoint(), Way::Open);
+    let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
     let command = as_user_at("a", &proxy.endpoint(), &folder, "sesame");
     let mut daemon = Daemon::spawn("a", command);
     daemon.wait_for_next(LEADER);

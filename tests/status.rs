@@ -258,7 +258,7 @@ fn a_role_that_may_only_read_the_two_keys_suffices_to_look() {
         ] {
             etcd.etcdctl(arguments);
         }
-        etcd.let_etcdctl_in(&["--user", "root:of all evil"]);
+        etcd.set_etcdctl_options(&["--user", "root:of all evil"]);
         let looker = |arguments: &[&str]| {
             let mut command = at(&etcd.endpoint(), arguments);
             command.args(["--etcd-user", "looker"]);

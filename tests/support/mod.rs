@@ -1,8 +1,11 @@
 //! What the tests of the real binary share: programs whose lines are recorded, etcd servers of a
 //! test's own, and a proxy between the two that can fail.
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file uses its own part of this"
+)]
 
-pub mod answers;
 pub mod checker;
 pub mod cluster;
 pub mod compose;
