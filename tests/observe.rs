@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LEADER, Stream, json};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::operator::{
-    ADDRESS, advertised, at, observe, told, wait_for_next_event, wait_for_next_name,
+    ADDRESS, advertised, at, objects, observe, wait_for_next_event, wait_for_next_name,
     wait_for_next_state,
 };
 use support::proxy::{Link, Proxy, refusing};
@@ -40,7 +40,7 @@ fn observe_tells_each_change_in_one_line_as_it_happens() {
         first.wait_exit();
         wait_for_next_state(&mut observer, "vacant");
 
-        let states: Vec<_> = told(&observer)
+        let states: Vec<_> = objects(&observer)
             .iter()
             .map(|told| match told["leader"]["name"].as_str() {
                 Some(name) => name.to_owned(),
@@ -50,8 +50,8 @@ fn observe_tells_each_change_in_one_line_as_it_happens() {
         let expected = [
             "vacant", "server1", "ending", "vacant", "server2", "vacant", "server1", "vacant",
         ];
-        assert_eq!(states, expected, "{:#?}", told(&observer));
-        let revisions: Vec<_> = told(&observer)
+        assert_eq!(states, expected, "{:#?}", objects(&observer));
+        let revisions: Vec<_> = objects(&observer)
             .iter()
             .map(|told| told["revision"].as_u64().unwrap())
             .collect();
@@ -107,32 +107,41 @@ fn observe_survives_restarts_of_etcd_says_so_once_and_misses_nothing() {
             let seen = support::wait_until("all terms", support::PATIENCE, || {
                 let is_term = |told: &&Value| told["state"] == "led";
                 let token = |told: &Value| told["leader"]["token"].to_string();
-                let all: Vec<_> = told(&observer).iter().filter(is_term).map(token).collect();
+                let all: Vec<_> = objects(&observer)
+                    .iter()
+                    .filter(is_term)
+                    .map(token)
+                    .collect();
                 all.get(round * terms.len()..(round + 1) * terms.len())
                     .map(<[String]>::to_vec)
             });
-            assert_eq!(seen, terms, "{:#?}", told(&observer));
+            assert_eq!(seen, terms, "{:#?}", objects(&observer));
             wait_for_last_state(&observer, "vacant");
         }
-        let events: Vec<_> = told(&observer)
+        let events: Vec<_> = objects(&observer)
             .iter()
             .map(|told| told["event"].as_str().unwrap().to_owned())
             .filter(|event| event != "situation")
             .collect();
         let once = ["unanswered", "answered_again"];
         assert_eq!(events, [once, once].concat(), "said once each");
-        let vacant = told(&observer)
+        let vacant = objects(&observer)
             .iter()
             .filter(|told| told["state"] == "vacant")
             .count();
-        assert_eq!(vacant, 7, "each term's end is told: {:#?}", told(&observer));
+        assert_eq!(
+            vacant,
+            7,
+            "each term's end is told: {:#?}",
+            objects(&observer)
+        );
     }
 }
 
 /// Waits until this is the last state that it told.
 fn wait_for_last_state(observer: &Daemon, state: &str) {
     support::wait_until(state, support::PATIENCE, || {
-        (told(observer).last()?["state"] == state).then_some(())
+        (objects(observer).last()?["state"] == state).then_some(())
     });
 }
 
@@ -165,7 +174,7 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
         // The outage ends with a watch that is open, which may be before the gap is told or after.
         support::wait_until("the outage's end", support::PATIENCE, || {
             let is_end = |told: &Value| told["event"] == "answered_again";
-            told(&observer).iter().any(is_end).then_some(())
+            objects(&observer).iter().any(is_end).then_some(())
         });
 
         // While the keys stand as they were written, nothing can have been missed.
@@ -180,11 +189,11 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
         leader.signal(Signal::TERM);
         leader.wait_exit();
         wait_for_next_state(&mut observer, "vacant");
-        let gaps = told(&observer)
+        let gaps = objects(&observer)
             .iter()
             .filter(|told| told["event"] == "gap")
             .count();
-        assert_eq!(gaps, 1, "{:#?}", told(&observer));
+        assert_eq!(gaps, 1, "{:#?}", objects(&observer));
     });
 }
 
@@ -220,7 +229,7 @@ fn an_observer_turns_to_another_endpoint_without_a_word_where_one_answers() {
     let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
     leader.wait_for_next(LEADER);
     wait_for_next_name(&mut observer, "server1");
-    let events = told(&observer);
+    let events = objects(&observer);
     assert!(
         events.iter().all(|told| told["event"] == "situation"),
         "{events:#?}"
