@@ -1,5 +1,5 @@
-//! What the election does when members of an etcd of three fail. That one endpoint of several is
-//! dead or silent is in `outages.rs`.
+//! What the election does when members of a cluster of three etcds fail. One unreachable endpoint of
+//! several is in `outages.rs`.
 mod support;
 
 use std::path::Path;
@@ -12,11 +12,12 @@ use support::daemon::{
 use support::etcd::{Etcd, binaries};
 use support::{FAIL_OVER, TTL, let_pass};
 
-/// The election of a new leader of etcd, which takes one to two of its election time-outs, may
-/// also fail once; and a new one starts every lease anew.
+/// How much longer a new leader of etcd may take: its election takes one to two election timeouts,
+/// may fail once, and then restarts the TTL of every lease.
 const ETCD_ELECTS: Duration = Duration::from_secs(4);
 
-/// Runs a test on a cluster of each etcd at hand, one after the other: each is three processes.
+/// Runs a test against a cluster of each version of etcd, one after the other, since each is three
+/// processes.
 fn on_each_cluster(test: impl Fn(Cluster)) {
     for binary in binaries() {
         println!("on {}", binary.display());
@@ -36,14 +37,14 @@ fn candidates(cluster: &Cluster, count: usize) -> Vec<Daemon> {
         .collect()
 }
 
-/// Waits until somebody leads and goes on to; returns all terms.
+/// Waits until a replica leads and continues to; returns all terms.
 fn settle(replicas: &mut [Daemon]) -> Vec<Term> {
     wait_for_settled(replicas);
     terms(&replicas.iter().collect::<Vec<_>>())
 }
 
 #[test]
-fn the_death_of_etcds_leader_stalls_the_election_for_no_longer_than_promised() {
+fn the_death_of_etcds_leader_stalls_the_election_no_longer_than_promised() {
     on_each_cluster(|mut cluster| {
         let mut replicas = candidates(&cluster, 3);
         wait_for_next_roles(&mut replicas);
@@ -59,7 +60,7 @@ fn the_death_of_etcds_leader_stalls_the_election_for_no_longer_than_promised() {
 }
 
 #[test]
-fn a_frozen_leader_of_etcd_that_thaws_and_answers_for_the_past_makes_no_second_leader() {
+fn a_frozen_leader_of_etcd_that_thaws_with_stale_responses_makes_no_second_leader() {
     on_each_cluster(|cluster| {
         let mut replicas = candidates(&cluster, 3);
         wait_for_next_roles(&mut replicas);
@@ -81,7 +82,7 @@ fn a_frozen_leader_of_etcd_that_thaws_and_answers_for_the_past_makes_no_second_l
 #[test]
 fn a_leader_that_asks_etcds_former_leader_alone_makes_no_second_leader() {
     let cluster = newest();
-    // Etcd elects another leader after one to two seconds; the deadline is 1.8 s away at most.
+    // etcd elects another leader after one to two seconds, and the deadline is at most 1.8 s away.
     for (round, frozen_for) in [1200, 1500, 1700, 2100].into_iter().enumerate() {
         let former = cluster.leader(0, None);
         let majority = others(former);
@@ -108,12 +109,12 @@ fn a_leader_that_asks_etcds_former_leader_alone_makes_no_second_leader() {
 }
 
 #[test]
-fn without_a_quorum_nobody_leads_and_with_one_again_somebody_does() {
+fn without_a_quorum_nobody_leads_and_with_one_again_a_replica_does() {
     let mut cluster = newest();
     let mut replicas = candidates(&cluster, 3);
     let leader = wait_for_next_roles(&mut replicas);
     replicas[leader].wait_for_next_refreshes(1);
-    // One by a crash, the other frozen: the third is alone and says so.
+    // One is killed and one frozen. The third is alone, and knows it.
     let [dead, frozen] = others(0);
     let lost_at = SystemTime::now();
     cluster.members[dead].kill();
@@ -122,7 +123,11 @@ fn without_a_quorum_nobody_leads_and_with_one_again_somebody_does() {
     let_pass((TTL * 4).saturating_sub(lost_at.elapsed().unwrap()));
     assert!(!replicas.iter().any(Daemon::leads));
     let before = terms(&replicas.iter().collect::<Vec<_>>());
-    assert_eq!(before.len(), 1, "nobody can know that it leads");
+    assert_eq!(
+        before.len(),
+        1,
+        "without a quorum, no replica can know that it leads"
+    );
     let thawed = SystemTime::now();
     cluster.members[frozen].thaw();
     let took = stall(&settle(&mut replicas), thawed);
@@ -133,7 +138,7 @@ fn without_a_quorum_nobody_leads_and_with_one_again_somebody_does() {
 #[test]
 fn a_leader_that_reaches_the_minority_alone_stops_before_the_majority_elects() {
     let cluster = newest();
-    // Both a follower of etcd and its leader can be cut off.
+    // The member that is cut off is a follower of etcd first, and then its leader.
     for cut_off_leader in [false, true] {
         let etcds_leader = cluster.leader(0, None);
         let alone = if cut_off_leader {
@@ -180,7 +185,7 @@ fn a_leader_that_reaches_the_minority_alone_stops_before_the_majority_elects() {
 }
 
 #[test]
-fn members_that_are_rolled_one_by_one_stall_the_election_for_no_longer_than_promised() {
+fn members_that_are_restarted_one_by_one_stall_the_election_no_longer_than_promised() {
     let mut cluster = newest();
     let mut replicas = candidates(&cluster, 3);
     wait_for_next_roles(&mut replicas);
@@ -192,7 +197,7 @@ fn members_that_are_rolled_one_by_one_stall_the_election_for_no_longer_than_prom
         cluster.wait_healthy(&[0, 1, 2]);
         let took = stall(&settle(&mut replicas), stopped);
         within_bound(
-            "members rolled one by one",
+            "members restarted one by one",
             took,
             FAIL_OVER + ETCD_ELECTS,
             TTL,
@@ -215,7 +220,7 @@ fn a_leader_of_the_default_ttl_outlives_the_death_of_etcds_leader() {
 }
 
 #[test]
-fn all_members_silent_behind_open_ports_end_the_term_in_time() {
+fn a_term_ends_in_time_when_all_members_are_silent_behind_open_ports() {
     let cluster = newest();
     let mut replicas = candidates(&cluster, 2);
     let leader = wait_for_next_roles(&mut replicas);

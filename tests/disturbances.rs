@@ -1,5 +1,5 @@
-//! What the election does when processes are stopped, starved, many, namesakes or short of what the
-//! system gives. That the disk of the log is full is in `log.rs`.
+//! What the election does when processes are stopped, starved of the processor, many, of one name or
+//! short of file descriptors. A full disk is in `log.rs`.
 mod support;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
@@ -48,7 +48,7 @@ fn a_leader_stopped_for_three_ttls_says_first_that_it_leads_no_more() {
     });
 }
 
-/// Lets a process run for a moment only in each turn, for this long.
+/// Lets a process run only for a moment in each round, for this long in total.
 fn starve(victim: &Daemon, stopped: Duration, running: Duration, time: Duration) {
     let end = Instant::now() + time;
     while Instant::now() < end {
@@ -63,7 +63,8 @@ fn starve(victim: &Daemon, stopped: Duration, running: Duration, time: Duration)
 fn a_leader_starved_of_the_processor_never_leads_beside_another() {
     let ms = Duration::from_millis;
     thread::scope(|scope| {
-        // A whole term of a try without the processor, then too long for a try, then a sixth of it.
+        // Stopped for longer than a try is good for, then for longer than a try may take, and then
+        // only running slowly.
         for (stopped, running) in [(ms(1900), ms(2)), (ms(600), ms(2)), (ms(100), ms(20))] {
             scope.spawn(move || {
                 let etcd = Etcd::newest();
@@ -75,7 +76,7 @@ fn a_leader_starved_of_the_processor_never_leads_beside_another() {
                 wait_for_settled(&mut replicas);
                 let all = terms(&replicas.iter().collect::<Vec<_>>());
                 let fault = format!("starved: stopped for {stopped:?}, running for {running:?}");
-                // Whoever is elected may be the one who is starved, once more.
+                // The starved replica may be elected once more.
                 within_bound(&fault, stall(&all, starved), FAIL_OVER * 2, TTL);
                 if stopped > TTL * 9 / 10 {
                     assert!(all.len() > 1, "{all:#?}");
@@ -88,12 +89,12 @@ fn a_leader_starved_of_the_processor_never_leads_beside_another() {
 #[test]
 fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect() {
     let etcd = Etcd::newest();
-    let way = Proxy::start(&etcd.endpoint(), Link::Open);
-    let mut old = Daemon::spawn("old", json("old", &way.endpoint()));
+    let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
+    let mut old = Daemon::spawn("old", json("old", &proxy.endpoint()));
     old.wait_for_next(LEADER);
     let mut new = Daemon::spawn("new", json("new", &etcd.endpoint()));
     new.wait_for_next(FOLLOWER);
-    // On a busy machine it may have had to connect twice.
+    // On a busy machine, it may have had to connect twice.
     let before = old.warnings().len();
     let normal = getrlimit(Resource::Nofile);
     let none = Rlimit {
@@ -105,8 +106,8 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     old.wait_for_next_refreshes(6);
 
     let cut = SystemTime::now();
-    way.set(Link::Cut);
-    way.set(Link::Open);
+    proxy.set(Link::Cut);
+    proxy.set(Link::Open);
     old.wait_for_next_line("why", |line| {
         line.is_warning() && line.message().contains("Too many open files")
     });
@@ -117,7 +118,7 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     let used = old.cpu_time().saturating_sub(used);
     assert!(used < TTL / 5, "it used {used:?} of the processor");
     assert!(!old.has_ended());
-    // That the connection broke, and why there is no other.
+    // One about the broken connection, one about the reason why there is no new one.
     let warnings = &old.warnings()[before..];
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     prlimit(Some(old.pid()), Resource::Nofile, normal).unwrap();
@@ -127,7 +128,7 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     let all = terms(&[&old, &new]);
     assert_eq!(all.len(), 2);
     within_bound("no file descriptor left", stall(&all, cut), FAIL_OVER, TTL);
-    // It is as good as ever.
+    // It is as good as before.
     new.crash();
     old.wait_for_next(LEADER);
     old.wait_for_next_refreshes(2);
@@ -135,7 +136,7 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
 }
 
 #[test]
-fn a_program_that_gets_no_file_descriptor_at_its_start_says_so_and_ends() {
+fn a_program_that_gets_no_file_descriptor_at_its_start_says_so_and_exits() {
     let etcd = Etcd::newest();
     let inner = json("server1", &etcd.endpoint());
     let mut shell = std::process::Command::new("sh");
@@ -149,7 +150,7 @@ fn a_program_that_gets_no_file_descriptor_at_its_start_says_so_and_ends() {
 }
 
 #[test]
-fn of_fifty_candidates_one_leads_and_when_it_is_killed_another_one() {
+fn of_fifty_candidates_one_leads_and_after_its_kill_another_one() {
     let etcd = Etcd::newest();
     let mut replicas = Daemon::candidates(&etcd, 50);
     let leader = wait_for_next_roles(&mut replicas);
@@ -180,10 +181,10 @@ fn of_two_processes_with_one_name_one_leads() {
             .map(|label| Daemon::spawn(label, json("server1", &etcd.endpoint())))
             .into();
         let first = wait_for_next_roles(&mut twins);
-        // Long enough for the follower to look at the key that holds its own name.
+        // Long enough for the follower to read the key, which holds its own name.
         twins[first].wait_for_next_refreshes(6);
         assert!(!twins[1 - first].leads());
-        // It takes no key over because of the name that it holds, nor does a restarted one.
+        // It does not take over a key that holds its name, nor does a restarted replica.
         twins[first].crash();
         let killed = twins[first].ended().unwrap();
         let mut dead = twins.remove(first);

@@ -1,5 +1,5 @@
-//! Who leads, and what each replica says about it: elections, fail-over and hand-over of the real
-//! binary, on every etcd at hand.
+//! Who leads, and what each replica prints about it: elections, failover and handover of the real
+//! binary, against each version of etcd.
 mod support;
 
 use rustix::process::Signal;
@@ -20,7 +20,7 @@ const SIGNALS: [(Signal, i32); 4] = [
     (Signal::QUIT, 3),
 ];
 
-/// A hand-over takes milliseconds; this is for a machine busy with other tests.
+/// A handover takes milliseconds. This is for a machine that is busy with other tests.
 const HAND_OVER: Duration = Duration::from_millis(500);
 
 const CHANGE: [&str; 3] = [
@@ -29,8 +29,8 @@ const CHANGE: [&str; 3] = [
     "New leader election happening.",
 ];
 
-/// What it said, without the refresh lines.
-fn story(replica: &Daemon) -> Vec<String> {
+/// Returns its messages without the refreshes.
+fn messages_but_refreshes(replica: &Daemon) -> Vec<String> {
     replica
         .messages()
         .into_iter()
@@ -38,8 +38,8 @@ fn story(replica: &Daemon) -> Vec<String> {
         .collect()
 }
 
-/// That neither key of the election is left, nor any lease that these knew. One whose grant was
-/// answered too late is nobody's, and ends by itself.
+/// Checks that neither key of the election is left, nor any lease that these replicas knew. A lease
+/// whose grant was answered too late is unknown to them and expires.
 fn assert_nothing_left(etcd: &Etcd, replicas: &[Daemon]) {
     assert_eq!(etcd.key("leader"), None);
     assert_eq!(etcd.key("leader/acting"), None);
@@ -51,16 +51,16 @@ fn assert_nothing_left(etcd: &Etcd, replicas: &[Daemon]) {
 }
 
 #[test]
-fn the_demo_is_told_line_by_line_with_a_killed_leader_and_its_return() {
+fn replicas_print_the_demos_lines_while_a_leader_is_killed_and_comes_back() {
     on_each_etcd(|etcd| {
         let endpoint = etcd.endpoint();
         let mut replicas: Vec<_> = ["server1", "server2", "server3"]
             .map(|name| Daemon::spawn(name, plain(name, &endpoint)))
             .into();
-        let mut told: Vec<Vec<String>> = Vec::new();
+        let mut expected: Vec<Vec<String>> = Vec::new();
         let first = wait_for_next_roles(&mut replicas);
         for (number, replica) in replicas.iter().enumerate() {
-            told.push(vec![
+            expected.push(vec![
                 format!("Starting the server '{}'", replica.name),
                 format!("Connecting to etcd at '{endpoint}'"),
                 "New leader election happening.".to_owned(),
@@ -68,29 +68,29 @@ fn the_demo_is_told_line_by_line_with_a_killed_leader_and_its_return() {
             ]);
         }
         replicas[first].wait_for_next_refreshes(3);
-        for (replica, told) in replicas.iter().zip(&told) {
-            assert_eq!(story(replica), *told);
+        for (replica, expected) in replicas.iter().zip(&expected) {
+            assert_eq!(messages_but_refreshes(replica), *expected);
         }
         assert_eq!(replicas[first].messages()[..5], {
-            let mut said = told[first].clone();
+            let mut said = expected[first].clone();
             said.push(REFRESHED.to_owned());
             said
         });
 
         replicas[first].crash();
         let mut dead = replicas.remove(first);
-        told.remove(first);
+        expected.remove(first);
         for replica in &mut replicas {
             replica.skip();
         }
         let second = wait_for_next_roles(&mut replicas);
-        for (number, told) in told.iter_mut().enumerate() {
-            told.extend(CHANGE.map(str::to_owned));
-            told.push(if number == second { LEADER } else { FOLLOWER }.to_owned());
+        for (number, expected) in expected.iter_mut().enumerate() {
+            expected.extend(CHANGE.map(str::to_owned));
+            expected.push(if number == second { LEADER } else { FOLLOWER }.to_owned());
         }
         replicas[second].wait_for_next_refreshes(3);
-        for (replica, told) in replicas.iter().zip(&told) {
-            assert_eq!(story(replica), *told);
+        for (replica, expected) in replicas.iter().zip(&expected) {
+            assert_eq!(messages_but_refreshes(replica), *expected);
         }
 
         dead = Daemon::spawn(&dead.name.clone(), plain(&dead.name, &endpoint));
@@ -105,15 +105,19 @@ fn the_demo_is_told_line_by_line_with_a_killed_leader_and_its_return() {
                 FOLLOWER
             ]
         );
-        for (replica, told) in replicas.iter().zip(&told) {
-            assert_eq!(story(replica), *told, "nobody minds the one who came back");
+        for (replica, expected) in replicas.iter().zip(&expected) {
+            assert_eq!(
+                messages_but_refreshes(replica),
+                *expected,
+                "the others ignore the replica that came back"
+            );
             assert!(replica.leads() == (replica.name == replicas[second].name));
         }
     });
 }
 
 #[test]
-fn a_killed_leader_is_followed_by_another_once_its_lease_ran_out() {
+fn a_killed_leader_is_followed_by_another_once_its_lease_has_expired() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 3);
         let mut leader = wait_for_next_roles(&mut replicas);
@@ -132,7 +136,7 @@ fn a_killed_leader_is_followed_by_another_once_its_lease_ran_out() {
 }
 
 #[test]
-fn a_leader_restarted_at_once_follows_its_former_self_until_that_lease_ran_out() {
+fn a_leader_restarted_at_once_follows_its_former_self_until_that_lease_has_expired() {
     on_each_etcd(|etcd| {
         let mut former = Daemon::candidates(&etcd, 1).remove(0);
         former.wait_for_next_refreshes(1);
@@ -147,7 +151,7 @@ fn a_leader_restarted_at_once_follows_its_former_self_until_that_lease_ran_out()
 }
 
 #[test]
-fn a_leader_asked_to_stop_by_any_signal_hands_over_at_once() {
+fn a_leader_that_is_stopped_by_any_signal_hands_over_at_once() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, SIGNALS.len());
         let mut gone = Vec::new();
@@ -178,7 +182,7 @@ fn a_leader_asked_to_stop_by_any_signal_hands_over_at_once() {
 }
 
 #[test]
-fn a_follower_asked_to_stop_by_any_signal_leaves_the_leader_alone() {
+fn a_follower_that_is_stopped_by_any_signal_does_not_disturb_the_leader() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 1 + SIGNALS.len());
         let leader = wait_for_next_roles(&mut replicas);
@@ -193,7 +197,7 @@ fn a_follower_asked_to_stop_by_any_signal_leaves_the_leader_alone() {
         leader.wait_for_next_refreshes(3);
         assert_eq!(etcd.key("leader"), key);
         assert_eq!(etcd.leases(), [key.unwrap().lease.unwrap()]);
-        assert_eq!(story(&leader).last().unwrap(), LEADER);
+        assert_eq!(messages_but_refreshes(&leader).last().unwrap(), LEADER);
         assert_eq!(terms(&[&leader]).len(), 1);
     });
 }
@@ -263,7 +267,7 @@ fn the_leader_key_holds_the_leaders_name_byte_for_byte() {
 }
 
 #[test]
-fn of_ten_candidates_at_once_exactly_one_leads_and_all_leave_in_order() {
+fn of_ten_candidates_at_once_exactly_one_leads_and_all_stop_gracefully() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 10);
         let leader = wait_for_next_roles(&mut replicas);
@@ -300,7 +304,7 @@ fn elections_with_different_keys_do_not_disturb_each_other() {
         heir.wait_for_next(LEADER);
         other.skip();
         other.wait_for_next_refreshes(2);
-        assert_eq!(story(&other).last().unwrap(), LEADER);
+        assert_eq!(messages_but_refreshes(&other).last().unwrap(), LEADER);
         assert_eq!(other.count("LEADERSHIP CHANGE REQUIRED"), 0);
         assert_eq!(etcd.key("leader/2").unwrap().value, b"other");
     });

@@ -1,19 +1,20 @@
-//! The examples run, and do what they say.
+//! The examples do what they say.
 mod support;
 
 use rustix::process::Signal;
 use std::env;
 use std::fs;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
-use support::PATIENCE;
-use support::daemon::{Daemon, LEADER, Line, json};
+use std::time::Duration;
+use support::daemon::{Daemon, LEADER, json};
 use support::etcd::Etcd;
+use support::line::Line;
+use support::poll_every;
 use support::postgres::Postgres;
+use support::process::Process;
 
-/// An example, as `cargo test` has built it beside the tests.
-fn example(name: &str, arguments: &[&str]) -> Daemon {
+/// Starts an example, which `cargo test` has built beside the tests.
+fn example(name: &str, arguments: &[&str]) -> Process {
     let tests = env::current_exe().unwrap();
     let program = tests
         .parent()
@@ -29,20 +30,16 @@ fn example(name: &str, arguments: &[&str]) -> Daemon {
     );
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
-    Daemon::spawn(&format!("{name} {}", arguments[0]), command)
+    Process::spawn(&format!("{name} {}", arguments[0]), command)
 }
 
 fn contains(word: &str) -> impl Fn(&Line) -> bool {
     move |line| line.text().contains(word)
 }
 
-/// Looks again and again: a database tells nobody when it changes.
-fn until(is_so: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < end, "not in time");
-        thread::sleep(Duration::from_millis(20));
-    }
+/// Asks the database, which costs a process, until it is so.
+fn poll_database(what: &str, is_so: impl Fn() -> bool) {
+    poll_every(Duration::from_millis(20), what, || is_so().then_some(()));
 }
 
 #[test]
@@ -64,19 +61,19 @@ fn singleton_workers_work_one_after_the_other_and_the_database_refuses_stale_tok
     let mut first = worker("first");
     let line = first.wait_for_next_line("its token", contains("first works, with token "));
     let token = line.text().rsplit(' ').next().unwrap().to_owned();
-    until(|| done_by("first") > 2);
+    poll_database("the first works", || done_by("first") > 2);
 
-    // It is paused in the middle of its work, and another goes on.
+    // It is paused in the middle of its work, and another one continues.
     first.signal(Signal::STOP);
     let mut second = worker("second");
     second.wait_for_next_line("its token", contains("second works, with token "));
-    until(|| done_by("second") > 2);
+    poll_database("the second works", || done_by("second") > 2);
     first.signal(Signal::CONT);
     first.wait_for_next_line("that it stops", |line| {
         line.text().contains("stops") || line.text().contains("cannot work")
     });
 
-    // What a shell sends with the token of the past is refused, whole.
+    // A transaction with the old token is refused as a whole.
     let stale = format!(
         "SELECT pass_fence('leader', {token}); INSERT INTO work (worker, token) VALUES ('stale', {token})"
     );
@@ -90,14 +87,14 @@ fn singleton_workers_work_one_after_the_other_and_the_database_refuses_stale_tok
     second.crash();
     first.wait_for_next_line("that it works again", contains("first works, with token "));
     let before = done_by("first");
-    until(|| done_by("first") > before);
+    poll_database("the first works again", || done_by("first") > before);
     let tokens = database.query("SELECT token FROM work ORDER BY id");
     let tokens: Vec<u64> = tokens.iter().map(|token| token.parse().unwrap()).collect();
     assert!(tokens.is_sorted(), "{tokens:?}");
 }
 
 #[test]
-fn the_observer_tells_who_leads_and_where() {
+fn the_observer_prints_who_leads_and_where() {
     let etcd = Etcd::newest();
     let mut observer = example("observer", &[&etcd.endpoint()]);
     observer.wait_for_next("nobody leads");
@@ -111,7 +108,7 @@ fn the_observer_tells_who_leads_and_where() {
 }
 
 #[test]
-fn several_elections_in_one_process_are_led_by_whoever_is_there() {
+fn several_elections_in_one_process_may_have_different_leaders() {
     let etcd = Etcd::newest();
     let shards = ["shards/a", "shards/b", "shards/c"];
     let mut first = example("several_elections", &["first", &etcd.endpoint()]);

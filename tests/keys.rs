@@ -1,4 +1,4 @@
-//! What the election does when somebody writes or deletes its keys, or takes etcd's data back.
+//! What the election does when an operator writes or deletes its keys, or restores old data of etcd.
 mod support;
 
 use rustix::process::Signal;
@@ -23,7 +23,7 @@ fn a_leader_key_deleted_by_hand_makes_another_one_lead() {
         let new = wait_for_next_roles(&mut replicas);
         assert_ne!(
             new, old,
-            "whoever was asked to step down lets the others go first"
+            "a leader that was asked to step down lets the others campaign first"
         );
         replicas[new].wait_for_next_refreshes(3);
         assert_eq!(
@@ -76,11 +76,11 @@ fn a_leader_key_overwritten_by_hand_leaves_nobody_leading_until_it_is_gone() {
             assert_eq!(
                 etcd.key("leader").unwrap().value,
                 b"intruder",
-                "nobody removes it"
+                "no replica deletes it"
             );
             assert!(
                 !replicas.iter().any(Daemon::leads),
-                "the intruder is in the way"
+                "nobody leads beside the intruder"
             );
 
             let freed = SystemTime::now();
@@ -135,7 +135,7 @@ fn a_key_without_a_lease_is_warned_about_loudly_and_never_deleted() {
     });
 }
 
-/// What somebody does to etcd.
+/// What an operator does to etcd.
 type Act = fn(&Etcd);
 
 #[test]
@@ -181,7 +181,7 @@ fn a_term_that_is_ended_by_force_is_followed_by_exactly_one_other() {
 }
 
 #[test]
-fn a_full_database_costs_no_term_and_once_there_is_room_again_somebody_leads() {
+fn a_full_database_costs_no_term_and_once_there_is_room_again_a_replica_leads() {
     let quota = ["--quota-backend-bytes", "4194304"].map(str::to_owned);
     let etcd = Etcd::start_with(binaries().last().unwrap(), &quota, &[]);
     let mut replicas = Daemon::candidates(&etcd, 3);
@@ -210,7 +210,7 @@ fn a_full_database_costs_no_term_and_once_there_is_room_again_somebody_leads() {
             .iter()
             .filter(|warning| warning.contains("refuses"));
         assert_eq!(refusals.count(), 1, "{warnings:?}");
-        // A full disk may be slow first.
+        // A write to a full database may be slow before it is refused.
         assert!(warnings.len() <= 2, "{warnings:?}");
     }
     etcd.etcdctl(&["del", "filler"]);
@@ -226,12 +226,12 @@ fn a_full_database_costs_no_term_and_once_there_is_room_again_somebody_leads() {
 }
 
 #[test]
-fn after_a_restored_backup_whoever_leads_was_elected_anew() {
+fn after_a_restored_backup_the_leader_is_elected_anew() {
     on_each_etcd(|mut etcd| {
         let mut replicas = Daemon::candidates(&etcd, 3);
         let mut allowed = Vec::new();
         let mut dead = Vec::new();
-        // The backup shows who leads still, and then somebody who is dead by then.
+        // The backup shows the current leader, and the second time one that is dead by then.
         for changes in [false, true] {
             let leader = wait_for_settled(&mut replicas);
             etcd.back_up();
@@ -245,7 +245,7 @@ fn after_a_restored_backup_whoever_leads_was_elected_anew() {
             for number in 0..20 {
                 etcd.put("something", number.to_string().as_bytes(), None);
             }
-            // So that it knows what will be taken back.
+            // So that it knows of the changes that the backup lacks.
             replicas[leader].skip();
             replicas[leader].wait_for_next_refreshes(2);
             let terms_before = replicas[leader].count(LEADER);
@@ -275,7 +275,7 @@ fn after_a_restored_backup_whoever_leads_was_elected_anew() {
 }
 
 #[test]
-fn a_lease_that_is_longer_than_asked_is_told_and_counts() {
+fn a_lease_that_is_longer_than_requested_is_logged_and_counts() {
     let ttl = Duration::from_secs(3);
     let options = ["--election-timeout", "2000"].map(str::to_owned);
     let etcd = Etcd::start_with(binaries().last().unwrap(), &options, &[]);
@@ -283,10 +283,10 @@ fn a_lease_that_is_longer_than_asked_is_told_and_counts() {
     let leader = wait_for_next_roles(&mut replicas);
     for replica in &replicas {
         let warnings = replica.warnings();
-        let told = warnings
+        let about_it = warnings
             .iter()
             .filter(|warning| warning.contains("a lease of 3 s where 2 s were asked for"));
-        assert_eq!(told.count(), 1, "{warnings:?}");
+        assert_eq!(about_it.count(), 1, "{warnings:?}");
     }
     replicas[leader].wait_for_next_refreshes(3);
     replicas[leader].crash();

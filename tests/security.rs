@@ -1,4 +1,4 @@
-//! Who gets in, who does not, and what is said about it: TLS and users, on a real etcd.
+//! TLS, users and roles of a real etcd: which connections work, which do not, and what is logged.
 mod support;
 
 use rcgen::{
@@ -14,7 +14,7 @@ use support::proxy::{Link, Proxy};
 use support::{PATIENCE, TTL, let_pass, wait_until};
 use tempfile::TempDir;
 
-/// An authority with a folder for what it signs.
+/// A certificate authority with a folder for what it signs.
 struct Authority {
     folder: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -25,7 +25,7 @@ impl Authority {
         let folder = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Each is somebody else.
+        // Each authority has a name of its own.
         let name = folder.path().to_str().unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -41,7 +41,7 @@ impl Authority {
         self.file("ca.pem")
     }
 
-    /// Signs a certificate for these hosts, good for either side, with its key beside it.
+    /// Signs a certificate for these hosts, for clients and servers; returns its file and its key's.
     fn sign(&self, name: &str, hosts: &[&str], expired: bool) -> (String, String) {
         let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
@@ -65,8 +65,8 @@ impl Authority {
         files
     }
 
-    /// An etcd that speaks TLS, and asks its clients for certificates if told so.
-    fn etcd(&self, binary: &Path, hosts: &[&str], expired: bool, asks: bool) -> Etcd {
+    /// Starts an etcd that serves TLS and, if it `verifies`, asks its clients for certificates.
+    fn etcd(&self, binary: &Path, hosts: &[&str], expired: bool, verifies: bool) -> Etcd {
         let (certificate, key) = self.sign("server", hosts, expired);
         let mut options = vec![
             "--cert-file".to_owned(),
@@ -74,7 +74,7 @@ impl Authority {
             "--key-file".to_owned(),
             key,
         ];
-        if asks {
+        if verifies {
             options.push("--client-cert-auth".to_owned());
             options.extend(["--trusted-ca-file".to_owned(), self.certificate()]);
         }
@@ -93,7 +93,7 @@ fn newest() -> PathBuf {
     binaries().pop().unwrap()
 }
 
-/// A candidate that speaks TLS.
+/// Returns a candidate that uses TLS.
 fn secure(name: &str, etcd: &Etcd, authority: &Authority) -> Command {
     let mut command = plain(name, &format!("https://{}", etcd.endpoint()));
     command.args(["--etcd-cacert", &authority.certificate()]);
@@ -113,7 +113,7 @@ fn replicas_elect_over_tls_with_certificates_of_their_own() {
         };
         let mut first = candidate("first");
         first.wait_for_next(LEADER);
-        // Without a scheme, what is to be proved decides.
+        // Without a scheme, the certificates decide that it uses TLS.
         let mut command = plain("second", &etcd.endpoint());
         command.args(["--etcd-cacert", &authority.certificate()]);
         command.args(["--etcd-cert", &certificate, "--etcd-key", &key]);
@@ -123,7 +123,7 @@ fn replicas_elect_over_tls_with_certificates_of_their_own() {
         second.wait_for_next(LEADER);
         assert_eq!(etcd.key("leader").unwrap().value, b"second");
 
-        // Whoever cannot prove who it is stays out, and says why.
+        // A replica without a certificate is refused, and logs why.
         let mut stranger = Daemon::spawn("stranger", secure("stranger", &etcd, &authority));
         let said = stranger.wait_for_next_start("WARN etcd at").text();
         assert!(
@@ -135,7 +135,7 @@ fn replicas_elect_over_tls_with_certificates_of_their_own() {
 }
 
 #[test]
-fn what_is_wrong_with_a_connection_is_said_in_a_sentence_and_nobody_leads() {
+fn a_connection_error_is_logged_in_one_sentence_and_nobody_leads() {
     let stranger = Authority::new();
     let etcd = |hosts: &[&str], expired| {
         let authority = Authority::new();
@@ -167,7 +167,7 @@ fn what_is_wrong_with_a_connection_is_said_in_a_sentence_and_nobody_leads() {
         assert_eq!(
             daemon.warnings().len(),
             1,
-            "said once: {:?}",
+            "logged once: {:?}",
             daemon.warnings()
         );
     }
@@ -175,7 +175,7 @@ fn what_is_wrong_with_a_connection_is_said_in_a_sentence_and_nobody_leads() {
 }
 
 #[test]
-fn certificates_that_are_replaced_on_disk_are_taken_up_without_a_restart() {
+fn authorities_that_are_replaced_on_disk_are_used_without_a_restart() {
     let (old, new) = (Authority::new(), Authority::new());
     let mut etcd = old.etcd(&newest(), &["127.0.0.1"], false, false);
     let mut daemon = Daemon::spawn("a", secure("a", &etcd, &old));
@@ -195,7 +195,7 @@ fn certificates_that_are_replaced_on_disk_are_taken_up_without_a_restart() {
 }
 
 #[test]
-fn a_clients_certificate_that_is_replaced_on_disk_is_taken_up_without_a_restart() {
+fn a_clients_certificate_that_is_replaced_on_disk_is_used_without_a_restart() {
     let [servers, old, new] = [(); 3].map(|()| Authority::new());
     let trusted = servers.file("clients.pem");
     fs::copy(old.certificate(), &trusted).unwrap();
@@ -218,7 +218,7 @@ fn a_clients_certificate_that_is_replaced_on_disk_is_taken_up_without_a_restart(
     etcd.kill();
     fs::copy(new.certificate(), &trusted).unwrap();
     etcd.up();
-    // It is refused with what it has, and its term ends.
+    // Its old certificate is refused, and its term ends.
     daemon.wait_for_next_start(LOST);
     let replaced = new.sign("replica", &["replica"], false);
     fs::copy(replaced.0, certificate).unwrap();
@@ -227,9 +227,9 @@ fn a_clients_certificate_that_is_replaced_on_disk_is_taken_up_without_a_restart(
     daemon.wait_for_next(REFRESHED);
 }
 
-/// An etcd with users: `replica` may read and write the two keys, and nothing else.
+/// Starts an etcd with users. `replica` may read and write the two keys, and nothing else.
 fn with_users(binary: &Path, options: &[String]) -> Etcd {
-    // Checking a password is meant to take long, which these tests have no time for.
+    // Checking a password takes long on purpose, and these tests have no time for that.
     let cheap = ["--bcrypt-cost", "4"].map(str::to_owned);
     let mut etcd = Etcd::start_with(binary, &[&cheap, options].concat(), &[]);
     for arguments in [
@@ -260,7 +260,7 @@ fn with_users(binary: &Path, options: &[String]) -> Etcd {
     etcd
 }
 
-/// A candidate whose password stands in a file.
+/// Returns a candidate whose password is in a file.
 fn as_user(name: &str, etcd: &Etcd, folder: &TempDir, password: &str) -> Command {
     as_user_at(name, &etcd.endpoint(), folder, password)
 }
@@ -286,12 +286,12 @@ fn a_role_for_the_two_keys_alone_suffices() {
         command.env("LEADER_ELECTION_ETCD_PASSWORD", "sesame");
         let mut second = Daemon::spawn("second", command);
         second.wait_for_next(FOLLOWER);
-        // Its watches work with these permissions as well: no read is due for long.
+        // Its watches work with these permissions as well; its next read would come later.
         first.signal(rustix::process::Signal::TERM);
         first.wait_exit();
         second.wait_for_next(LEADER);
         second.wait_for_next(REFRESHED);
-        // A neighbour that may use keys of its own, and not these.
+        // A user with a role for other keys.
         for arguments in [
             &["role", "add", "other"][..],
             &[
@@ -319,7 +319,7 @@ fn a_role_for_the_two_keys_alone_suffices() {
 }
 
 #[test]
-fn a_wrong_password_is_told_once_and_what_mends_it_needs_no_restart() {
+fn a_wrong_password_is_logged_once_and_correcting_it_needs_no_restart() {
     let etcd = with_users(&newest(), &[]);
     let folder = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::spawn("a", as_user("a", &etcd, &folder, "wrong"));
@@ -335,7 +335,7 @@ fn a_wrong_password_is_told_once_and_what_mends_it_needs_no_restart() {
 }
 
 #[test]
-fn a_revoked_role_ends_the_term_and_what_mends_it_needs_no_restart() {
+fn a_revoked_role_ends_the_term_and_granting_it_again_needs_no_restart() {
     let etcd = with_users(&newest(), &[]);
     let folder = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::spawn("a", as_user("a", &etcd, &folder, "sesame"));
@@ -343,11 +343,11 @@ fn a_revoked_role_ends_the_term_and_what_mends_it_needs_no_restart() {
     etcd.etcdctl(&["user", "revoke-role", "replica", "election"]);
     daemon.wait_for_next_start(LOST);
     let warnings = daemon.warnings();
-    // And nothing of its token, which is older than the change.
-    let told = warnings.iter().filter(|line| line.contains("refuses"));
-    let told: Vec<_> = told.collect();
+    // There is none about its token, which is older than the change.
+    let refusals = warnings.iter().filter(|line| line.contains("refuses"));
+    let refusals: Vec<_> = refusals.collect();
     assert!(
-        told.len() == 1 && told[0].contains("permission denied"),
+        refusals.len() == 1 && refusals[0].contains("permission denied"),
         "{warnings:?}"
     );
     etcd.etcdctl(&["user", "grant-role", "replica", "election"]);
@@ -355,7 +355,7 @@ fn a_revoked_role_ends_the_term_and_what_mends_it_needs_no_restart() {
 }
 
 #[test]
-fn a_changed_password_ends_the_term_and_is_told_once_as_what_it_is() {
+fn a_changed_password_ends_the_term_and_is_logged_once_as_the_reason() {
     let jwt_folder = tempfile::tempdir().unwrap();
     let etcd = with_users(&newest(), &jwt(&jwt_folder));
     let folder = tempfile::tempdir().unwrap();
@@ -365,21 +365,21 @@ fn a_changed_password_ends_the_term_and_is_told_once_as_what_it_is() {
         &["user", "passwd", "replica", "--interactive=false"],
         b"other\n",
     );
-    // Its token is good until it expires.
+    // Its token is valid until it expires.
     daemon.wait_for_next_start(LOST);
     let warnings = daemon.warnings();
-    let told = warnings
+    let about_it = warnings
         .iter()
         .filter(|line| line.contains("invalid user ID or password"));
-    assert_eq!(told.count(), 1, "{warnings:?}");
-    // Nor a word of its token, which was older than the change, before that.
+    assert_eq!(about_it.count(), 1, "{warnings:?}");
+    // There is none about its token, which is older than the change.
     let token = warnings.iter().find(|line| line.contains("auth store"));
     assert_eq!(token, None);
     fs::write(folder.path().join("password"), "other").unwrap();
     daemon.wait_for_next(LEADER);
 }
 
-/// Options for tokens that live for two seconds.
+/// Returns options for tokens that are valid for two seconds.
 fn jwt(folder: &TempDir) -> [String; 2] {
     let key = folder.path().join("jwt.key");
     fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
@@ -388,7 +388,7 @@ fn jwt(folder: &TempDir) -> [String; 2] {
 }
 
 #[test]
-fn tokens_that_expire_within_seconds_cost_no_term_and_no_word() {
+fn tokens_that_expire_within_seconds_cost_no_term_and_no_log_line() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = with_users(&newest(), &jwt(&folder));
     let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
@@ -396,10 +396,7 @@ fn tokens_that_expire_within_seconds_cost_no_term_and_no_word() {
     let mut daemon = Daemon::spawn("a", command);
     daemon.wait_for_next(LEADER);
     daemon.wait_for_next_refreshes(25);
-    assert!(
-        proxy.accepted() > 3,
-        "only a new connection brings a new token"
-    );
+    assert!(proxy.accepted() > 3, "a new token needs a new connection");
     let said = daemon.lines();
     let other = said
         .iter()
@@ -408,7 +405,7 @@ fn tokens_that_expire_within_seconds_cost_no_term_and_no_word() {
 }
 
 #[test]
-fn a_password_does_not_reach_a_command_but_whoever_revokes_for_a_dead_daemon_has_it() {
+fn a_password_does_not_reach_a_command_but_the_guard_of_a_dead_daemon_can_revoke_its_lease() {
     let etcd = with_users(&newest(), &[]);
     let replica = |name: &str, script: &str| {
         let mut command = plain(name, &etcd.endpoint());
@@ -429,7 +426,7 @@ fn a_password_does_not_reach_a_command_but_whoever_revokes_for_a_dead_daemon_has
     second.wait_for_next(FOLLOWER);
     let killed = first.crash();
     let took = second.wait_for_next(LEADER).at - killed;
-    assert!(took < TTL, "nobody revoked: it took {took:?}");
+    assert!(took < TTL, "its lease was not revoked: it took {took:?}");
 }
 
 #[test]
@@ -451,7 +448,7 @@ fn a_password_appears_nowhere() {
 }
 
 #[test]
-fn an_etcd_that_may_answer_stale_is_warned_of_once() {
+fn an_etcd_that_may_answer_stale_is_warned_about_once() {
     on_each_etcd(|etcd| {
         let mut daemon = Daemon::spawn("a", plain("a", &etcd.endpoint()));
         daemon.wait_for_next(LEADER);
@@ -467,9 +464,9 @@ fn an_etcd_that_may_answer_stale_is_warned_of_once() {
                     .collect()
             })
             .unwrap();
-        let mended = [[3, 4, 42], [3, 5, 28], [3, 6, 9]];
-        let of_series = mended.iter().find(|mended| mended[..2] == numbers[..2]);
-        let outdated = of_series.is_some_and(|mended| numbers[2] < mended[2]);
+        let fixed = [[3, 4, 42], [3, 5, 28], [3, 6, 9]];
+        let of_series = fixed.iter().find(|fixed| fixed[..2] == numbers[..2]);
+        let outdated = of_series.is_some_and(|fixed| numbers[2] < fixed[2]);
         if outdated {
             wait_until("the warning", PATIENCE, || {
                 let warned = daemon.lines().iter().any(Line::warns_of_outdated_etcd);
@@ -483,8 +480,8 @@ fn an_etcd_that_may_answer_stale_is_warned_of_once() {
     });
 }
 
-/// How the command ends, and all that it says.
-fn refused(arguments: &[&str], password: Option<&str>) -> (i32, String) {
+/// Runs the binary to its end; returns its exit code and all that it prints.
+fn run(arguments: &[&str], password: Option<&str>) -> (i32, String) {
     let mut command = support::daemon::command();
     command.args(arguments);
     command.envs(password.map(|password| ("LEADER_ELECTION_ETCD_PASSWORD", password)));
@@ -497,7 +494,7 @@ fn refused(arguments: &[&str], password: Option<&str>) -> (i32, String) {
 }
 
 #[test]
-fn options_that_do_not_fit_together_are_refused_and_passwords_are_not_repeated() {
+fn options_that_contradict_each_other_are_refused_and_passwords_are_not_printed() {
     for (arguments, password, expected) in [
         (
             &["--etcd-user", "replica:sesame"][..],
@@ -531,7 +528,7 @@ fn options_that_do_not_fit_together_are_refused_and_passwords_are_not_repeated()
             "give https:// or host:port",
         ),
     ] {
-        let (code, said) = refused(arguments, password);
+        let (code, said) = run(arguments, password);
         assert_eq!(code, 2, "{arguments:?}: {said}");
         assert!(said.contains(expected), "{arguments:?}: {said}");
         assert!(!said.contains("sesame"), "{arguments:?}: {said}");
@@ -564,11 +561,11 @@ fn options_that_do_not_fit_together_are_refused_and_passwords_are_not_repeated()
             "no regular file",
         ),
     ] {
-        let (code, said) = refused(arguments, None);
+        let (code, said) = run(arguments, None);
         assert_eq!(code, 1, "{arguments:?}: {said}");
         assert!(said.contains(expected), "{arguments:?}: {said}");
         assert!(!said.contains('\u{1b}'), "{arguments:?}: {said:?}");
     }
-    let (code, help) = refused(&["--help"], Some("sesame"));
+    let (code, help) = run(&["--help"], Some("sesame"));
     assert!(code == 0 && help.contains("--etcd-password-file") && !help.contains("sesame"));
 }
