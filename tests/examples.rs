@@ -13,7 +13,7 @@ use support::poll_every;
 use support::postgres::Postgres;
 use support::process::Process;
 
-/// Starts an example, which `cargo test` has built beside the tests.
+/// Starts an example, which stands beside the tests.
 fn example(name: &str, arguments: &[&str]) -> Process {
     let tests = env::current_exe().unwrap();
     let program = tests
@@ -25,7 +25,7 @@ fn example(name: &str, arguments: &[&str]) -> Process {
         .join(name);
     assert!(
         program.is_file(),
-        "there is no {}: `cargo test` builds it, as does `cargo build --examples`",
+        "there is no {}: `cargo build --examples` builds it, as does `tests/run.sh`",
         program.display()
     );
     let mut command = Command::new(program);

@@ -6,7 +6,7 @@ use leader_election::{
     Cluster, Config, Election, ElectionState, Leader, LeaderKey, LossReason, Observed, Observer,
     Ttl,
 };
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 use support::proxy::{Link, Proxy};
 use support::{PATIENCE, TTL, etcd::Etcd, let_pass};
 use tokio::time::timeout;
@@ -275,45 +275,4 @@ fn an_observer_that_is_not_read_for_long_returns_every_change_later() {
             assert_eq!(*leader.name, *number.to_string().as_bytes());
         }
     });
-}
-
-#[test]
-fn without_the_daemon_none_of_its_dependencies_is_built() {
-    let names = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO"))
-            // Procedural macros have dependencies of their own.
-            .args([
-                "tree",
-                "--locked",
-                "--offline",
-                "-e",
-                "normal,no-proc-macro",
-            ])
-            .args(["--prefix", "none", "--format", "{p}"])
-            .args(arguments)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let tree = String::from_utf8(output.stdout).unwrap();
-        let name = |line: &str| line.split(' ').next().unwrap().to_owned();
-        tree.lines().map(name).collect::<Vec<_>>()
-    };
-    let (with, without) = (names(&[]), names(&["--no-default-features"]));
-    for name in [
-        "anyhow",
-        "clap",
-        "clap_complete",
-        "clap_mangen",
-        "humantime",
-        "tracing-subscriber",
-        "signal-hook",
-        "signal-hook-registry",
-        "prometheus-client",
-    ] {
-        let is_it = |it: &String| it == name;
-        assert!(with.iter().any(is_it), "{name} is the daemon's");
-        assert!(!without.iter().any(is_it), "{name} is not the library's");
-    }
 }
