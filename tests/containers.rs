@@ -2,13 +2,14 @@
 //! etcd's name.
 mod support;
 
+use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 use support::checker::{stall, terms, within_bound};
 use support::compose::{Compose, binaries, docker, inspect};
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, wait_for_next_roles, wait_for_settled};
-use support::{FAIL_OVER, TTL, let_pass, lock, unique_name};
+use support::{FAIL_OVER, TTL, let_pass, lock, project, unique_name};
 
 /// Returns the image, which is built once and removed after the last test that uses it.
 fn image() -> Arc<Compose> {
@@ -78,13 +79,17 @@ impl Site {
 
     fn start_etcd(&mut self) {
         let name = self.name_container(ETCD);
-        // The demo's etcd, from the same image.
+        // The image of the demo's etcd.
+        let file = fs::read_to_string(project("docker-compose-etcd.yaml")).unwrap();
+        let image = file
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("image: "));
         let network = &self.network.name;
         let run = ["run", "--detach", "--name", &name, "--network", network];
         let etcd = [
             "--network-alias",
             ETCD,
-            "quay.io/coreos/etcd:v3.5.30",
+            image.unwrap(),
             "etcd",
             "--listen-client-urls=http://0.0.0.0:2378",
             "--advertise-client-urls=http://etcd_server:2378",

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 use support::etcd::binaries;
 use support::process::Process;
-use support::project;
+use support::{processes_with, project};
 use tempfile::TempDir;
 
 /// The demo, in a temporary folder of its own.
@@ -45,12 +45,8 @@ impl Demo {
         assert!(left.is_empty(), "left behind: {left:?}");
         let address = lines[0].strip_prefix("etcd serves at ").unwrap();
         let folder = self.folder.path().to_str().unwrap();
-        for process in fs::read_dir("/proc").unwrap() {
-            // What is no process, or has ended meanwhile, has no such file.
-            let file = process.unwrap().path().join("cmdline");
-            let words = fs::read_to_string(file).unwrap_or_default();
-            let is_ours = words.contains(address) || words.contains(folder);
-            assert!(!is_ours, "still running: {words:?}");
+        for text in [address, folder] {
+            assert_eq!(processes_with(text), [""; 0], "still running");
         }
         (status.code().unwrap(), lines)
     }

@@ -8,7 +8,7 @@ use support::daemon::{Daemon, FOLLOWER, LOST, Stream};
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::{Link, Proxy};
 use support::record::{Instant, Record, guard};
-use support::{FAIL_OVER, TTL};
+use support::{FAIL_OVER, TTL, processes_with};
 
 /// After a graceful end of a term, the next COMMAND starts within milliseconds. This is for a machine
 /// that is busy with other tests, and well below a TTL, after which it would start anyway.
@@ -69,10 +69,10 @@ impl Replicas {
         for (replica, _) in &mut self.replicas {
             replica.wait_exit();
         }
-        let record = std::fs::read(self.record.path()).unwrap();
-        support::let_pass(Duration::from_millis(50));
-        let later = std::fs::read(self.record.path()).unwrap();
-        assert_eq!(record.len(), later.len(), "something still runs");
+        // COMMAND and what it has started have this in their arguments.
+        let record = self.record.path();
+        let left = processes_with(record.to_str().unwrap());
+        assert_eq!(left, [""; 0], "still running");
         self.record.check()
     }
 }

@@ -11,7 +11,7 @@ use support::daemon::{
 };
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::proxy::{BlackHole, Link, Proxy, refusing};
-use support::{FAIL_OVER, PATIENCE, REFRESH, TTL, let_pass, wait_until};
+use support::{FAIL_OVER, PATIENCE, REFRESH, TTL, let_pass, poll_every, wait_until};
 
 /// The refreshes of three TTLs, and one more.
 const MANY: usize = 16;
@@ -325,8 +325,10 @@ fn a_follower_cut_off_from_etcd_for_a_while_is_there_when_it_is_needed() {
         let mut follower = Daemon::spawn("follower", json("follower", &proxy.endpoint()));
         follower.wait_for_next(FOLLOWER);
         proxy.set(Link::Frozen);
-        // Longer than its lease lasts; and etcd forgets the changes that its watch has missed.
-        let_pass(TTL * 2);
+        // Its lease expires, and etcd forgets the changes that its watch has missed.
+        poll_every(REFRESH, "its lease expires", || {
+            (etcd.leases().len() == 1).then_some(())
+        });
         etcd.put("something", b"else", None);
         etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
         proxy.set(Link::Open);

@@ -438,6 +438,8 @@ fn a_password_appears_nowhere() {
     let mut daemon = Daemon::spawn("a", command);
     daemon.wait_for_next(LEADER);
     daemon.wait_for_next(REFRESHED);
+    let is_trace = |line: &Line| line.field("level").as_deref() == Some("TRACE");
+    assert!(daemon.lines().iter().any(is_trace), "there is no trace");
     let leaked: Vec<_> = daemon
         .lines()
         .iter()

@@ -125,6 +125,20 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Returns the command lines of all processes on this machine that contain this text.
+pub fn processes_with(text: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("the system's processes");
+    let command_line = |process: std::io::Result<std::fs::DirEntry>| {
+        // What is no process, or has ended meanwhile, has no such file.
+        let file = process.ok()?.path().join("cmdline");
+        let bytes = std::fs::read(file).ok()?;
+        Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+    };
+    let mut command_lines: Vec<_> = processes.filter_map(command_line).collect();
+    command_lines.retain(|command_line| command_line.contains(text));
+    command_lines
+}
+
 /// Returns a free port of 127.0.0.1 that no other test on this machine gets while this process
 /// runs. Linux does not give it to outgoing connections either.
 pub fn free_port() -> u16 {
