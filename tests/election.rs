@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 use support::checker::{terms, within_bound};
 use support::daemon::{
-    CANDIDATE_STOPS, Daemon, FOLLOWER, LEADER, LEADER_STOPS, REFRESHED, command, json, plain,
+    CANDIDATE_STOPS, Daemon, FOLLOWER, LEADER, LEADER_STOPS, Line, REFRESHED, command, json, plain,
     wait_for_leader, wait_for_next_roles,
 };
 use support::etcd::{Etcd, on_each_etcd};
@@ -307,5 +307,35 @@ fn elections_with_different_keys_do_not_disturb_each_other() {
         assert_eq!(messages_but_refreshes(&other).last().unwrap(), LEADER);
         assert_eq!(other.count("LEADERSHIP CHANGE REQUIRED"), 0);
         assert_eq!(etcd.key("leader/2").unwrap().value, b"other");
+    });
+}
+
+#[test]
+fn an_etcd_that_may_answer_stale_is_warned_about_once() {
+    on_each_etcd(|etcd| {
+        let mut daemon = Daemon::spawn("a", plain("a", &etcd.endpoint()));
+        daemon.wait_for_next(LEADER);
+        let version = etcd.etcdctl(&["version"]);
+        let numbers: Vec<u32> = version
+            .lines()
+            .find_map(|line| line.strip_prefix("etcdctl version: "))
+            .map(|version| {
+                version
+                    .trim()
+                    .split('.')
+                    .map(|part| part.parse().unwrap())
+                    .collect()
+            })
+            .unwrap();
+        let fixed = [[3, 4, 42], [3, 5, 28], [3, 6, 9]];
+        let of_series = fixed.iter().find(|fixed| fixed[..2] == numbers[..2]);
+        let outdated = of_series.is_some_and(|fixed| numbers[2] < fixed[2]);
+        if outdated {
+            daemon.wait_for_any_line("the warning", Line::warns_of_outdated_etcd);
+        }
+        daemon.wait_for_next_refreshes(3);
+        let lines = daemon.lines();
+        let warned = lines.iter().filter(|line| line.warns_of_outdated_etcd());
+        assert_eq!(warned.count(), usize::from(outdated), "{version}");
     });
 }

@@ -240,7 +240,8 @@ impl Process {
         self.wait_for_any_line(start, |line| line.message().starts_with(start))
     }
 
-    fn wait_for_any_line(&self, what: &str, is_it: impl Fn(&Line) -> bool) -> Line {
+    /// Waits until any line `is_it`.
+    pub fn wait_for_any_line(&self, what: &str, is_it: impl Fn(&Line) -> bool) -> Line {
         self.wait_in_record(what, PATIENCE, |record| {
             record.lines.iter().find(|line| is_it(line)).cloned()
         })
