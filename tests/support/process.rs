@@ -40,8 +40,8 @@ impl Record {
     }
 }
 
-/// A program whose lines are recorded. Dropping it kills it; after a failed test, its lines are
-/// printed.
+/// A program whose lines are recorded. Dropping it kills it, a script only after it could clean up;
+/// after a failed test, its lines are printed.
 pub struct Process {
     /// What the test calls it.
     pub name: String,
@@ -337,6 +337,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.status.is_none() {
             if self.leads_group {
+                // A script may have started what is in other groups; only it can end that.
+                self.signal(Signal::TERM);
+                wait_at_most(PATIENCE, || self.has_ended().then_some(()));
                 let _ = kill_process_group(self.pid(), Signal::KILL);
             } else {
                 drop(self.child.kill());
