@@ -27,6 +27,12 @@ cargo_tests() {
     printf -- '--test=%s\n' "$@"
 }
 
+# As a background job of a script, this one ignores these signals, and the scripts that the tests start could not
+# handle them.
+cargo() {
+    env --default-signal=INT,QUIT cargo "$@"
+}
+
 failed=0
 step() {
     echo "tests/run.sh: $*"
