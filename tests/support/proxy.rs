@@ -157,7 +157,7 @@ impl Connection {
 }
 
 impl State {
-    /// Closes the connections that `is_it`, whose number it gets as well.
+    /// Closes the connections for which `is_it` returns true.
     fn close(&mut self, by_reset: bool, is_it: impl Fn(usize, &Connection) -> bool) {
         let closed = self
             .connections
@@ -280,7 +280,7 @@ impl Shared {
                 break;
             }
         }
-        // Unless it is gone already: what resets it must not close it gracefully before.
+        // Does nothing after a reset, which has removed the connection.
         lock(&self.state).close(false, |it, _| it == number);
         self.moved.notify_all();
     }

@@ -87,7 +87,7 @@ impl Call {
             Self::Campaign => contains(message, br#"{"name":"#),
             // One field, the id of the lease, which is long; a TTL is short.
             Self::KeepAlive => message.first() == Some(&0x08) && (6..=11).contains(&message.len()),
-            // A request to create, which begins with its key.
+            // A request to create, which begins with its key: `leader` in these tests.
             Self::Watch => matches!(message, [0x0a, _, 0x0a, length, b'l', ..] if *length >= 6),
         }
     }
@@ -147,6 +147,9 @@ impl Part {
 
     /// Returns the id of the member that sends it, if it says so.
     pub fn peer(&self) -> Option<u64> {
+        if self.is_frame {
+            return None;
+        }
         let begin = self.bytes.windows(PEER.len()).position(|it| it == PEER)? + PEER.len();
         let id = self.bytes[begin..].split(|byte| *byte == b'\r').next()?;
         u64::from_str_radix(str::from_utf8(id).ok()?, 16).ok()
