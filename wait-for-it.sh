@@ -72,10 +72,15 @@ else
 fi
 ((port >= 1 && port <= 65535)) || misused "'$address' has a port that is not between 1 and 65535"
 
-# As process 1 of a container, bash would ignore these signals; and it hears them only while it waits for a job in
+# As process 1 of a container, bash would ignore these signals; and it handles them only while it waits for a job in
 # the background.
 stop() {
-    [[ -z ${!-} ]] || kill "$!" 2>/dev/null
+    if [[ -n ${!-} ]]; then
+        kill "$!" 2>/dev/null
+        wait "$!"
+        # A timeout that gets a signal right after its fork ends without its child, which stays in its process group.
+        kill -- "-$!" 2>/dev/null
+    fi
     exit "$1"
 }
 trap 'stop 129' HUP

@@ -34,22 +34,22 @@ fn main() {
     for _ in 0..runs {
         let begun = Instant::now();
         let mut leader = Daemon::spawn("a", daemon::plain("a", &etcd.endpoint()));
-        first_lead.push(leader.wait_for(LEADER).at - begun);
+        first_lead.push(leader.wait_for_next(LEADER).at - begun);
 
         let mut follower = Daemon::spawn("b", daemon::plain("b", &etcd.endpoint()));
-        follower.wait_for(FOLLOWER);
+        follower.wait_for_next(FOLLOWER);
         // What etcd is asked to watch from the past, it looks at every 100 ms only.
         let_pass(Duration::from_millis(200));
         let asked = Instant::now();
         leader.signal(Signal::TERM);
-        hand_over.push(follower.wait_for(LEADER).at - asked);
+        hand_over.push(follower.wait_for_next(LEADER).at - asked);
         leader.wait_exit();
 
         let mut next = Daemon::spawn("c", daemon::plain("c", &etcd.endpoint()));
-        next.wait_for(FOLLOWER);
+        next.wait_for_next(FOLLOWER);
         let deletion = deletion_of_leader(&binary, &etcd);
         let killed = follower.crash();
-        let leads = next.wait_for(LEADER).at;
+        let leads = next.wait_for_next(LEADER).at;
         from_kill.push(leads - killed);
         from_deletion.push(leads.saturating_duration_since(deletion.join().unwrap()));
         next.signal(Signal::TERM);
@@ -60,29 +60,29 @@ fn main() {
     let mut command_after_end = Vec::new();
     for _ in 0..runs {
         let mut first = wrapped("a", &etcd);
-        first.wait_for(RUNS);
+        first.wait_for_next(RUNS);
         let mut second = wrapped("b", &etcd);
-        second.wait_for(FOLLOWER);
+        second.wait_for_next(FOLLOWER);
         let_pass(Duration::from_millis(200));
         let killed = Instant::now();
         first.signal(Signal::KILL);
-        command_after_kill.push(second.wait_for(RUNS).at - killed);
+        command_after_kill.push(second.wait_for_next(RUNS).at - killed);
         first.wait_exit();
 
         let mut third = wrapped("c", &etcd);
-        third.wait_for(FOLLOWER);
+        third.wait_for_next(FOLLOWER);
         let_pass(Duration::from_millis(200));
         let ended = Instant::now();
         second.close_stdin();
-        command_after_end.push(third.wait_for(RUNS).at - ended);
+        command_after_end.push(third.wait_for_next(RUNS).at - ended);
         third.close_stdin();
         third.wait_exit();
     }
 
     let mut leader = Daemon::spawn("a", daemon::plain("a", &etcd.endpoint()));
-    leader.wait_for(LEADER);
+    leader.wait_for_next(LEADER);
     let mut follower = Daemon::spawn("b", daemon::plain("b", &etcd.endpoint()));
-    follower.wait_for(FOLLOWER);
+    follower.wait_for_next(FOLLOWER);
     let idle = Duration::from_secs(20);
     let (leader_before, follower_before) = (leader.cpu_time(), follower.cpu_time());
     let_pass(idle);

@@ -258,7 +258,7 @@ fn ttls_from_two_seconds_to_an_hour_are_granted_as_given() {
         ]);
         command.args(["--leader-key", given, "--log-format", "json"]);
         let mut leader = Daemon::spawn(given, command);
-        let lease = leader.wait_for(LEADER).field("lease").unwrap();
+        let lease = leader.wait_for_next(LEADER).field("lease").unwrap();
         let answer = etcd.etcdctl(&["lease", "timetolive", &lease]);
         assert!(
             answer.contains(&format!("granted with TTL({seconds}s)")),
@@ -281,7 +281,7 @@ fn endpoints_of_every_kind_are_accepted_and_printed_as_given() {
         "127.0.0.1:1,etcd_server:2378,[::1]:3",
     ] {
         let mut run = Daemon::spawn(given, plain("server1", given));
-        run.wait_for(&format!("Connecting to etcd at '{given}'"));
+        run.wait_for_next(&format!("Connecting to etcd at '{given}'"));
         run.signal(rustix::process::Signal::TERM);
         assert_eq!(run.wait_exit().code(), Some(0));
     }
@@ -292,13 +292,13 @@ fn an_http_url_and_names_around_the_address_reach_the_same_election() {
     let etcd = Etcd::newest();
     let port = etcd.endpoint().rsplit_once(':').unwrap().1.to_owned();
     let mut leader = Daemon::spawn("leader", plain("leader", &etcd.endpoint()));
-    leader.wait_for(LEADER);
+    leader.wait_for_next(LEADER);
     for given in [
         format!("http://127.0.0.1:{port}"),
         format!("http://127.0.0.1:{port}/"),
         format!("localhost:{port}"),
     ] {
-        Daemon::spawn(&given, plain("follower", &given)).wait_for(FOLLOWER);
+        Daemon::spawn(&given, plain("follower", &given)).wait_for_next(FOLLOWER);
     }
 }
 
@@ -308,7 +308,7 @@ fn names_and_keys_may_be_as_long_as_255_bytes() {
     let longest = "n".repeat(255);
     let mut command = json(&longest, &etcd.endpoint());
     command.args(["--leader-key", &longest]);
-    Daemon::spawn("the longest", command).wait_for(LEADER);
+    Daemon::spawn("the longest", command).wait_for_next(LEADER);
     assert_eq!(etcd.key(&longest).unwrap().value, longest.as_bytes());
 }
 
@@ -324,8 +324,8 @@ fn an_option_overrides_its_variable() {
         .env("LEADER_ELECTION_TTL", "7");
     command.args(["--name", "option"]);
     let mut leader = Daemon::spawn("by variables", command);
-    leader.wait_for("Starting the server 'option'");
-    leader.wait_for(LEADER);
+    leader.wait_for_next("Starting the server 'option'");
+    leader.wait_for_next(LEADER);
     let key = etcd.key("from/a variable").unwrap();
     assert_eq!(key.value, b"option");
     let answer = etcd.etcdctl(&["lease", "timetolive", &key.lease.unwrap()]);
@@ -339,8 +339,8 @@ fn the_host_name_is_the_default_name() {
     let mut command = command();
     command.args(["--etcd", &etcd.endpoint()]);
     let mut leader = Daemon::spawn("without a name", command);
-    leader.wait_for(&format!("Starting the server '{}'", host.trim_end()));
-    leader.wait_for(LEADER);
+    leader.wait_for_next(&format!("Starting the server '{}'", host.trim_end()));
+    leader.wait_for_next(LEADER);
     assert_eq!(
         etcd.key("leader").unwrap().value,
         host.trim_end().as_bytes()
@@ -381,7 +381,8 @@ fn a_hostile_leader_name_never_reaches_the_log_raw() {
                 "trace",
             ]);
             let mut follower = Daemon::spawn(&format!("{key} {format}"), command);
-            let line = follower.wait_for_line("it follows", |line| line.text().contains(FOLLOWER));
+            let line =
+                follower.wait_for_next_line("it follows", |line| line.text().contains(FOLLOWER));
             follower.signal(rustix::process::Signal::TERM);
             assert_eq!(follower.wait_exit().code(), Some(0));
             assert!(is_harmless(&follower), "{:?}", follower.lines());

@@ -1,4 +1,4 @@
-//! That the checker of the other tests finds what it is there to find.
+//! The checker of the other tests finds each fault that it is meant to find.
 mod support;
 
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use support::checker::{Allowance, Statements, check, stall};
 use support::daemon::{LEADER, LOST, REFRESHED};
 
-/// A time in seconds since the test's midnight.
+/// Returns a time from seconds since a midnight.
 fn clock(seconds: f64) -> SystemTime {
     UNIX_EPOCH + Duration::from_hours(24) + Duration::from_secs_f64(seconds)
 }
@@ -32,11 +32,11 @@ fn process(name: &str, lines: &[(f64, &str, u64, f64)], ended: Option<f64>) -> S
 
 #[test]
 fn terms_one_after_the_other_pass_however_the_first_one_ended() {
-    let own_words = [(1.0, LEADER, 5, 2.8), (1.5, LOST, 5, 0.0)];
+    let own_line = [(1.0, LEADER, 5, 2.8), (1.5, LOST, 5, 0.0)];
     let deadline = [(0.1, LEADER, 5, 1.5)];
     let killed = [(1.0, LEADER, 5, 2.8)];
     for (lines, ended) in [
-        (&own_words[..], None),
+        (&own_line[..], None),
         (&deadline, None),
         (&killed, Some(1.5)),
     ] {
@@ -73,8 +73,8 @@ fn a_refresh_after_the_deadline_is_found() {
 }
 
 #[test]
-#[should_panic = "leads no more"]
-fn a_refresh_that_is_no_longer_true_when_it_is_said_is_found() {
+#[should_panic = "claims a term that is over"]
+fn a_refresh_that_is_not_true_any_more_is_found() {
     let lines = [(0.1, LEADER, 5, 1.9), (1.8, REFRESHED, 5, 1.7)];
     check(&[], &[process("old", &lines, None)]);
 }
@@ -92,19 +92,19 @@ fn a_refresh_outside_of_a_term_is_found() {
 
 #[test]
 #[should_panic = "nobody acts after"]
-fn a_stall_without_end_is_found() {
+fn an_endless_stall_is_found() {
     let terms = check(&[], &[process("old", &[(0.1, LEADER, 5, 1.9)], Some(1.0))]);
     stall(&terms, clock(1.5));
 }
 
 #[test]
-fn a_stall_is_as_long_as_nobody_acts() {
+fn a_stall_lasts_as_long_as_nobody_acts() {
     let heir = process("heir", &[(3.0, LEADER, 6, 4.8)], None);
     let terms = check(&[], &[heir]);
     assert_eq!(stall(&terms, clock(1.0)), Duration::from_secs(2));
 }
 
-/// An act of just now; the times of the lines around it count from there.
+/// Checks two terms around an act of just now, the first of which lasts until `old_until` after it.
 fn around_an_act(old_until: f64) {
     let act = Allowance::after(|| {});
     let now = SystemTime::now().duration_since(clock(0.0)).unwrap();
@@ -121,13 +121,13 @@ fn an_act_that_the_documents_warn_of_allows_an_overlap_until_the_old_deadline() 
 
 #[test]
 #[should_panic = "two leaders at once"]
-fn such_an_act_does_not_let_the_old_leader_be_renewed() {
+fn after_such_an_act_the_old_leader_must_not_be_renewed() {
     around_an_act(1.9);
 }
 
 #[test]
 #[should_panic = "tokens must grow"]
-fn such_an_act_lets_no_token_fall_once_the_old_deadline_has_passed() {
+fn after_such_an_act_tokens_must_grow_once_the_old_deadline_has_passed() {
     let act = Allowance::after(|| {});
     let now = SystemTime::now().duration_since(clock(0.0)).unwrap();
     let now = now.as_secs_f64();
@@ -138,6 +138,6 @@ fn such_an_act_lets_no_token_fall_once_the_old_deadline_has_passed() {
 
 #[test]
 #[should_panic = "begins a term that was over"]
-fn a_term_that_is_over_when_it_is_begun_in_words_is_found() {
+fn a_term_that_is_over_when_it_begins_is_found() {
     check(&[], &[process("one", &[(2.0, LEADER, 7, 1.9)], None)]);
 }

@@ -9,67 +9,6 @@ use support::daemon::{Daemon, LEADER, command, plain};
 use support::etcd::Etcd;
 use support::operator::{at, run};
 
-#[test]
-fn options_of_an_election_are_accepted_before_and_after_a_subcommand() {
-    let etcd = Etcd::newest();
-    let endpoint = etcd.endpoint();
-    let mut leader = plain("server1", &endpoint);
-    leader.args(["--leader-key", "other/key"]);
-    Daemon::spawn("leader", leader).wait_for(LEADER);
-    let mut elsewhere = Daemon::spawn("elsewhere", {
-        let mut command = plain("server2", &endpoint);
-        command.args(["--leader-key", "other/key"]);
-        command
-    });
-    elsewhere.wait_for(LEADER);
-    for arguments in [
-        &["--etcd", &endpoint, "--leader-key", "other/key", "status"][..],
-        &["status", "--etcd", &endpoint, "--leader-key", "other/key"],
-        &["--etcd", &endpoint, "status", "--leader-key", "other/key"],
-        // The one after the subcommand overrides the one before it.
-        &[
-            "--leader-key",
-            "x",
-            "--etcd",
-            "127.0.0.1:1",
-            "status",
-            "--etcd",
-            &endpoint,
-            "--leader-key",
-            "other/key",
-        ],
-    ] {
-        let mut command = command();
-        command.args(arguments);
-        let run = run(command);
-        assert_eq!(run.code, 0, "{arguments:?}: {:?}", run.err);
-        assert_eq!(run.out[0], "leader   server2");
-    }
-    let mut command = command();
-    command.arg("status").env("LEADER_ELECTION_ETCD", &endpoint);
-    command.env("LEADER_ELECTION_LEADER_KEY", "other/key");
-    assert_eq!(run(command).code, 0);
-    // The two options of a pair may stand on different sides; one of them alone is refused.
-    let mut command = at(
-        &endpoint,
-        &[
-            "--etcd-cert",
-            "/nowhere/cert",
-            "status",
-            "--etcd-key",
-            "/nowhere/key",
-        ],
-    );
-    command.env_remove("SSL_CERT_FILE");
-    let pair = run(command);
-    assert_eq!(pair.code, 1, "{:?}", pair.err);
-    assert!(pair.err[0].contains("/nowhere/cert"), "{:?}", pair.err);
-    assert_eq!(
-        run(at(&endpoint, &["status", "--etcd-key", "/nowhere/key"])).code,
-        2
-    );
-}
-
 /// The variables of the options that only candidates have.
 const OF_CANDIDATES: [&str; 8] = [
     "NAME",
@@ -132,18 +71,6 @@ fn options_of_candidates_are_refused_with_a_subcommand() {
 }
 
 #[test]
-fn variables_of_candidates_do_no_harm_to_a_subcommand() {
-    let etcd = Etcd::newest();
-    for value in VALUES {
-        let mut command = at(&etcd.endpoint(), &["status"]);
-        set(&mut command, &OF_CANDIDATES, value);
-        let run = run(command);
-        let expected = (3, vec!["Nobody leads.".to_owned()]);
-        assert_eq!((run.code, run.out), expected, "{:?}", run.err);
-    }
-}
-
-#[test]
 fn variables_do_no_harm_to_a_subcommand_that_needs_no_etcd() {
     for value in VALUES {
         for arguments in [
@@ -160,17 +87,6 @@ fn variables_do_no_harm_to_a_subcommand_that_needs_no_etcd() {
             assert_eq!(run.code, expected, "{arguments:?}: {:?}", run.err);
         }
     }
-}
-
-#[test]
-fn an_option_after_the_subcommand_overrides_its_variable() {
-    let etcd = Etcd::newest();
-    let mut command = command();
-    command.args(["status", "--leader-key", "leader"]);
-    command.args(["--etcd", &etcd.endpoint()]);
-    set(&mut command, &["ETCD", "LEADER_KEY"], b"nonsense/acting");
-    let run = run(command);
-    assert_eq!(run.out, ["Nobody leads."], "{:?}", run.err);
 }
 
 #[test]
@@ -320,4 +236,93 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
     );
     let text = fs::read_to_string(&script).unwrap();
     assert!(!text.contains('\u{1b}'));
+}
+
+/// What needs a server or takes long, and is no part of `tests/run.sh unit`.
+mod gate_only {
+    use super::*;
+
+    #[test]
+    fn options_of_an_election_are_accepted_before_and_after_a_subcommand() {
+        let etcd = Etcd::newest();
+        let endpoint = etcd.endpoint();
+        let mut leader = plain("server1", &endpoint);
+        leader.args(["--leader-key", "other/key"]);
+        Daemon::spawn("leader", leader).wait_for_next(LEADER);
+        let mut elsewhere = Daemon::spawn("elsewhere", {
+            let mut command = plain("server2", &endpoint);
+            command.args(["--leader-key", "other/key"]);
+            command
+        });
+        elsewhere.wait_for_next(LEADER);
+        for arguments in [
+            &["--etcd", &endpoint, "--leader-key", "other/key", "status"][..],
+            &["status", "--etcd", &endpoint, "--leader-key", "other/key"],
+            &["--etcd", &endpoint, "status", "--leader-key", "other/key"],
+            // The one after the subcommand overrides the one before it.
+            &[
+                "--leader-key",
+                "x",
+                "--etcd",
+                "127.0.0.1:1",
+                "status",
+                "--etcd",
+                &endpoint,
+                "--leader-key",
+                "other/key",
+            ],
+        ] {
+            let mut command = command();
+            command.args(arguments);
+            let run = run(command);
+            assert_eq!(run.code, 0, "{arguments:?}: {:?}", run.err);
+            assert_eq!(run.out[0], "leader   server2");
+        }
+        let mut command = command();
+        command.arg("status").env("LEADER_ELECTION_ETCD", &endpoint);
+        command.env("LEADER_ELECTION_LEADER_KEY", "other/key");
+        assert_eq!(run(command).code, 0);
+        // The two options of a pair may stand on different sides; one of them alone is refused.
+        let mut command = at(
+            &endpoint,
+            &[
+                "--etcd-cert",
+                "/nowhere/cert",
+                "status",
+                "--etcd-key",
+                "/nowhere/key",
+            ],
+        );
+        command.env_remove("SSL_CERT_FILE");
+        let pair = run(command);
+        assert_eq!(pair.code, 1, "{:?}", pair.err);
+        assert!(pair.err[0].contains("/nowhere/cert"), "{:?}", pair.err);
+        assert_eq!(
+            run(at(&endpoint, &["status", "--etcd-key", "/nowhere/key"])).code,
+            2
+        );
+    }
+
+    #[test]
+    fn variables_of_candidates_do_no_harm_to_a_subcommand() {
+        let etcd = Etcd::newest();
+        for value in VALUES {
+            let mut command = at(&etcd.endpoint(), &["status"]);
+            set(&mut command, &OF_CANDIDATES, value);
+            let run = run(command);
+            let expected = (3, vec!["Nobody leads.".to_owned()]);
+            assert_eq!((run.code, run.out), expected, "{:?}", run.err);
+        }
+    }
+
+    #[test]
+    fn an_option_after_the_subcommand_overrides_its_variable() {
+        let etcd = Etcd::newest();
+        let mut command = command();
+        command.args(["status", "--leader-key", "leader"]);
+        command.args(["--etcd", &etcd.endpoint()]);
+        set(&mut command, &["ETCD", "LEADER_KEY"], b"nonsense/acting");
+        let run = run(command);
+        assert_eq!(run.out, ["Nobody leads."], "{:?}", run.err);
+    }
 }

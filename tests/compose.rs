@@ -1,20 +1,16 @@
 //! The demo in containers, as a user runs it.
-#[path = "support/compose.rs"]
-mod compose;
-#[path = "support/process.rs"]
-mod process;
+mod support;
 
-use compose::{Compose, REFRESHED, Up, binaries, docker, inspect, wait_until};
-use process::{PATIENCE, Process};
 use rustix::process::Signal;
 use std::process::Command;
+use support::compose::{Compose, Up, binaries, docker, inspect, poll_docker};
+use support::daemon::{CANDIDATE_STOPS, FOLLOWER, LEADER, LEADER_STOPS, REFRESHED, command};
+use support::process::Process;
 
-const LEADER: &str = "I am the leader.";
-const FOLLOWER: &str = "I am a follower.";
 const ROLES: &[&str] = &[LEADER, FOLLOWER];
 const SERVERS: [&str; 3] = ["server1", "server2", "server3"];
 
-/// What a replica says from its start until it has a role.
+/// Returns what a replica says from its start until it has a role.
 fn start_of(name: &str, etcd: &str, role: &str) -> Vec<String> {
     vec![
         format!("Starting the server '{name}'"),
@@ -24,7 +20,7 @@ fn start_of(name: &str, etcd: &str, role: &str) -> Vec<String> {
     ]
 }
 
-/// What a follower says when the leader's key goes, until it has a role again.
+/// Returns what a follower says from the deletion of the leader's key until it has a role again.
 fn change_to(role: &str) -> Vec<String> {
     [
         "LEADERSHIP CHANGE REQUIRED",
@@ -36,7 +32,8 @@ fn change_to(role: &str) -> Vec<String> {
     .into()
 }
 
-/// Waits until the servers have a role, having said what `expected` says of it, and returns the leader and the others.
+/// Waits until each of the servers has a role, and checks its lines against what `expected` returns
+/// for that role. Returns the leader and the others.
 fn elect<'a>(
     up: &mut Up,
     servers: &[&'a str],
@@ -45,43 +42,35 @@ fn elect<'a>(
     let mut leaders = Vec::new();
     let mut followers = Vec::new();
     for &server in servers {
-        let news = up.news(server, ROLES);
-        let role = news.last().unwrap();
+        let said = up.wait_for_next(server, ROLES);
+        let role = said.last().unwrap();
         if role == LEADER {
             leaders.push(server);
         } else {
             followers.push(server);
         }
-        assert!(
-            timeless(&news) == expected(server, role),
-            "{server} said {news:#?} in\n{}",
-            transcript(up)
-        );
+        assert_eq!(timeless(&said), expected(server, role), "{server}");
     }
-    assert_eq!(leaders.len(), 1, "{}", transcript(up));
+    assert_eq!(leaders.len(), 1, "{leaders:?}");
     (leaders[0], followers)
 }
 
-fn transcript(up: &Up) -> String {
-    up.process.lines().join("\n")
-}
-
 fn wait_until_healthy(container: &str) {
-    // There is no word on its health before its start.
+    // Before it starts, it has no health.
     let health = "{{with .State.Health}}{{.Status}}{{end}}";
-    wait_until("a healthy container", || {
+    poll_docker("a healthy container", || {
         (inspect(container, health) == "healthy").then_some(())
     });
 }
 
 fn exit_code(container: &str) -> String {
-    wait_until("its end", || {
+    poll_docker("the end of a container", || {
         (inspect(container, "{{.State.Running}}") == "false").then_some(())
     });
     inspect(container, "{{.State.ExitCode}}")
 }
 
-/// What a replica's container says from its start until it has a role.
+/// Returns what a replica's container says from its start until it has a role.
 fn in_demo(name: &str, role: &str) -> Vec<String> {
     let mut lines = vec![
         "wait-for-it.sh: waiting 15 seconds for etcd_server:2378".to_owned(),
@@ -93,7 +82,7 @@ fn in_demo(name: &str, role: &str) -> Vec<String> {
 
 const AVAILABLE: &str = "wait-for-it.sh: etcd_server:2378 is available after ";
 
-/// The lines, as if there had been nothing to wait for.
+/// Returns the lines as they are when etcd can be reached at once.
 fn timeless(lines: &[String]) -> Vec<String> {
     let waited = |line: &String| line.starts_with(AVAILABLE);
     lines
@@ -109,7 +98,7 @@ fn timeless(lines: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn the_leader_killed_a_follower_leads_and_the_killed_one_comes_back() {
+fn a_follower_takes_over_from_a_killed_leader_which_then_comes_back() {
     for binary in binaries() {
         let compose = Compose::new(&binary);
         let mut up = Up::start(&compose, &["up", "--build"]);
@@ -119,18 +108,14 @@ fn the_leader_killed_a_follower_leads_and_the_killed_one_comes_back() {
 
         // A replica on the machine itself joins, and leaves.
         let etcd = compose.etcd();
-        let mut fourth = Process::start(
-            Command::new(env!("CARGO_BIN_EXE_leader-election"))
-                .args(["--name", "server4", "--etcd", &etcd]),
-        );
-        fourth.wait_for("a role", |lines| {
-            lines.iter().find(|line| *line == FOLLOWER).map(drop)
-        });
+        let mut fourth =
+            Process::spawn_script(command().args(["--name", "server4", "--etcd", &etcd]));
+        fourth.wait_for_next(FOLLOWER);
         fourth.signal(Signal::TERM);
-        let (status, lines) = fourth.wait_end(PATIENCE);
+        let (status, lines) = fourth.finish();
         assert!(status.success());
         let mut expected = start_of("server4", &etcd, FOLLOWER);
-        expected.push("Revoking lease; no longer a candidate.".to_owned());
+        expected.push(CANDIDATE_STOPS.to_owned());
         assert_eq!(lines, expected);
 
         compose.run(&["kill", "-s", "SIGKILL", first]);
@@ -141,23 +126,23 @@ fn the_leader_killed_a_follower_leads_and_the_killed_one_comes_back() {
 
         let stopped = compose.container(second);
         docker(&["stop", &stopped]);
-        let stop = "Revoking lease; no longer the leader.";
-        assert_eq!(up.news(second, &[stop]), [stop]);
+        assert_eq!(up.wait_for_next(second, &[LEADER_STOPS]), [LEADER_STOPS]);
         assert_eq!(exit_code(&stopped), "0");
         let (third, _) = elect(&mut up, &others, |_, role| change_to(role));
         up.wait_for_another(third, REFRESHED);
 
         docker(&["start", &killed]);
-        let log = Process::start(Command::new("docker").args(["logs", "--follow", &killed]));
-        log.wait_for("its second start, to a follower", |lines| {
+        let follow = ["logs", "--follow", &killed];
+        let log = Process::spawn_script(Command::new("docker").args(follow));
+        log.wait_until_lines("its second start, to a follower", |lines| {
             let start = lines.iter().rposition(|line| line.contains(": waiting "))?;
             (timeless(&lines[start..]) == in_demo(first, FOLLOWER)).then_some(())
         });
         drop(log);
 
-        // Not by Ctrl-C: compose 2.26 at times takes one for two, and kills what it should stop.
+        // Not by Ctrl-C: compose 2.26 sometimes takes one for two, and kills what it should stop.
         compose.run(&["stop"]);
-        up.process.wait_end(PATIENCE);
+        up.process.wait_exit();
         compose.run(&["down"]);
         for list in [&["ps", "--all"][..], &["network", "ls"], &["volume", "ls"]] {
             assert_eq!(compose.things(list), [""; 0], "{list:?}");
@@ -179,14 +164,14 @@ fn in_two_terminals_the_second_finds_the_etcd_of_the_first() {
         up.wait_for_another(leader, REFRESHED);
         assert_eq!(compose.container("etcd_server"), etcd);
         for server in SERVERS {
-            // By its own word.
+            // According to its own health check.
             wait_until_healthy(&compose.container(server));
         }
         assert_eq!(inspect(&etcd, "{{.State.StartedAt}}"), started);
 
         compose.run(&["stop"]);
         for mut up in [up, etcd_up] {
-            up.process.wait_end(PATIENCE);
+            up.process.wait_exit();
         }
         assert_eq!(exit_code(&etcd), "0");
     }
@@ -211,18 +196,12 @@ fn etcd_needs_no_shell_and_is_published_on_this_machine_alone() {
         "127.0.0.1 "
     );
 
-    // Upstream's image has no shell. Nor must its stand-in, or a shell could slip in here and fail elsewhere.
+    // Upstream's image has no shell. Its stand-in must not have one either: what needs a shell would
+    // pass here and fail elsewhere.
     let image = inspect(&etcd, "{{.Config.Image}}");
-    let mut shell = Process::start(Command::new("docker").args([
-        "run",
-        "--rm",
-        "--entrypoint",
-        "sh",
-        &image,
-        "-c",
-        "true",
-    ]));
-    let (status, lines) = shell.wait_end(PATIENCE);
+    let shell = ["run", "--rm", "--entrypoint", "sh", &image, "-c", "true"];
+    let mut shell = Process::spawn_script(Command::new("docker").args(shell));
+    let (status, lines) = shell.finish();
     assert_eq!(status.code(), Some(127), "{lines:#?}");
 }
 

@@ -1,24 +1,20 @@
 //! What the election does when containers are paused, or lose their network, their address or
 //! etcd's name.
-#[path = "support/compose.rs"]
-mod compose;
-#[path = "support/process.rs"]
-mod process;
 mod support;
 
-use compose::{Compose, binaries, docker, inspect};
+use std::fs;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, atomic::AtomicU32, atomic::Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 use support::checker::{stall, terms, within_bound};
-use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, wait_for_roles, wait_for_settled};
-use support::{FAIL_OVER, TTL, let_pass};
+use support::compose::{Compose, binaries, docker, inspect};
+use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, wait_for_next_roles, wait_for_settled};
+use support::{FAIL_OVER, TTL, let_pass, lock, project, unique_name};
 
-/// The image is built once, and goes with the last test that uses it.
+/// Returns the image, which is built once and removed after the last test that uses it.
 fn image() -> Arc<Compose> {
-    static IMAGE: LazyLock<Mutex<Weak<Compose>>> = LazyLock::new(Mutex::default);
-    let mut image = IMAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    static IMAGE: Mutex<Weak<Compose>> = Mutex::new(Weak::new());
+    let mut image = lock(&IMAGE);
     image.upgrade().unwrap_or_else(|| {
         let built = Arc::new(Compose::new(&binaries().pop().unwrap()));
         *image = Arc::downgrade(&built);
@@ -26,7 +22,7 @@ fn image() -> Arc<Compose> {
     })
 }
 
-/// A thing of docker's that is removed at the end, also after a failure.
+/// A container or network that is removed at the end, also after a failure.
 struct Thing {
     name: String,
     remove: &'static [&'static str],
@@ -34,7 +30,7 @@ struct Thing {
 
 impl Drop for Thing {
     fn drop(&mut self) {
-        // Perhaps after a failed test: a second panic would hide what the first one says.
+        // After a failed test, a second panic would hide what the first one says.
         let mut command = Command::new("docker");
         command.args(self.remove).arg(&self.name);
         let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -50,16 +46,14 @@ struct Site {
     image: Arc<Compose>,
 }
 
-/// By which name the replicas know their etcd.
+/// The name by which the replicas know their etcd.
 const ETCD: &str = "etcd_server";
 
 impl Site {
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let image = image();
         let network = Thing {
-            name: format!("leader_election_faults_{}_{number}", std::process::id()),
+            name: unique_name("leader_election_faults"),
             remove: &["network", "rm"],
         };
         docker(&["network", "create", &network.name]);
@@ -73,8 +67,8 @@ impl Site {
         site
     }
 
-    /// Starts a container that belongs to the network.
-    fn container(&mut self, role: &str) -> String {
+    /// Returns the name of a new container, which is removed with the site.
+    fn name_container(&mut self, role: &str) -> String {
         let name = format!("{}_{role}", self.network.name);
         self.containers.push(Thing {
             name: name.clone(),
@@ -84,14 +78,18 @@ impl Site {
     }
 
     fn start_etcd(&mut self) {
-        let name = self.container(ETCD);
-        // What the demo runs, from the image that it names.
+        let name = self.name_container(ETCD);
+        // The image of the demo's etcd.
+        let file = fs::read_to_string(project("docker-compose-etcd.yaml")).unwrap();
+        let image = file
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("image: "));
         let network = &self.network.name;
         let run = ["run", "--detach", "--name", &name, "--network", network];
         let etcd = [
             "--network-alias",
             ETCD,
-            "quay.io/coreos/etcd:v3.5.30",
+            image.unwrap(),
             "etcd",
             "--listen-client-urls=http://0.0.0.0:2378",
             "--advertise-client-urls=http://etcd_server:2378",
@@ -100,7 +98,7 @@ impl Site {
     }
 
     fn start_replica(&mut self, name: &str) {
-        let container = self.container(name);
+        let container = self.name_container(name);
         let mut command = Command::new("docker");
         command.args(["run", "--rm", "--name", &container]);
         command.args(["--network", &self.network.name, self.image.project()]);
@@ -109,13 +107,13 @@ impl Site {
         self.replicas.push(Daemon::spawn(name, command));
     }
 
-    /// Starts two replicas; returns which leads.
+    /// Starts two replicas; returns the index of the one that leads.
     fn elect(&mut self) -> usize {
         for name in ["server1", "server2"] {
             self.start_replica(name);
         }
-        let leader = wait_for_roles(&mut self.replicas);
-        self.replicas[leader].wait_for_refreshes(1);
+        let leader = wait_for_next_roles(&mut self.replicas);
+        self.replicas[leader].wait_for_next_refreshes(1);
         leader
     }
 
@@ -129,10 +127,10 @@ impl Site {
         inspect(container, &format)
     }
 
-    /// Has the network given the address of somebody who left it to another?
+    /// Starts a third replica, which gets the address that another container has left.
     fn take_address(&mut self) {
         self.start_replica("server3");
-        self.replicas.last_mut().unwrap().wait_for(FOLLOWER);
+        self.replicas.last_mut().unwrap().wait_for_next(FOLLOWER);
     }
 
     fn all(&self) -> Vec<&Daemon> {
@@ -141,22 +139,22 @@ impl Site {
 }
 
 #[test]
-fn a_paused_container_of_the_leader_says_first_that_it_leads_no_more() {
+fn a_paused_leader_says_before_anything_else_that_it_leads_no_more() {
     let mut site = Site::new();
     let old = site.elect();
     let container = site.container_of(&site.replicas[old].name);
     let paused = SystemTime::now();
     docker(&["pause", &container]);
-    site.replicas[1 - old].wait_for(LEADER);
+    site.replicas[1 - old].wait_for_next(LEADER);
     let_pass((TTL * 3).saturating_sub(paused.elapsed().unwrap()));
     site.replicas[old].skip();
     docker(&["unpause", &container]);
-    site.replicas[old].wait_for_line("its first line after the pause", |line| {
+    site.replicas[old].wait_for_next_line("its first line after the pause", |line| {
         let message = line.message();
         assert!(message.starts_with(LOST), "{message}");
         true
     });
-    site.replicas[old].wait_for(FOLLOWER);
+    site.replicas[old].wait_for_next(FOLLOWER);
     let new = wait_for_settled(&mut site.replicas);
     assert_eq!(new, 1 - old);
     let all = terms(&site.all());
@@ -177,18 +175,18 @@ fn a_leader_without_network_stops_and_comes_back_with_another_address() {
     let address = site.address_of(&container);
     let cut = SystemTime::now();
     docker(&["network", "disconnect", &site.network.name, &container]);
-    site.replicas[old].wait_for_start(LOST);
-    site.replicas[1 - old].wait_for(LEADER);
+    site.replicas[old].wait_for_next_start(LOST);
+    site.replicas[1 - old].wait_for_next(LEADER);
     site.take_address();
     docker(&["network", "connect", &site.network.name, &container]);
     assert_ne!(site.address_of(&container), address);
-    site.replicas[old].wait_for(FOLLOWER);
+    site.replicas[old].wait_for_next(FOLLOWER);
     let new = wait_for_settled(&mut site.replicas);
     let all = terms(&site.all());
     assert_eq!(all.len(), 2);
     within_bound("leader's network gone", stall(&all, cut), FAIL_OVER, TTL);
 
-    // It is as good as ever: it leads when it is its turn.
+    // It is as good as before, and leads once the others are gone.
     for (number, replica) in site.replicas.iter().enumerate() {
         if number != old {
             docker(&["kill", &site.container_of(&replica.name)]);
@@ -200,8 +198,8 @@ fn a_leader_without_network_stops_and_comes_back_with_another_address() {
             replica.wait_exit();
         }
     }
-    site.replicas[old].wait_for(LEADER);
-    site.replicas[old].wait_for_refreshes(2);
+    site.replicas[old].wait_for_next(LEADER);
+    site.replicas[old].wait_for_next_refreshes(2);
     assert_ne!(new, old);
     let all = terms(&site.all());
     let fault = "another address, leader killed";
@@ -209,17 +207,17 @@ fn a_leader_without_network_stops_and_comes_back_with_another_address() {
 }
 
 #[test]
-fn etcds_name_may_be_unknown_for_a_while_and_then_mean_another_address() {
+fn replicas_find_etcd_again_when_its_name_is_unknown_for_a_while_and_then_has_another_address() {
     let mut site = Site::new();
     let leader = site.elect();
     let etcd = site.container_of(ETCD);
     let address = site.address_of(&etcd);
     let gone = SystemTime::now();
     docker(&["network", "disconnect", &site.network.name, &etcd]);
-    site.replicas[leader].wait_for_start(LOST);
-    // Somebody who comes now finds nobody by that name, and takes the address.
+    site.replicas[leader].wait_for_next_start(LOST);
+    // A replica that starts now does not find the name, and takes etcd's address.
     site.start_replica("server3");
-    site.replicas[2].wait_for_line("a name that is unknown", |line| {
+    site.replicas[2].wait_for_next_line("a name that is unknown", |line| {
         line.is_warning() && line.message().contains("lookup")
     });
     let_pass((TTL * 2).saturating_sub(gone.elapsed().unwrap()));

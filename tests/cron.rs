@@ -1,29 +1,27 @@
-//! A real program, cron, as a singleton of three containers.
-#[path = "support/compose.rs"]
-mod compose;
-#[path = "support/process.rs"]
-mod process;
+//! A real program, cron, that runs in exactly one of three containers.
+mod support;
 
-use compose::{Compose, binaries, docker, inspect, wait_until};
-use process::{PATIENCE, Process, run};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
+use support::PATIENCE;
+use support::compose::{Compose, binaries, docker, inspect, poll_docker};
+use support::process::{Process, run};
 
 const FILE: &str = "examples/docker-compose-cron.yaml";
 const REPLICAS: [&str; 3] = ["replica1", "replica2", "replica3"];
 
-/// cron reads its jobs, and runs this one, at the next full minute.
-const A_MINUTE: Duration = Duration::from_secs(100);
+/// cron reads its jobs at one full minute and runs this one at the next.
+const A_FULL_MINUTE: Duration = Duration::from_secs(100);
 
-/// Whether cron runs in this container, and whether any zombie is there.
-fn looks(container: &str) -> (bool, bool) {
+/// Returns whether cron runs in this container, and whether there is a zombie.
+fn state_of(container: &str) -> (bool, bool) {
     let states = docker(&[
         "exec",
         container,
         "sh",
         "-c",
-        // What ends between listing and reading is none of either.
+        // A process that ends between the listing and the reading is neither.
         "for file in /proc/[0-9]*/stat; do cut -d' ' -f2,3 $file 2>/dev/null; done; true",
     ]);
     let is_cron = |state: &String| state.starts_with("(cron)");
@@ -33,14 +31,14 @@ fn looks(container: &str) -> (bool, bool) {
     )
 }
 
-/// Which of these runs cron, once just one does; no zombie is left then.
+/// Waits until exactly one of these runs cron and no zombie is left; returns its name.
 fn the_only_one<'a>(containers: &[(&'a str, String)]) -> &'a str {
-    wait_until("cron runs once", || {
-        let looks: Vec<_> = containers.iter().map(|(_, id)| looks(id)).collect();
-        let running = looks.iter().filter(|(cron, _)| *cron).count();
+    poll_docker("cron runs once", || {
+        let states: Vec<_> = containers.iter().map(|(_, id)| state_of(id)).collect();
+        let running = states.iter().filter(|(cron, _)| *cron).count();
         assert!(running <= 1, "cron runs {running} times");
-        let zombies = looks.iter().any(|(_, zombie)| *zombie);
-        let place = looks.iter().position(|(cron, _)| *cron)?;
+        let zombies = states.iter().any(|(_, zombie)| *zombie);
+        let place = states.iter().position(|(cron, _)| *cron)?;
         (!zombies).then_some(containers[place].0)
     })
 }
@@ -49,9 +47,9 @@ fn cron_runs_once(binary: &Path) {
     let compose = Compose::new(binary);
     let cron = |args: &[&str]| compose.command(&[&["-f", FILE], args].concat());
     run(&mut cron(&["build"]), Duration::from_mins(10));
-    let up = Process::start(&mut cron(&["up"]));
+    let up = Process::spawn_script(&mut cron(&["up"]));
     let says = |replica: &str, what: &str| {
-        up.wait_for(&format!("{replica} says {what}"), |lines| {
+        up.wait_until_lines(&format!("{replica} says {what}"), |lines| {
             let said = |line: &&String| line.contains(replica) && line.contains(what);
             lines.iter().find(said).cloned()
         })
@@ -62,7 +60,7 @@ fn cron_runs_once(binary: &Path) {
     let mut containers: Vec<_> = REPLICAS.map(|name| (name, compose.container(name))).into();
     let first = the_only_one(&containers);
 
-    // Whoever comes to our first process as an orphan is buried by it, on followers too.
+    // Process 1 reaps orphans, on followers too.
     for (_, container) in &containers {
         docker(&["exec", container, "sh", "-c", "(sleep 0.1 &) ; exit 0"]);
     }
@@ -78,8 +76,8 @@ fn cron_runs_once(binary: &Path) {
     docker(&["pause", &paused.1]);
     let second = the_only_one(&containers);
     docker(&["unpause", &paused.1]);
-    // Whoever of the two looks at its clock first has killed it.
-    up.wait_for("the end of what was paused", |lines| {
+    // The daemon or its guard has stopped it, whichever read its clock first.
+    up.wait_until_lines("the end of the paused cron", |lines| {
         let over = |line: &String| {
             line.contains("'cron' has stopped.") || line.contains("'cron' was not gone")
         };
@@ -92,7 +90,7 @@ fn cron_runs_once(binary: &Path) {
     docker(&["kill", "--signal", "KILL", &killed.1]);
     let third = the_only_one(&containers);
     let job = format!("the job runs on {third}");
-    up.wait_for_longer(&job, A_MINUTE, |lines| {
+    up.wait_until_lines_within(A_FULL_MINUTE, &job, |lines| {
         lines.iter().any(|line| line.contains(&job)).then_some(())
     });
 

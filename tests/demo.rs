@@ -1,26 +1,14 @@
 //! examples/demo.sh: the demo without containers.
-#[path = "support/process.rs"]
-mod process;
+mod support;
 
-use process::{PATIENCE, Process, project};
 use rustix::process::Signal;
-use std::env;
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+use support::etcd::binaries;
+use support::process::Process;
+use support::{processes_with, project};
 use tempfile::TempDir;
-
-/// The newest etcd at hand.
-fn etcd() -> PathBuf {
-    match env::var_os("TEST_ETCDS").filter(|list| !list.is_empty()) {
-        Some(list) => env::split_paths(&list).last(),
-        None => env::split_paths(&env::var_os("PATH").unwrap_or_default())
-            .map(|folder| folder.join("etcd"))
-            .find(|file| file.is_file()),
-    }
-    .expect("this test needs an etcd: run tests/run.sh, which fetches it")
-}
 
 /// The demo, in a temporary folder of its own.
 struct Demo {
@@ -31,60 +19,43 @@ struct Demo {
 impl Demo {
     fn start(args: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
-        let process = Process::start(
+        let process = Process::spawn_script(
             Command::new(project("examples/demo.sh"))
                 .args(args)
-                .env("ETCD", etcd())
+                .env("ETCD", binaries().pop().unwrap())
                 .env("DEMO_BINARY", env!("CARGO_BIN_EXE_leader-election"))
                 .env("TMPDIR", folder.path()),
         );
         Self { process, folder }
     }
 
-    /// Waits for a line that ends in this, and returns what is before.
-    fn wait_for(&self, end: &str) -> String {
-        self.process.wait_for(end, |lines| {
+    /// Waits until any line ends in this; returns what is before.
+    fn wait_for_any_end(&self, end: &str) -> String {
+        self.process.wait_until_lines(end, |lines| {
             lines
                 .iter()
                 .find_map(|line| line.strip_suffix(end).map(str::to_owned))
         })
     }
 
-    /// Waits for its end, and sees that nothing is left behind.
+    /// Waits for its end, and checks that nothing is left behind.
     fn end(mut self) -> (i32, Vec<String>) {
-        let (status, lines) = self.process.wait_end(PATIENCE);
-        let transcript = lines.join("\n");
+        let (status, lines) = self.process.finish();
         let left: Vec<_> = fs::read_dir(self.folder.path()).unwrap().collect();
-        assert!(
-            left.is_empty(),
-            "left behind: {left:?}, after\n{transcript}"
-        );
-        let address = lines[0]
-            .strip_prefix("etcd serves at ")
-            .unwrap_or_else(|| panic!("{transcript}"));
+        assert!(left.is_empty(), "left behind: {left:?}");
+        let address = lines[0].strip_prefix("etcd serves at ").unwrap();
         let folder = self.folder.path().to_str().unwrap();
-        for process in fs::read_dir("/proc").unwrap() {
-            // What is no process, or has ended meanwhile, has no such file.
-            let words =
-                fs::read_to_string(process.unwrap().path().join("cmdline")).unwrap_or_default();
-            assert!(
-                !words.contains(address) && !words.contains(folder),
-                "still running: {words:?}, after\n{transcript}"
-            );
+        for text in [address, folder] {
+            assert_eq!(processes_with(text), [""; 0], "still running");
         }
         (status.code().unwrap(), lines)
     }
 }
 
 #[test]
-fn a_round_kills_the_leader_and_tells_how_long_nobody_led() {
-    let demo = Demo::start(&["--rounds", "1"]);
-    demo.process.wait_for("the round", |lines| {
-        lines
-            .iter()
-            .any(|line| line.starts_with("Bringing "))
-            .then_some(())
-    });
+fn a_round_kills_the_leader_and_reports_how_long_nobody_led() {
+    let mut demo = Demo::start(&["--rounds", "1"]);
+    demo.process.wait_for_next_start("Bringing ");
     let (code, lines) = demo.end();
     let transcript = lines.join("\n");
     assert_eq!(code, 0, "{transcript}");
@@ -158,8 +129,8 @@ fn a_round_kills_the_leader_and_tells_how_long_nobody_led() {
 #[test]
 fn ctrl_c_stops_the_replicas_in_order_and_leaves_nothing_behind() {
     let demo = Demo::start(&[]);
-    let leader = demo.wait_for(" I am the leader.");
-    demo.process.wait_for("two followers", |lines| {
+    let leader = demo.wait_for_any_end(" I am the leader.");
+    demo.process.wait_until_lines("two followers", |lines| {
         let followers = lines
             .iter()
             .filter(|line| line.ends_with(" I am a follower."));
@@ -183,13 +154,13 @@ fn ctrl_c_stops_the_replicas_in_order_and_leaves_nothing_behind() {
 #[test]
 fn an_absent_etcd_is_named_with_its_package() {
     let script = project("examples/demo.sh");
-    let (status, lines) = Process::start(
+    let (status, lines) = Process::spawn_script(
         Command::new("/bin/bash")
             .arg(script)
             .env_remove("ETCD")
             .env("PATH", "/nowhere"),
     )
-    .wait_end(PATIENCE);
+    .finish();
     assert_eq!(status.code(), Some(1), "{lines:#?}");
     assert_eq!(
         lines,

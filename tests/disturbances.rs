@@ -1,5 +1,5 @@
-//! What the election does when processes are stopped, starved, many, namesakes or short of what the
-//! system gives. That the disk of the log is full is in `log.rs`.
+//! What the election does when processes are stopped, starved of the processor, many, of one name or
+//! short of file descriptors. A full disk is in `log.rs`.
 mod support;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
@@ -7,34 +7,35 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 use support::checker::{stall, terms, within_bound};
 use support::daemon::{
-    Daemon, FOLLOWER, LEADER, LOST, Line, json, wait_for_leader, wait_for_roles, wait_for_settled,
+    Daemon, FOLLOWER, LEADER, LOST, Line, json, wait_for_leader, wait_for_next_roles,
+    wait_for_settled,
 };
 use support::etcd::{Etcd, on_each_etcd};
-use support::proxy::{Proxy, Way};
+use support::proxy::{Link, Proxy};
 use support::{FAIL_OVER, TTL, let_pass};
 
 #[test]
 fn a_leader_stopped_for_three_ttls_says_first_that_it_leads_no_more() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 2);
-        let old = wait_for_roles(&mut replicas);
-        replicas[old].wait_for_refreshes(1);
+        let old = wait_for_next_roles(&mut replicas);
+        replicas[old].wait_for_next_refreshes(1);
         let stopped = SystemTime::now();
         replicas[old].signal(Signal::STOP);
         let mut old = replicas.remove(old);
         let mut new = replicas.remove(0);
-        new.wait_for(LEADER);
+        new.wait_for_next(LEADER);
         let_pass((TTL * 3).saturating_sub(stopped.elapsed().unwrap()));
         old.skip();
         old.signal(Signal::CONT);
-        old.wait_for_line("its first line after the pause", |line| {
+        old.wait_for_next_line("its first line after the pause", |line| {
             let message = line.message();
             assert!(message.starts_with(LOST), "{message}");
             true
         });
-        old.wait_for(FOLLOWER);
+        old.wait_for_next(FOLLOWER);
         new.skip();
-        new.wait_for_refreshes(3);
+        new.wait_for_next_refreshes(3);
         assert!(new.leads() && !old.leads());
         let all = terms(&[&old, &new]);
         assert_eq!(all.len(), 2);
@@ -47,7 +48,7 @@ fn a_leader_stopped_for_three_ttls_says_first_that_it_leads_no_more() {
     });
 }
 
-/// Lets a process run for a moment only in each turn, for this long.
+/// Lets a process run only for a moment in each round, for this long in total.
 fn starve(victim: &Daemon, stopped: Duration, running: Duration, time: Duration) {
     let end = Instant::now() + time;
     while Instant::now() < end {
@@ -62,19 +63,20 @@ fn starve(victim: &Daemon, stopped: Duration, running: Duration, time: Duration)
 fn a_leader_starved_of_the_processor_never_leads_beside_another() {
     let ms = Duration::from_millis;
     thread::scope(|scope| {
-        // A whole term of a try without the processor, then too long for a try, then a sixth of it.
+        // Stopped for longer than a try is good for, then for longer than a try may take, and then
+        // only running slowly.
         for (stopped, running) in [(ms(1900), ms(2)), (ms(600), ms(2)), (ms(100), ms(20))] {
             scope.spawn(move || {
                 let etcd = Etcd::newest();
                 let mut replicas = Daemon::candidates(&etcd, 3);
-                let leader = wait_for_roles(&mut replicas);
-                replicas[leader].wait_for_refreshes(1);
+                let leader = wait_for_next_roles(&mut replicas);
+                replicas[leader].wait_for_next_refreshes(1);
                 let starved = SystemTime::now();
                 starve(&replicas[leader], stopped, running, TTL * 4);
                 wait_for_settled(&mut replicas);
                 let all = terms(&replicas.iter().collect::<Vec<_>>());
                 let fault = format!("starved: stopped for {stopped:?}, running for {running:?}");
-                // Whoever is elected may be the one who is starved, once more.
+                // The starved replica may be elected once more.
                 within_bound(&fault, stall(&all, starved), FAIL_OVER * 2, TTL);
                 if stopped > TTL * 9 / 10 {
                     assert!(all.len() > 1, "{all:#?}");
@@ -87,12 +89,12 @@ fn a_leader_starved_of_the_processor_never_leads_beside_another() {
 #[test]
 fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect() {
     let etcd = Etcd::newest();
-    let way = Proxy::start(&etcd.endpoint(), Way::Open);
-    let mut old = Daemon::spawn("old", json("old", &way.endpoint()));
-    old.wait_for(LEADER);
+    let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
+    let mut old = Daemon::spawn("old", json("old", &proxy.endpoint()));
+    old.wait_for_next(LEADER);
     let mut new = Daemon::spawn("new", json("new", &etcd.endpoint()));
-    new.wait_for(FOLLOWER);
-    // On a busy machine it may have had to connect twice.
+    new.wait_for_next(FOLLOWER);
+    // On a busy machine, it may have had to connect twice.
     let before = old.warnings().len();
     let normal = getrlimit(Resource::Nofile);
     let none = Rlimit {
@@ -101,40 +103,40 @@ fn a_leader_without_a_file_descriptor_left_keeps_its_term_until_it_must_connect(
     };
     prlimit(Some(old.pid()), Resource::Nofile, none).unwrap();
     old.skip();
-    old.wait_for_refreshes(6);
+    old.wait_for_next_refreshes(6);
 
     let cut = SystemTime::now();
-    way.set(Way::Cut);
-    way.set(Way::Open);
-    old.wait_for_line("why", |line| {
+    proxy.set(Link::Cut);
+    proxy.set(Link::Open);
+    old.wait_for_next_line("why", |line| {
         line.is_warning() && line.message().contains("Too many open files")
     });
-    old.wait_for_start(LOST);
-    new.wait_for(LEADER);
+    old.wait_for_next_start(LOST);
+    new.wait_for_next(LEADER);
     let used = old.cpu_time();
     let_pass(TTL);
     let used = old.cpu_time().saturating_sub(used);
     assert!(used < TTL / 5, "it used {used:?} of the processor");
     assert!(!old.has_ended());
-    // That the connection broke, and why there is no other.
+    // One about the broken connection, one about the reason why there is no new one.
     let warnings = &old.warnings()[before..];
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     prlimit(Some(old.pid()), Resource::Nofile, normal).unwrap();
-    old.wait_for(FOLLOWER);
+    old.wait_for_next(FOLLOWER);
     new.skip();
-    new.wait_for_refreshes(3);
+    new.wait_for_next_refreshes(3);
     let all = terms(&[&old, &new]);
     assert_eq!(all.len(), 2);
     within_bound("no file descriptor left", stall(&all, cut), FAIL_OVER, TTL);
-    // It is as good as ever.
+    // It is as good as before.
     new.crash();
-    old.wait_for(LEADER);
-    old.wait_for_refreshes(2);
+    old.wait_for_next(LEADER);
+    old.wait_for_next_refreshes(2);
     terms(&[&old, &new]);
 }
 
 #[test]
-fn a_program_that_gets_no_file_descriptor_at_its_start_says_so_and_ends() {
+fn a_program_that_gets_no_file_descriptor_at_its_start_says_so_and_exits() {
     let etcd = Etcd::newest();
     let inner = json("server1", &etcd.endpoint());
     let mut shell = std::process::Command::new("sh");
@@ -148,19 +150,19 @@ fn a_program_that_gets_no_file_descriptor_at_its_start_says_so_and_ends() {
 }
 
 #[test]
-fn of_fifty_candidates_one_leads_and_when_it_is_killed_another_one() {
+fn of_fifty_candidates_one_leads_and_after_its_kill_another_one() {
     let etcd = Etcd::newest();
     let mut replicas = Daemon::candidates(&etcd, 50);
-    let leader = wait_for_roles(&mut replicas);
-    replicas[leader].wait_for_refreshes(1);
+    let leader = wait_for_next_roles(&mut replicas);
+    replicas[leader].wait_for_next_refreshes(1);
     replicas[leader].crash();
     let killed = replicas[leader].ended().unwrap();
     let dead = replicas.remove(leader);
     for replica in &mut replicas {
         replica.skip();
     }
-    let next = wait_for_roles(&mut replicas);
-    replicas[next].wait_for_refreshes(3);
+    let next = wait_for_next_roles(&mut replicas);
+    replicas[next].wait_for_next_refreshes(3);
     let all: Vec<_> = replicas.iter().chain([&dead]).collect();
     let all = terms(&all);
     assert_eq!(all.len(), 2);
@@ -178,11 +180,11 @@ fn of_two_processes_with_one_name_one_leads() {
         let mut twins: Vec<_> = ["one", "other"]
             .map(|label| Daemon::spawn(label, json("server1", &etcd.endpoint())))
             .into();
-        let first = wait_for_roles(&mut twins);
-        // Long enough for the follower to look at the key that holds its own name.
-        twins[first].wait_for_refreshes(6);
+        let first = wait_for_next_roles(&mut twins);
+        // Long enough for the follower to read the key, which holds its own name.
+        twins[first].wait_for_next_refreshes(6);
         assert!(!twins[1 - first].leads());
-        // It takes no key over because of the name that it holds, nor does a restarted one.
+        // It does not take over a key that holds its name, nor does a restarted replica.
         twins[first].crash();
         let killed = twins[first].ended().unwrap();
         let mut dead = twins.remove(first);
@@ -192,7 +194,7 @@ fn of_two_processes_with_one_name_one_leads() {
             json("server1", &etcd.endpoint()),
         ));
         let next = wait_for_leader(&twins);
-        twins[next].wait_for_refreshes(3);
+        twins[next].wait_for_next_refreshes(3);
         let all = terms(&[&dead, &twins[0], &twins[1]]);
         assert_eq!(all.len(), 2);
         within_bound(

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use support::daemon::{Daemon, FOLLOWER, LEADER, Line, json, plain};
 use support::etcd::Etcd;
 use support::postgres::Postgres;
-use support::{PATIENCE, look_until};
+use support::{PATIENCE, poll_until};
 
 /// An example, as `cargo test` has built it beside the tests.
 fn example(name: &str, arguments: &[&str]) -> Daemon {
@@ -63,17 +63,17 @@ fn singleton_workers_work_one_after_the_other_and_the_database_refuses_stale_tok
         database.query(&count)[0].parse::<u32>().unwrap()
     };
     let mut first = worker("first");
-    let line = first.wait_for_line("its token", contains("first works, with token "));
+    let line = first.wait_for_next_line("its token", contains("first works, with token "));
     let token = line.text().rsplit(' ').next().unwrap().to_owned();
     until(|| done_by("first") > 2);
 
     // It is paused in the middle of its work, and another goes on.
     first.signal(Signal::STOP);
     let mut second = worker("second");
-    second.wait_for_line("its token", contains("second works, with token "));
+    second.wait_for_next_line("its token", contains("second works, with token "));
     until(|| done_by("second") > 2);
     first.signal(Signal::CONT);
-    first.wait_for_line("that it stops", |line| {
+    first.wait_for_next_line("that it stops", |line| {
         line.text().contains("stops") || line.text().contains("cannot work")
     });
 
@@ -89,7 +89,7 @@ fn singleton_workers_work_one_after_the_other_and_the_database_refuses_stale_tok
     assert_eq!(done_by("stale"), 0);
 
     second.crash();
-    first.wait_for_line("that it works again", contains("first works, with token "));
+    first.wait_for_next_line("that it works again", contains("first works, with token "));
     let before = done_by("first");
     until(|| done_by("first") > before);
     let tokens = database.query("SELECT token FROM work ORDER BY id");
@@ -101,14 +101,14 @@ fn singleton_workers_work_one_after_the_other_and_the_database_refuses_stale_tok
 fn the_observer_tells_who_leads_and_where() {
     let etcd = Etcd::newest();
     let mut observer = example("observer", &[&etcd.endpoint()]);
-    observer.wait_for("nobody leads");
+    observer.wait_for_next("nobody leads");
     let mut command = json("server1", &etcd.endpoint());
     command.args(["--advertise", "10.0.0.1:80"]);
     let mut leader = Daemon::spawn("server1", command);
-    leader.wait_for(LEADER);
-    observer.wait_for("server1 leads at 10.0.0.1:80");
+    leader.wait_for_next(LEADER);
+    observer.wait_for_next("server1 leads at 10.0.0.1:80");
     leader.signal(Signal::TERM);
-    observer.wait_for("nobody leads");
+    observer.wait_for_next("nobody leads");
 }
 
 #[test]
@@ -117,16 +117,16 @@ fn several_elections_in_one_process_are_led_by_whoever_is_there() {
     let shards = ["shards/a", "shards/b", "shards/c"];
     let mut first = example("several_elections", &["first", &etcd.endpoint()]);
     for _ in shards {
-        first.wait_for_line("a shard", contains("first serves shards/"));
+        first.wait_for_next_line("a shard", contains("first serves shards/"));
     }
     let mut second = example("several_elections", &["second", &etcd.endpoint()]);
     etcd.etcdctl(&["del", "shards/b"]);
-    second.wait_for_line("b", contains("second serves shards/b, with token "));
+    second.wait_for_next_line("b", contains("second serves shards/b, with token "));
     assert_eq!(etcd.key("shards/a").unwrap().value, b"first");
     first.signal(Signal::INT);
     assert_eq!(first.wait_exit().code(), Some(0));
     for _ in 0..2 {
-        second.wait_for_line("the rest", contains("second serves shards/"));
+        second.wait_for_next_line("the rest", contains("second serves shards/"));
     }
     for shard in shards {
         assert_eq!(etcd.key(shard).unwrap().value, b"second");
@@ -151,7 +151,7 @@ fn a_machine_that_was_paused_cannot_write_with_its_stale_token() {
         database.query(&count)[0].parse::<u32>().unwrap()
     };
     let mut first = worker("first");
-    let running = first.wait_for_start("Running ");
+    let running = first.wait_for_next_start("Running ");
     let process: i32 = running
         .text()
         .rsplit(' ')
@@ -161,19 +161,19 @@ fn a_machine_that_was_paused_cannot_write_with_its_stale_token() {
         .parse()
         .unwrap();
     let process = Pid::from_raw(process).unwrap();
-    look_until("it works", || (done_by("first") > 1).then_some(()));
+    poll_until("it works", || (done_by("first") > 1).then_some(()));
     // Pauses the whole machine.
     let guard = Pid::from_raw(parent_of(process)).unwrap();
     for process in [first.pid(), guard, process] {
         kill_process(process, Signal::STOP).unwrap();
     }
     let second = worker("second");
-    look_until("another one works", || {
+    poll_until("another one works", || {
         (done_by("second") > 1).then_some(())
     });
     // The worker wakes up first, and still believes that it leads.
     kill_process(process, Signal::CONT).unwrap();
-    first.wait_for("first could not work");
+    first.wait_for_next("first could not work");
     let lines = first.lines();
     let stale = "of election \"leader\" is stale";
     assert!(lines.iter().any(|line| line.text().contains(stale)));
@@ -184,7 +184,7 @@ fn a_machine_that_was_paused_cannot_write_with_its_stale_token() {
     for process in [guard, first.pid()] {
         kill_process(process, Signal::CONT).unwrap();
     }
-    first.wait_for(FOLLOWER);
+    first.wait_for_next(FOLLOWER);
     assert!(!second.has_ended());
 }
 

@@ -6,7 +6,7 @@ use rustix::process::{Signal, kill_process, kill_process_group};
 use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LOST, Stream};
 use support::etcd::{Etcd, on_each_etcd};
-use support::proxy::{Proxy, Way};
+use support::proxy::{Link, Proxy};
 use support::record::{Record, Sample, wait_for_guard};
 use support::{FAIL_OVER, PATIENCE, TTL, wait_until};
 
@@ -28,7 +28,7 @@ impl Replicas {
         let record = Record::new();
         let replicas = (1..=3).map(|number| {
             let name = format!("server{number}");
-            let way = Proxy::start(&etcd.endpoint(), Way::Open);
+            let way = Proxy::start(&etcd.endpoint(), Link::Open);
             let command = record.replica(&name, &way.endpoint(), manner);
             (Daemon::spawn(&name, command), way)
         });
@@ -67,7 +67,7 @@ impl Replicas {
     /// That nothing of COMMAND's is left once all have been asked to stop.
     fn stop(mut self) -> Vec<String> {
         for (replica, way) in &mut self.replicas {
-            way.set(Way::Open);
+            way.set(Link::Open);
             if !replica.has_ended() {
                 replica.signal(Signal::TERM);
             }
@@ -91,8 +91,8 @@ fn a_frozen_etcd() {
             etcd.freeze();
             // The guard and the election run out of time together, so that either line may come first.
             let leader = &replicas.get(&first.name).0;
-            leader.wait_until_said(LOST);
-            leader.wait_until_said("'bash' has stopped.");
+            leader.wait_for_any_start(LOST);
+            leader.wait_for_any_start("'bash' has stopped.");
             let last = replicas.record.last(first.token);
             etcd.thaw();
             let next = replicas.record.wait_for_term_after(first.token);
@@ -105,15 +105,17 @@ fn a_frozen_etcd() {
 #[test]
 fn a_leader_that_nobody_hears_any_more() {
     on_each_etcd(|etcd| {
-        for (manner, fault) in MANNERS
-            .iter()
-            .flat_map(|manner| [Way::Frozen, Way::Deaf, Way::Cut].map(|fault| (manner, fault)))
-        {
+        for (manner, fault) in MANNERS.iter().flat_map(|manner| {
+            [Link::Frozen, Link::NoResponses, Link::Cut].map(|fault| (manner, fault))
+        }) {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
             replicas.get(&first.name).1.set(fault);
             let (_, gap) = replicas.next(&first);
             assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
-            replicas.get(&first.name).0.wait_for("'bash' has stopped.");
+            replicas
+                .get(&first.name)
+                .0
+                .wait_for_next("'bash' has stopped.");
             replicas.stop();
         }
     });
@@ -128,7 +130,7 @@ fn a_daemon_that_is_stopped_and_goes_on_later() {
             let (_, gap) = replicas.next(&first);
             assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
             replicas.get(&first.name).0.signal(Signal::CONT);
-            replicas.get(&first.name).0.wait_for(FOLLOWER);
+            replicas.get(&first.name).0.wait_for_next(FOLLOWER);
             replicas.stop();
         }
     });
@@ -147,7 +149,7 @@ fn a_daemon_that_is_killed() {
             let (_, gap) = replicas.next(&first);
             assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
             let old = &mut replicas.get(&first.name).0;
-            let said = old.wait_for_start("The daemon is gone");
+            let said = old.wait_for_next_start("The daemon is gone");
             assert_eq!(said.stream, Stream::Err);
             replicas.stop();
         }
@@ -166,8 +168,8 @@ fn a_guard_that_is_killed() {
             replicas
                 .get(&first.name)
                 .0
-                .wait_for("No longer the leader: it resigned.");
-            replicas.get(&first.name).0.wait_for(FOLLOWER);
+                .wait_for_next("No longer the leader: it resigned.");
+            replicas.get(&first.name).0.wait_for_next(FOLLOWER);
             replicas.stop();
         }
     });
@@ -180,7 +182,7 @@ fn a_guard_that_is_stopped_while_its_daemon_loses_the_lease() {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
             let guard = wait_for_guard(&mut replicas.get(&first.name).0);
             kill_process(guard, Signal::STOP).unwrap();
-            replicas.get(&first.name).1.set(Way::Frozen);
+            replicas.get(&first.name).1.set(Link::Frozen);
             let (_, gap) = replicas.next(&first);
             assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
             replicas.stop();
@@ -200,7 +202,10 @@ fn a_leader_key_that_is_deleted_or_overwritten() {
                     let lease = etcd.grant(TTL);
                     etcd.put("leader", b"somebody", Some(&lease));
                 }
-                replicas.get(&before.name).0.wait_for("'bash' has stopped.");
+                replicas
+                    .get(&before.name)
+                    .0
+                    .wait_for_next("'bash' has stopped.");
                 // Where the key is held for longer than a leader holds off, that one may win again.
                 before = replicas.next(&before).0;
             }

@@ -15,7 +15,7 @@ use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Stream, comm
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::refusing;
 use support::record::{Record, wait_for_guard};
-use support::{TTL, let_pass, look_until};
+use support::{TTL, let_pass, poll_until};
 
 /// The limit for what takes milliseconds, on a machine that is busy with other tests.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -102,8 +102,8 @@ fn command_starts_as_soon_as_its_replica_leads_even_in_the_first_term() {
     command.args(["--etcd", &etcd.endpoint(), "--ttl", "10s"]);
     command.args(["--", "sh", "-c", "echo runs; exec sleep 60"]);
     let replica = Daemon::spawn("one", command);
-    let leads = replica.wait_until_said(LEADER).at;
-    let runs = replica.wait_until_said("runs").at;
+    let leads = replica.wait_for_any_start(LEADER).at;
+    let runs = replica.wait_for_any_start("runs").at;
     let took = runs.saturating_duration_since(leads);
     assert!(took < AT_ONCE, "it started after {took:?}");
 }
@@ -160,7 +160,7 @@ fn command_does_not_inherit_a_terminal_as_standard_input() {
     ));
     script.arg("/dev/null").stdin(Stdio::null());
     let mut replica = Daemon::spawn("script", script);
-    replica.wait_for_line("/dev/null", |line| line.text().trim() == "/dev/null");
+    replica.wait_for_next_line("/dev/null", |line| line.text().trim() == "/dev/null");
     assert_eq!(replica.wait_exit().code(), Some(0));
 }
 
@@ -211,8 +211,8 @@ fn a_command_that_fails_to_start_ends_the_replica_and_its_term() {
         replica.arg("--").arg(&file);
         let mut replica = Daemon::spawn("one", replica);
         assert_eq!(replica.wait_exit().code(), Some(*code));
-        replica.wait_until_said("ERROR cannot run '");
-        replica.wait_until_said(LEADER_STOPS);
+        replica.wait_for_any_start("ERROR cannot run '");
+        replica.wait_for_any_start(LEADER_STOPS);
         assert_eq!(etcd.leases(), [""; 0]);
     }
 }
@@ -264,16 +264,16 @@ fn when_command_ends_the_replica_exits_with_its_code_and_another_one_starts_at_o
             let mut command = shell("first", &etcd, &[], &script);
             command.stdin(Stdio::piped());
             let mut first = Daemon::spawn("first", command);
-            let left = first.wait_for_start("left ").text()[5..].to_owned();
+            let left = first.wait_for_next_start("left ").text()[5..].to_owned();
             let mut second = start("second", &etcd, "exec sleep 60");
-            second.wait_for(FOLLOWER);
+            second.wait_for_next(FOLLOWER);
             let began = Instant::now();
             first.close_stdin();
             assert_eq!(first.wait_exit().code(), Some(code), "{script}");
-            let took = second.wait_for_start("Running ").at - began;
+            let took = second.wait_for_next_start("Running ").at - began;
             assert!(took < AT_ONCE, "the next one ran after {took:?}");
             assert!(!exists(&left), "it left something behind");
-            first.wait_until_said(&format!("'sh' ended with exit code {code}."));
+            first.wait_for_any_start(&format!("'sh' ended with exit code {code}."));
             second.signal(Signal::TERM);
             assert_eq!(second.wait_exit().code(), Some(0));
         }
@@ -287,13 +287,13 @@ fn a_planned_stop_waits_for_command_and_keeps_the_lease_meanwhile() {
         let finish =
             "trap 'sleep 3; echo finished; exit 7' TERM; echo runs; while :; do sleep 0.05; done";
         let mut old = start("old", &etcd, finish);
-        old.wait_for("runs");
+        old.wait_for_next("runs");
         let mut new = start("new", &etcd, "echo runs; exec sleep 60");
-        new.wait_for(FOLLOWER);
+        new.wait_for_next(FOLLOWER);
         old.signal(Signal::TERM);
-        let finished = old.wait_for("finished").at;
+        let finished = old.wait_for_next("finished").at;
         assert!(!new.has_said("runs"));
-        let runs = new.wait_for("runs").at;
+        let runs = new.wait_for_next("runs").at;
         assert!(
             runs > finished && runs - finished < AT_ONCE,
             "after {:?}",
@@ -301,7 +301,7 @@ fn a_planned_stop_waits_for_command_and_keeps_the_lease_meanwhile() {
         );
         // COMMAND was told to stop, so that its own exit code does not count.
         assert_eq!(old.wait_exit().code(), Some(0));
-        old.wait_until_said(LEADER_STOPS);
+        old.wait_for_any_start(LEADER_STOPS);
     });
 }
 
@@ -311,11 +311,11 @@ fn a_deleted_leader_key_stops_command_in_order_and_it_runs_in_a_later_term() {
         let script = "trap 'echo stopping; exit' TERM; echo runs; while :; do sleep 0.05; done";
         let mut only = start("only", &etcd, script);
         for _ in 0..2 {
-            only.wait_for("runs");
+            only.wait_for_next("runs");
             etcd.etcdctl(&["del", "leader"]);
-            only.wait_for("stopping");
+            only.wait_for_next("stopping");
         }
-        only.wait_for("runs");
+        only.wait_for_next("runs");
         assert!(!only.has_ended());
     });
 }
@@ -327,7 +327,7 @@ fn a_command_that_does_not_stop_in_time_is_killed_with_all_that_it_started() {
         "trap '' TERM; setsid sh -c 'sleep 60' & echo left $!; while :; do sleep 0.05; done";
     let options = ["--stop-timeout", "700ms"];
     let mut replica = Daemon::spawn("one", shell("one", &etcd, &options, script));
-    let left = replica.wait_for_start("left ").text()[5..].to_owned();
+    let left = replica.wait_for_next_start("left ").text()[5..].to_owned();
     replica.signal(Signal::INT);
     let asked = Instant::now();
     assert_eq!(replica.wait_exit().code(), Some(0));
@@ -346,11 +346,11 @@ fn a_lost_lease_stops_command_a_grace_before_the_deadline() {
     on_each_etcd(|etcd| {
         let script = "trap 'echo stopping; exit' TERM; echo runs; while :; do sleep 0.02; done";
         let mut replica = Daemon::spawn("one", shell("one", &etcd, &["--grace", "500ms"], script));
-        replica.wait_for("runs");
-        replica.wait_for_refreshes(1);
+        replica.wait_for_next("runs");
+        replica.wait_for_next_refreshes(1);
         etcd.freeze();
         let renewed = replica.last(support::daemon::REFRESHED).at;
-        let stopping = replica.wait_for("stopping").at;
+        let stopping = replica.wait_for_next("stopping").at;
         // The deadline is less than 0.9 TTL after the line about the last renewal.
         let latest = TTL * 9 / 10;
         assert!(
@@ -358,11 +358,11 @@ fn a_lost_lease_stops_command_a_grace_before_the_deadline() {
             "stopping {:?} after the last renewal",
             stopping - renewed
         );
-        replica.wait_until_said("'sh' has stopped.");
-        replica.wait_until_said(LOST);
+        replica.wait_for_any_start("'sh' has stopped.");
+        replica.wait_for_any_start(LOST);
         replica.skip();
         etcd.thaw();
-        replica.wait_for("runs");
+        replica.wait_for_next("runs");
     });
 }
 
@@ -371,9 +371,9 @@ fn hup_usr1_and_usr2_are_forwarded_to_command_and_ignored_while_there_is_none() 
     let etcd = Etcd::newest();
     let script = "for s in HUP USR1 USR2; do trap \"echo got $s\" $s; done; echo runs; while :; do sleep 0.02; done";
     let mut leader = start("leader", &etcd, script);
-    leader.wait_for("runs");
+    leader.wait_for_next("runs");
     let mut follower = start("follower", &etcd, script);
-    follower.wait_for(FOLLOWER);
+    follower.wait_for_next(FOLLOWER);
     for (signal, name) in [
         (Signal::HUP, "HUP"),
         (Signal::USR1, "USR1"),
@@ -381,12 +381,12 @@ fn hup_usr1_and_usr2_are_forwarded_to_command_and_ignored_while_there_is_none() 
     ] {
         leader.signal(signal);
         follower.signal(signal);
-        leader.wait_for(&format!("got {name}"));
+        leader.wait_for_next(&format!("got {name}"));
     }
     leader.signal(Signal::TERM);
     assert_eq!(leader.wait_exit().code(), Some(0));
     // The follower has ignored the signals; it did not keep them for its COMMAND.
-    follower.wait_for("runs");
+    follower.wait_for_next("runs");
     assert!(!output(&follower).iter().any(|line| line.starts_with("got")));
 }
 
@@ -398,9 +398,9 @@ fn a_second_stop_signal_kills_command_and_all_that_it_started_at_once() {
         let key = format!("key{code}");
         let mut replica =
             Daemon::spawn("one", shell("one", &etcd, &["--leader-key", &key], script));
-        let left = replica.wait_for_start("left ").text()[5..].to_owned();
+        let left = replica.wait_for_next_start("left ").text()[5..].to_owned();
         replica.signal(signal);
-        replica.wait_for("stopping");
+        replica.wait_for_next("stopping");
         replica.signal(signal);
         let asked = Instant::now();
         assert_eq!(replica.wait_exit().code(), Some(code));
@@ -420,7 +420,7 @@ fn a_daemon_that_was_stopped_for_long_finds_command_dead_and_leads_again() {
         let first = record.wait_for_term_after(0);
         let guard = wait_for_guard(&mut replica).as_raw_nonzero().to_string();
         replica.signal(Signal::STOP);
-        look_until("the guard has killed COMMAND", || {
+        poll_until("the guard has killed COMMAND", || {
             let stat = fs::read_to_string(format!("/proc/{guard}/stat")).ok()?;
             stat.contains(") Z ").then_some(())
         });
@@ -456,7 +456,7 @@ fn processes_that_fork_faster_than_they_are_killed_are_killed_too() {
         file.display()
     );
     let mut replica = start("one", &etcd, &script);
-    look_until("they hop", || {
+    poll_until("they hop", || {
         let hops = fs::read_to_string(&trace)
             .unwrap_or_default()
             .lines()

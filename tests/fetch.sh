@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Fetches the etcds and the compose v2 that the tests run against out of Debian's packages, without installing
-# them, into ~/.cache/leader-election-tests:
+# Fetches the etcds and the compose v2 that the tests use from Debian's packages, without installing them, into
+# ~/.cache/leader-election-tests:
 #
 #   etcd-bookworm/{etcd,etcdctl}   etcd-trixie/…   etcd-sid/…   compose-v2/docker-compose
 #
-# Suites are named, not versions: what Debian ships today is what its users run today.
+# It names suites, not versions: what Debian ships today is what its users run today.
 set -euo pipefail
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/leader-election-tests
@@ -14,8 +14,8 @@ fail() {
     exit 1
 }
 
-# sources SUITE: writes a source list like the machine's own, but for SUITE, into the folder $work, and prints its
-# name, whose end tells apt the format. Mirror and signing key stay the machine's.
+# sources SUITE: writes a source list for SUITE with the machine's own mirror and signing key into the folder $work,
+# and prints its name. apt knows the format from the end of that name.
 sources() {
     local own
     for own in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do
@@ -37,14 +37,14 @@ sources() {
     fail "found no Debian mirror in /etc/apt/sources.list.d/debian.sources or /etc/apt/sources.list"
 }
 
-# fetch FOLDER SUITE PACKAGE=PATH…: copies each PATH of PACKAGE into FOLDER, which appears whole or not at all.
+# fetch FOLDER SUITE PACKAGE=PATH…: copies each PATH of PACKAGE into FOLDER, which appears complete or not at all.
 fetch() {
     local folder=$cache/$1 suite=$2 list item apt
     [[ -d $folder ]] && return
     shift 2
     echo "tests/fetch.sh: fetching ${*%=*} of Debian $suite into $folder"
 
-    # Run by root, apt fetches as the user _apt, who must be able to get at the folders.
+    # Run by root, apt fetches as the user _apt, who needs access to the folders.
     work=$(mktemp -d)
     chmod 755 "$work"
     mkdir -p "$cache" "$work/lists" "$work/debs"
@@ -61,7 +61,7 @@ fetch() {
         cp "$work/root/${item#*=}" "$part"
     done
     chmod 755 "$part"
-    # Somebody else's run may have been quicker.
+    # Another run may have been faster.
     mv -T "$part" "$folder" 2>/dev/null || [[ -d $folder ]]
     cleanup
 }

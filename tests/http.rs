@@ -12,7 +12,7 @@ use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, REFRESHED, command, json};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::http::{Server, get, get_json, read_code, request, try_request, wait_for_code};
 use support::proxy::refusing;
-use support::{FAIL_OVER, TTL, free_port, look_until};
+use support::{FAIL_OVER, TTL, free_port, poll_until};
 
 /// The paths whose status code is the answer.
 const CONDITIONS: [&str; 4] = ["/leader", "/follower", "/live", "/ready"];
@@ -32,9 +32,9 @@ fn served(name: &str, endpoints: &str, address: &str) -> Command {
 fn pair(etcd: &Etcd) -> [(Daemon, String); 2] {
     let [(leads, follows), names] = [(address(), address()), (LEADER.into(), FOLLOWER.into())];
     let mut leader = Daemon::spawn("leads", served("leads", &etcd.endpoint(), &leads));
-    leader.wait_for(&names.0);
+    leader.wait_for_next(&names.0);
     let mut follower = Daemon::spawn("follows", served("follows", &etcd.endpoint(), &follows));
-    follower.wait_for(&names.1);
+    follower.wait_for_next(&names.1);
     [(leader, leads), (follower, follows)]
 }
 
@@ -49,7 +49,7 @@ fn the_conditions_follow_the_roles_through_a_fail_over() {
         assert_eq!(codes(&leads), [200, 503, 200, 200]);
         assert_eq!(codes(&follows), [503, 200, 200, 200]);
         leader.crash();
-        follower.wait_for(LEADER);
+        follower.wait_for_next(LEADER);
         assert_eq!(codes(&follows), [200, 503, 200, 200]);
         follower.signal(Signal::TERM);
         follower.wait_exit();
@@ -65,11 +65,11 @@ fn without_etcd_a_replica_is_alive_and_not_ready() {
     wait_for_code(&address, "/live", 200);
     assert_eq!(codes(&address), [503, 503, 200, 503]);
     etcd.up();
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     assert_eq!(codes(&address), [200, 503, 200, 200]);
     etcd.kill();
     wait_for_code(&address, "/ready", 503);
-    replica.wait_for_start(LOST);
+    replica.wait_for_next_start(LOST);
     assert_eq!(codes(&address), [503, 503, 200, 503]);
     etcd.up();
     wait_for_code(&address, "/ready", 200);
@@ -80,8 +80,8 @@ fn a_leader_without_etcd_is_none_by_its_deadline() {
     on_each_etcd(|etcd| {
         let address = address();
         let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
-        replica.wait_for(LEADER);
-        replica.wait_for_refreshes(1);
+        replica.wait_for_next(LEADER);
+        replica.wait_for_next_refreshes(1);
         etcd.freeze();
         let mut last = Instant::now();
         loop {
@@ -115,12 +115,12 @@ fn a_leader_that_was_stopped_for_long_does_not_claim_to_lead() {
                 .unwrap();
             stream
         });
-        follower.wait_for(LEADER);
+        follower.wait_for_next(LEADER);
         leader.signal(Signal::CONT);
         for request in requests {
             assert_eq!(read_code(request), Some(503));
         }
-        leader.wait_for(FOLLOWER);
+        leader.wait_for_next(FOLLOWER);
     }
 }
 
@@ -131,11 +131,11 @@ fn the_status_has_the_role_the_term_the_leader_and_the_transitions() {
     let mut command = served("leads", &etcd.endpoint(), &leads);
     command.args(["--advertise", "http://10.0.0.1:80/\"x\""]);
     let mut leader = Daemon::spawn("leads", command);
-    leader.wait_for(LEADER);
+    leader.wait_for_next(LEADER);
     let bad = refusing();
     let endpoints = format!("{bad},{}", etcd.endpoint());
     let mut follower = Daemon::spawn("follows", served("follows", &endpoints, &follows));
-    follower.wait_for(FOLLOWER);
+    follower.wait_for_next(FOLLOWER);
 
     let status = get_json(&leads, "/status");
     let key = etcd.key("leader").unwrap();
@@ -164,8 +164,8 @@ fn the_status_has_the_role_the_term_the_leader_and_the_transitions() {
     assert_eq!(status["transitions"][0]["leader"], "leads");
 
     etcd.etcdctl(&["del", "leader"]);
-    follower.wait_for(LEADER);
-    leader.wait_for(FOLLOWER);
+    follower.wait_for_next(LEADER);
+    leader.wait_for_next(FOLLOWER);
     let status = get_json(&leads, "/status");
     let transitions = status["transitions"].as_array().unwrap();
     let lost = transitions
@@ -191,10 +191,10 @@ fn a_wrapper_does_not_lead_while_its_command_stops() {
     ]);
     command.stdin(std::process::Stdio::piped());
     let mut replica = Daemon::spawn("one", command);
-    replica.wait_for("runs");
+    replica.wait_for_next("runs");
     assert_eq!(codes(&address), [200, 503, 200, 200]);
     replica.signal(Signal::TERM);
-    replica.wait_for("stops");
+    replica.wait_for_next("stops");
     assert_eq!(codes(&address), [503, 503, 200, 200]);
     assert_eq!(get_json(&address, "/status")["role"], "stopping");
     replica.close_stdin();
@@ -206,7 +206,7 @@ fn the_metrics_count_renewals_failures_and_losses() {
     let etcd = Etcd::newest();
     let address = address();
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
-    replica.wait_for_refreshes(3);
+    replica.wait_for_next_refreshes(3);
     let metric = |name: &str| -> f64 {
         let response = get(&address, "/metrics");
         assert_eq!(
@@ -245,8 +245,8 @@ fn the_metrics_count_renewals_failures_and_losses() {
     let not_renewed = "leader_election_losses_total{reason=\"not_renewed\"}";
     assert_eq!((metric(timed_out) + metric(not_renewed)).to_string(), "0");
     etcd.freeze();
-    replica.wait_for_start(LOST);
-    look_until("the failures are counted", || {
+    replica.wait_for_next_start(LOST);
+    poll_until("the failures are counted", || {
         (metric(timed_out) >= 1.0 && metric("leader_election_etcd_answers") < 1.0).then_some(())
     });
     assert_eq!(metric(not_renewed).to_string(), "1");
@@ -260,7 +260,7 @@ fn hostile_names_are_escaped_in_json_and_absent_from_metrics() {
     let hostile = "a\"b\\c{d=\"e\"} 1\u{202e}é";
     let address = address();
     let mut replica = Daemon::spawn(hostile, served(hostile, &etcd.endpoint(), &address));
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     assert_eq!(get_json(&address, "/status")["name"], hostile);
     assert_eq!(get_json(&address, "/status")["leader"]["name"], hostile);
     assert!(!get(&address, "/metrics").body.contains("b\\c"));
@@ -268,7 +268,7 @@ fn hostile_names_are_escaped_in_json_and_absent_from_metrics() {
     let worse = b"\x1b[2J\n\xff\"";
     let lease = etcd.grant(Duration::from_mins(1));
     etcd.put("leader", worse, Some(&lease));
-    look_until("it follows", || {
+    poll_until("it follows", || {
         let status = get_json(&address, "/status");
         (status["transitions"].as_array()?.last()?["leader"] == "\u{1b}[2J\n\u{fffd}\"")
             .then_some(())
@@ -287,7 +287,7 @@ fn other_methods_and_paths_and_nonsense_are_refused() {
     let etcd = Etcd::newest();
     let address = address();
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     for path in [
         "/leader",
         "/follower",
@@ -348,7 +348,7 @@ fn hundreds_of_idle_connections_are_closed_and_delay_nothing() {
     let etcd = Etcd::newest();
     let address = address();
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     let began = Instant::now();
     let idle: Vec<_> = (0..500)
         .map(|number| {
@@ -359,7 +359,7 @@ fn hundreds_of_idle_connections_are_closed_and_delay_nothing() {
             stream
         })
         .collect();
-    replica.wait_for_refreshes(5);
+    replica.wait_for_next_refreshes(5);
     // The server closes the oldest for a new one.
     let sent = Instant::now();
     assert_eq!(get(&address, "/leader").code, 200);
@@ -373,7 +373,7 @@ fn hundreds_of_idle_connections_are_closed_and_delay_nothing() {
         began.elapsed()
     );
     replica.skip();
-    replica.wait_for_refreshes(1);
+    replica.wait_for_next_refreshes(1);
     let lines = replica.lines();
     assert!(!lines.iter().any(|line| line.message().starts_with(LOST)));
 }
@@ -383,7 +383,7 @@ fn connections_that_have_ended_cost_a_slow_client_nothing() {
     let etcd = Etcd::newest();
     let address = address();
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     let mut slow = TcpStream::connect(&address).unwrap();
     slow.write_all(b"GET /leader HTTP/1.1\r\nHo").unwrap();
     for _ in 0..200 {
@@ -441,7 +441,7 @@ fn the_health_command_checks_whether_a_daemon_is_alive() {
     );
     let everywhere = address.replace("127.0.0.1", "0.0.0.0");
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &everywhere));
-    replica.wait_for(LEADER);
+    replica.wait_for_next(LEADER);
     for address in [&address, &everywhere] {
         for by_variable in [false, true] {
             assert_eq!(
@@ -486,7 +486,7 @@ fn haproxy_routes_to_the_leader_and_follows_a_fail_over() {
     fs::write(&file, configuration).unwrap();
     let _haproxy = Server::start(Command::new("haproxy").arg("-f").arg(&file));
     let routed_to = |name: &str| {
-        look_until(&format!("it routes to {name}"), || {
+        poll_until(&format!("it routes to {name}"), || {
             let response = try_request(&front, "GET", "/status").ok()?;
             (response.code == 200 && response.json()["name"] == name).then(Instant::now)
         })
@@ -495,7 +495,7 @@ fn haproxy_routes_to_the_leader_and_follows_a_fail_over() {
     let killed = leader.crash();
     let took = routed_to("follows") - killed;
     assert!(took < FAIL_OVER + TTL, "it took {took:?}");
-    follower.wait_for(LEADER);
+    follower.wait_for_next(LEADER);
 }
 
 #[test]
@@ -529,7 +529,7 @@ fn prometheus_scrapes_the_leader_and_accepts_the_rules() {
             .arg(format!("--web.listen-address={api}")),
     );
     let query = "/api/v1/query?query=leader_election_role%7Brole%3D%22leader%22%7D";
-    look_until("it knows the leader", || {
+    poll_until("it knows the leader", || {
         let response = try_request(&api, "GET", query).ok()?;
         let response = (response.code == 200).then(|| response.json())?;
         let result = response["data"]["result"].as_array()?.clone();

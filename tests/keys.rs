@@ -1,11 +1,11 @@
-//! What the election does when somebody writes or deletes its keys, or takes etcd's data back.
+//! What the election does when an operator writes or deletes its keys, or restores old data of etcd.
 mod support;
 
 use rustix::process::Signal;
 use std::time::{Duration, SystemTime};
 use support::checker::{Allowance, stall, terms, terms_despite, within_bound};
 use support::daemon::{
-    Daemon, LEADER, LOST, Stream, plain, wait_for_leader, wait_for_roles, wait_for_settled,
+    Daemon, LEADER, LOST, Stream, plain, wait_for_leader, wait_for_next_roles, wait_for_settled,
 };
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::{FAIL_OVER, TTL, let_pass};
@@ -14,18 +14,18 @@ use support::{FAIL_OVER, TTL, let_pass};
 fn a_leader_key_deleted_by_hand_makes_another_one_lead() {
     on_each_etcd(|etcd| {
         let mut replicas = Daemon::candidates(&etcd, 3);
-        let old = wait_for_roles(&mut replicas);
-        replicas[old].wait_for_refreshes(1);
+        let old = wait_for_next_roles(&mut replicas);
+        replicas[old].wait_for_next_refreshes(1);
         let deleted = SystemTime::now();
         etcd.etcdctl(&["del", "leader"]);
-        let lost = replicas[old].wait_for_start(LOST).message();
+        let lost = replicas[old].wait_for_next_start(LOST).message();
         assert!(lost.contains("deleted") && lost.ends_with('.'), "{lost}");
-        let new = wait_for_roles(&mut replicas);
+        let new = wait_for_next_roles(&mut replicas);
         assert_ne!(
             new, old,
-            "whoever was asked to step down lets the others go first"
+            "a leader that was asked to step down lets the others campaign first"
         );
-        replicas[new].wait_for_refreshes(3);
+        replicas[new].wait_for_next_refreshes(3);
         assert_eq!(
             etcd.key("leader").unwrap().value,
             replicas[new].name.as_bytes()
@@ -40,11 +40,11 @@ fn a_leader_key_deleted_by_hand_makes_another_one_lead() {
 fn a_leader_without_rivals_leads_again_after_its_key_was_deleted_by_hand() {
     on_each_etcd(|etcd| {
         let mut only = Daemon::candidates(&etcd, 1).remove(0);
-        let old = only.wait_for_refreshes(1).field("lease");
+        let old = only.wait_for_next_refreshes(1).field("lease");
         etcd.etcdctl(&["del", "leader"]);
-        only.wait_for_start(LOST);
-        only.wait_for(LEADER);
-        let new = only.wait_for_refreshes(3).field("lease");
+        only.wait_for_next_start(LOST);
+        only.wait_for_next(LEADER);
+        let new = only.wait_for_next_refreshes(3).field("lease");
         assert_ne!(new, old, "a lease serves one term");
         assert_eq!(terms(&[&only]).len(), 2);
         assert_eq!(etcd.leases(), [new.unwrap()], "the old one was revoked");
@@ -56,18 +56,18 @@ fn a_leader_key_overwritten_by_hand_leaves_nobody_leading_until_it_is_gone() {
     on_each_etcd(|etcd| {
         for bound in [true, false] {
             let mut replicas = Daemon::candidates(&etcd, 3);
-            let old = wait_for_roles(&mut replicas);
-            replicas[old].wait_for_refreshes(1);
+            let old = wait_for_next_roles(&mut replicas);
+            replicas[old].wait_for_next_refreshes(1);
             let lease = bound.then(|| etcd.grant(Duration::from_mins(10)));
             etcd.put("leader", b"intruder", lease.as_deref());
-            let lost = replicas[old].wait_for_start(LOST).message();
+            let lost = replicas[old].wait_for_next_start(LOST).message();
             assert!(
                 lost.contains("overwritten") && lost.ends_with('.'),
                 "{lost}"
             );
             if !bound {
                 for replica in &mut replicas {
-                    replica.wait_for_line("a warning of a key without a lease", |line| {
+                    replica.wait_for_next_line("a warning of a key without a lease", |line| {
                         line.is_warning() && line.message().contains("lease")
                     });
                 }
@@ -76,11 +76,11 @@ fn a_leader_key_overwritten_by_hand_leaves_nobody_leading_until_it_is_gone() {
             assert_eq!(
                 etcd.key("leader").unwrap().value,
                 b"intruder",
-                "nobody removes it"
+                "no replica deletes it"
             );
             assert!(
                 !replicas.iter().any(Daemon::leads),
-                "the intruder is in the way"
+                "nobody leads beside the intruder"
             );
 
             let freed = SystemTime::now();
@@ -90,7 +90,7 @@ fn a_leader_key_overwritten_by_hand_leaves_nobody_leading_until_it_is_gone() {
             };
             let new = wait_for_leader(&replicas);
             replicas[new].skip();
-            replicas[new].wait_for_refreshes(3);
+            replicas[new].wait_for_next_refreshes(3);
             let all = terms(&replicas.iter().collect::<Vec<_>>());
             assert_eq!(all.len(), 2);
             let what = if bound { "with" } else { "without" };
@@ -103,14 +103,14 @@ fn a_leader_key_overwritten_by_hand_leaves_nobody_leading_until_it_is_gone() {
 #[test]
 fn a_key_without_a_lease_is_warned_about_loudly_and_never_deleted() {
     on_each_etcd(|etcd| {
-        for (key, put) in [("leader", "leader"), ("leader", "leader/acting")] {
+        for put in ["leader", "leader/acting"] {
             etcd.put(put, b"by hand", None);
             let mut replicas: Vec<_> = ["server1", "server2"]
                 .map(|name| Daemon::spawn(name, plain(name, &etcd.endpoint())))
                 .into();
             for replica in &mut replicas {
-                let warning = replica.wait_for_line("a warning", |line| {
-                    line.is_warning() && !line.tells_outdated_etcd()
+                let warning = replica.wait_for_next_line("a warning", |line| {
+                    line.is_warning() && !line.warns_of_outdated_etcd()
                 });
                 let text = warning.text();
                 assert!(text.contains(put) && text.contains("lease"), "{text}");
@@ -125,17 +125,17 @@ fn a_key_without_a_lease_is_warned_about_loudly_and_never_deleted() {
 
             etcd.etcdctl(&["del", put]);
             let leader = wait_for_leader(&replicas);
-            replicas[leader].wait_for_refreshes(1);
+            replicas[leader].wait_for_next_refreshes(1);
             for replica in &mut replicas {
                 replica.signal(Signal::TERM);
                 assert_eq!(replica.wait_exit().code(), Some(0));
             }
-            assert_eq!(etcd.key(key), None);
+            assert_eq!(etcd.key("leader"), None);
         }
     });
 }
 
-/// What somebody does to etcd.
+/// What an operator does to etcd.
 type Act = fn(&Etcd);
 
 #[test]
@@ -158,20 +158,20 @@ fn a_term_that_is_ended_by_force_is_followed_by_exactly_one_other() {
             }),
         ];
         let mut replicas = Daemon::candidates(&etcd, 3);
-        let mut leader = wait_for_roles(&mut replicas);
+        let mut leader = wait_for_next_roles(&mut replicas);
         let mut allowed = Vec::new();
         for (fault, may_overlap, act) in acts {
-            replicas[leader].wait_for_refreshes(1);
+            replicas[leader].wait_for_next_refreshes(1);
             let begun = SystemTime::now();
             let allowance = Allowance::after(|| act(&etcd));
             allowed.extend(may_overlap.then_some(allowance));
-            let lost = replicas[leader].wait_for_start(LOST).message();
+            let lost = replicas[leader].wait_for_next_start(LOST).message();
             assert!(lost.ends_with('.'), "{lost}");
-            leader = wait_for_roles(&mut replicas);
+            leader = wait_for_next_roles(&mut replicas);
             let all = terms_despite(&allowed, &replicas.iter().collect::<Vec<_>>());
             within_bound(fault, stall(&all, begun), TTL, TTL);
         }
-        replicas[leader].wait_for_refreshes(3);
+        replicas[leader].wait_for_next_refreshes(3);
         assert_eq!(replicas.iter().filter(|replica| replica.leads()).count(), 1);
         assert_eq!(
             etcd.key("leader").unwrap().value,
@@ -181,17 +181,17 @@ fn a_term_that_is_ended_by_force_is_followed_by_exactly_one_other() {
 }
 
 #[test]
-fn a_full_database_costs_no_term_and_once_there_is_room_again_somebody_leads() {
+fn a_full_database_costs_no_term_and_once_there_is_room_again_a_replica_leads() {
     let quota = ["--quota-backend-bytes", "4194304"].map(str::to_owned);
     let etcd = Etcd::start_with(binaries().last().unwrap(), &quota, &[]);
     let mut replicas = Daemon::candidates(&etcd, 3);
-    let leader = wait_for_roles(&mut replicas);
+    let leader = wait_for_next_roles(&mut replicas);
     let megabyte = vec![b'x'; 1 << 20];
     let refusal = (0..10).find_map(|_| etcd.try_etcdctl(&["put", "filler"], &megabyte).err());
     let refusal = refusal.expect("the database does not take ten megabytes");
     assert!(refusal.contains("space exceeded"), "{refusal}");
     replicas[leader].skip();
-    replicas[leader].wait_for_refreshes(6);
+    replicas[leader].wait_for_next_refreshes(6);
 
     let dead = replicas.remove(leader);
     let before: Vec<_> = replicas
@@ -200,7 +200,7 @@ fn a_full_database_costs_no_term_and_once_there_is_room_again_somebody_leads() {
         .collect();
     dead.signal(Signal::KILL);
     for replica in &mut replicas {
-        replica.wait_for_line("a refusal", |line| line.message().contains("refuses"));
+        replica.wait_for_next_line("a refusal", |line| line.message().contains("refuses"));
     }
     let_pass(TTL);
     assert!(!replicas.iter().any(Daemon::leads));
@@ -210,7 +210,7 @@ fn a_full_database_costs_no_term_and_once_there_is_room_again_somebody_leads() {
             .iter()
             .filter(|warning| warning.contains("refuses"));
         assert_eq!(refusals.count(), 1, "{warnings:?}");
-        // A full disk may be slow first.
+        // A write to a full database may be slow before it is refused.
         assert!(warnings.len() <= 2, "{warnings:?}");
     }
     etcd.etcdctl(&["del", "filler"]);
@@ -226,12 +226,12 @@ fn a_full_database_costs_no_term_and_once_there_is_room_again_somebody_leads() {
 }
 
 #[test]
-fn after_a_restored_backup_whoever_leads_was_elected_anew() {
+fn after_a_restored_backup_the_leader_is_elected_anew() {
     on_each_etcd(|mut etcd| {
         let mut replicas = Daemon::candidates(&etcd, 3);
         let mut allowed = Vec::new();
         let mut dead = Vec::new();
-        // The backup shows who leads still, and then somebody who is dead by then.
+        // The backup shows the current leader, and the second time one that is dead by then.
         for changes in [false, true] {
             let leader = wait_for_settled(&mut replicas);
             etcd.back_up();
@@ -245,13 +245,13 @@ fn after_a_restored_backup_whoever_leads_was_elected_anew() {
             for number in 0..20 {
                 etcd.put("something", number.to_string().as_bytes(), None);
             }
-            // So that it knows what will be taken back.
+            // So that it knows of the changes that the backup lacks.
             replicas[leader].skip();
-            replicas[leader].wait_for_refreshes(2);
+            replicas[leader].wait_for_next_refreshes(2);
             let terms_before = replicas[leader].count(LEADER);
             allowed.push(Allowance::after_the_end_of_history(|| etcd.restore()));
             let restored = SystemTime::now();
-            replicas[leader].wait_for_start(LOST);
+            replicas[leader].wait_for_next_start(LOST);
             wait_for_settled(&mut replicas);
             let all: Vec<_> = replicas.iter().chain(&dead).collect();
             let all = terms_despite(&allowed, &all);
@@ -275,24 +275,24 @@ fn after_a_restored_backup_whoever_leads_was_elected_anew() {
 }
 
 #[test]
-fn a_lease_that_is_longer_than_asked_is_told_and_counts() {
+fn a_lease_that_is_longer_than_requested_is_logged_and_counts() {
     let ttl = Duration::from_secs(3);
     let options = ["--election-timeout", "2000"].map(str::to_owned);
     let etcd = Etcd::start_with(binaries().last().unwrap(), &options, &[]);
     let mut replicas = Daemon::candidates(&etcd, 2);
-    let leader = wait_for_roles(&mut replicas);
+    let leader = wait_for_next_roles(&mut replicas);
     for replica in &replicas {
         let warnings = replica.warnings();
-        let told = warnings
+        let about_it = warnings
             .iter()
             .filter(|warning| warning.contains("a lease of 3 s where 2 s were asked for"));
-        assert_eq!(told.count(), 1, "{warnings:?}");
+        assert_eq!(about_it.count(), 1, "{warnings:?}");
     }
-    replicas[leader].wait_for_refreshes(3);
+    replicas[leader].wait_for_next_refreshes(3);
     replicas[leader].crash();
     let killed = replicas[leader].ended().unwrap();
-    replicas[1 - leader].wait_for(LEADER);
-    replicas[1 - leader].wait_for_refreshes(3);
+    replicas[1 - leader].wait_for_next(LEADER);
+    replicas[1 - leader].wait_for_next_refreshes(3);
     let all = terms(&[&replicas[0], &replicas[1]]);
     assert_eq!(all[0].ttl, ttl);
     let bound = support::fail_over(ttl);

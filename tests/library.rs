@@ -6,8 +6,8 @@ use leader_election::{
     Cluster, Config, Election, ElectionState, Leader, LeaderKey, LossReason, Observed, Observer,
     Ttl,
 };
-use std::{process::Command, time::Duration};
-use support::proxy::{Proxy, Way};
+use std::time::Duration;
+use support::proxy::{Link, Proxy};
 use support::{PATIENCE, TTL, etcd::Etcd, let_pass};
 use tokio::time::timeout;
 
@@ -32,7 +32,7 @@ fn run(test: impl Future<Output = ()>) {
     runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("in time") });
 }
 
-/// Waits until etcd holds neither lease nor key of an election.
+/// Waits until etcd holds neither key of the election.
 async fn released(etcd: &Etcd) {
     while etcd.key("leader").is_some() || etcd.key("leader/acting").is_some() {
         tokio::task::yield_now().await;
@@ -61,7 +61,7 @@ fn leadership_is_held_until_it_is_dropped_and_then_passes_on() {
 }
 
 #[test]
-fn a_leader_whose_key_is_deleted_is_told_why_and_may_finish_before_it_lets_go() {
+fn a_leader_whose_key_is_deleted_learns_why_and_may_finish_before_it_releases_the_lease() {
     let etcd = Etcd::newest();
     run(async {
         let mut candidate = election(&etcd, "a").join().unwrap();
@@ -69,7 +69,7 @@ fn a_leader_whose_key_is_deleted_is_told_why_and_may_finish_before_it_lets_go() 
         etcd.etcdctl(&["del", "leader"]);
         assert_eq!(leadership.lost().await, LossReason::LeaderKeyDeleted);
         assert!(!leadership.is_leader());
-        // It takes longer than its lease would last, and the lease is kept all the while.
+        // This takes longer than the lease would last, and the lease is renewed meanwhile.
         let_pass(TTL * 3 / 2);
         assert!(etcd.key("leader/acting").is_some());
         drop(leadership);
@@ -92,13 +92,13 @@ fn a_leadership_that_nobody_has_taken_does_not_keep_a_candidate_from_finishing()
 }
 
 #[test]
-fn a_candidate_that_is_dropped_lets_go_whenever_that_happens() {
+fn a_dropped_candidate_releases_everything_whenever_it_is_dropped() {
     let etcd = Etcd::newest();
     run(async {
         for turn in 0..100 {
             let candidate = election(&etcd, "a").join().unwrap();
             let mut status = candidate.status();
-            // Somewhere between the first call and the first term.
+            // At some point between the first request and the first term.
             tokio::time::sleep(Duration::from_micros(turn * 60)).await;
             drop(candidate);
             while status.changed().await.is_ok() {}
@@ -109,7 +109,7 @@ fn a_candidate_that_is_dropped_lets_go_whenever_that_happens() {
 }
 
 #[test]
-fn whoever_resigns_knows_when_another_can_lead_and_goes_on_to_take_part() {
+fn resigning_returns_once_another_can_lead_and_the_candidate_takes_part_again() {
     let etcd = Etcd::newest();
     run(async {
         let mut candidate = election(&etcd, "a").join().unwrap();
@@ -122,7 +122,7 @@ fn whoever_resigns_knows_when_another_can_lead_and_goes_on_to_take_part() {
         assert!(!etcd.leases().contains(&lease), "revoked");
         let again = candidate.elected().await.unwrap();
         assert!(again.token() > token);
-        // Taken back by nobody: it is let go though nobody waits.
+        // It is released although nothing waits for that.
         drop(timeout(Duration::ZERO, again.resign()).await);
         let third = candidate.elected().await.unwrap();
         third.resign().await;
@@ -132,16 +132,16 @@ fn whoever_resigns_knows_when_another_can_lead_and_goes_on_to_take_part() {
 }
 
 #[test]
-fn resigning_from_a_term_that_is_over_or_an_etcd_that_is_gone_ends_as_well() {
+fn resigning_returns_although_the_term_is_over_and_etcd_is_unreachable() {
     let etcd = Etcd::newest();
-    let way = Proxy::start(&etcd.endpoint(), Way::Open);
+    let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
     run(async {
-        let config = Config::new("a".parse().unwrap(), cluster(&way.endpoint()))
+        let config = Config::new("a".parse().unwrap(), cluster(&proxy.endpoint()))
             .with_ttl_and_grace(Ttl::try_from(TTL).unwrap(), Duration::ZERO)
             .unwrap();
         let mut candidate = Election::new(config).join().unwrap();
         let mut leadership = candidate.elected().await.unwrap();
-        way.set(Way::Cut);
+        proxy.set(Link::Cut);
         assert_eq!(leadership.lost().await, LossReason::NotRenewed);
         let begun = std::time::Instant::now();
         leadership.resign().await;
@@ -160,7 +160,7 @@ fn a_leadership_that_nobody_takes_is_given_back_and_others_lead() {
         let mut ready = election(&etcd, "ready").join().unwrap();
         let leadership = ready.elected().await.unwrap();
         assert!(leadership.is_leader());
-        // What was given back is not returned late.
+        // A leadership that was given back is not returned later.
         let none = timeout(TTL / 2, idle.elected()).await;
         assert!(none.is_err(), "{none:?}");
         drop(leadership);
@@ -222,7 +222,7 @@ fn calls_that_are_cancelled_over_and_over_lose_nothing() {
     });
 }
 
-/// Waits for the next situation.
+/// Waits for the observer's next state.
 async fn situation(observer: &mut Observer) -> ElectionState {
     match observer.next().await.unwrap() {
         Observed::State(situation) => situation,
@@ -260,13 +260,13 @@ fn an_observer_and_a_follower_know_how_to_reach_the_leader() {
 }
 
 #[test]
-fn an_observer_that_is_not_listened_to_for_long_tells_all_of_it_later() {
+fn an_observer_that_is_not_read_for_long_returns_every_change_later() {
     let etcd = Etcd::newest();
     run(async {
         let mut observer = Observer::start(cluster(&etcd.endpoint()), &LeaderKey::default());
         situation(&mut observer).await;
         let lease = etcd.grant(Duration::from_mins(10));
-        // More than it keeps for its listener.
+        // More than its queue holds.
         for number in 0..60 {
             etcd.put("leader", number.to_string().as_bytes(), Some(&lease));
         }
@@ -275,45 +275,4 @@ fn an_observer_that_is_not_listened_to_for_long_tells_all_of_it_later() {
             assert_eq!(*leader.name, *number.to_string().as_bytes());
         }
     });
-}
-
-#[test]
-fn without_the_daemon_none_of_its_dependencies_is_built() {
-    let names = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO"))
-            // Macros are built for themselves, with what they need.
-            .args([
-                "tree",
-                "--locked",
-                "--offline",
-                "-e",
-                "normal,no-proc-macro",
-            ])
-            .args(["--prefix", "none", "--format", "{p}"])
-            .args(arguments)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let tree = String::from_utf8(output.stdout).unwrap();
-        let name = |line: &str| line.split(' ').next().unwrap().to_owned();
-        tree.lines().map(name).collect::<Vec<_>>()
-    };
-    let (with, without) = (names(&[]), names(&["--no-default-features"]));
-    for name in [
-        "anyhow",
-        "clap",
-        "clap_complete",
-        "clap_mangen",
-        "humantime",
-        "tracing-subscriber",
-        "signal-hook",
-        "signal-hook-registry",
-        "prometheus-client",
-    ] {
-        let is_it = |it: &String| it == name;
-        assert!(with.iter().any(is_it), "{name} is the daemon's");
-        assert!(!without.iter().any(is_it), "{name} is not the library's");
-    }
 }

@@ -67,13 +67,13 @@ fn the_help_names_every_option_its_variable_and_its_default() {
 fn plain_lines_are_the_message_alone_and_warnings_go_to_standard_error() {
     let etcd = Etcd::newest();
     let mut leader = Daemon::spawn("server1", plain("server1", &etcd.endpoint()));
-    leader.wait_for_refreshes(1);
+    leader.wait_for_next_refreshes(1);
     assert!(
         leader.lines().iter().all(|line| line.stream == Stream::Out),
         "there is nothing to warn about"
     );
     etcd.freeze();
-    let warning = leader.wait_for_line("a warning", |line| line.text().starts_with("WARN "));
+    let warning = leader.wait_for_next_line("a warning", |line| line.text().starts_with("WARN "));
     assert_eq!(warning.stream, Stream::Err);
     for line in leader.lines() {
         let is_warning = line.text().starts_with("WARN ") || line.text().starts_with("ERROR ");
@@ -88,7 +88,7 @@ fn text_lines_have_a_time_a_level_and_fields() {
     command.args(["--log-format", "text"]);
     let mut leader = Daemon::spawn("server1", command);
     let line = leader
-        .wait_for_line("the line that it leads", |line| {
+        .wait_for_next_line("the line that it leads", |line| {
             line.text().contains(LEADER)
         })
         .text();
@@ -115,13 +115,13 @@ fn text_lines_have_a_time_a_level_and_fields() {
 fn json_lines_are_objects_with_the_fields_of_the_event() {
     let etcd = Etcd::newest();
     let mut leader = Daemon::spawn("leader", json("leader", &etcd.endpoint()));
-    let elected = leader.wait_for(LEADER);
+    let elected = leader.wait_for_next(LEADER);
     let mut follower = Daemon::spawn("follower", json("follower", &etcd.endpoint()));
-    let following = follower.wait_for(FOLLOWER);
-    let refreshed = leader.wait_for_refreshes(1);
+    let following = follower.wait_for_next(FOLLOWER);
+    let refreshed = leader.wait_for_next_refreshes(1);
     let key = etcd.key("leader").unwrap();
     etcd.etcdctl(&["del", "leader"]);
-    let lost = leader.wait_for_start(LOST);
+    let lost = leader.wait_for_next_start(LOST);
 
     for line in [&elected, &refreshed, &lost] {
         assert_eq!(line.field("name").as_deref(), Some("leader"));
@@ -192,9 +192,9 @@ fn the_refresh_lines_can_be_silenced_alone() {
     ];
     let mut loud = start("loud", |_| {});
     for leader in &mut silenced {
-        leader.wait_for(LEADER);
+        leader.wait_for_next(LEADER);
     }
-    loud.wait_for_refreshes(5);
+    loud.wait_for_next_refreshes(5);
     for leader in &mut silenced {
         leader.signal(Signal::TERM);
         assert_eq!(leader.wait_exit().code(), Some(0));
@@ -218,7 +218,7 @@ fn a_filter_for_warnings_leaves_only_warnings() {
     let mut command = plain("server1", &etcd.endpoint());
     command.args(["--log", "warn"]);
     let mut replica = Daemon::spawn("server1", command);
-    let warning = replica.wait_for_line("a warning", Line::is_warning);
+    let warning = replica.wait_for_next_line("a warning", Line::is_warning);
     assert_eq!(warning.stream, Stream::Err);
     assert_eq!(replica.messages(), [""; 0]);
 }
@@ -291,7 +291,7 @@ fn a_blocked_output_neither_delays_nor_ends_the_election() {
                         Stdio::null()
                     };
                     command.stdout(full).stderr(stderr);
-                    let leader = Daemon::spawn_as_it_is(&key, command);
+                    let leader = Daemon::spawn_with_own_output(&key, command);
                     assert_leads_on_and_stops(etcd, &key, leader);
                     drop(reader);
                 });
@@ -306,7 +306,7 @@ fn a_second_signal_does_not_wait_for_a_blocked_output() {
     let (reader, full) = full_pipe();
     let mut command = candidate(&etcd, "leader", "plain");
     command.stdout(full.try_clone().unwrap()).stderr(full);
-    let mut leader = Daemon::spawn_as_it_is("leader", command);
+    let mut leader = Daemon::spawn_with_own_output("leader", command);
     key_once_it_leads(&etcd, "leader");
     etcd.freeze();
     leader.signal(Signal::TERM);
@@ -335,7 +335,7 @@ fn filters_that_are_empty_or_of_another_kind_leave_the_default() {
         let mut command = plain("leader", &etcd.endpoint());
         command.env(variable, value);
         let mut leader = Daemon::spawn("leader", command);
-        leader.wait_for(LEADER);
+        leader.wait_for_next(LEADER);
         leader.signal(Signal::TERM);
         assert_eq!(leader.wait_exit().code(), Some(0));
         assert_eq!(leader.warnings().len(), warnings, "{variable}={value}");
@@ -353,7 +353,7 @@ fn a_closed_or_full_output_neither_delays_nor_ends_the_election() {
             let (reader, writer) = pipe().unwrap();
             let mut command = candidate(etcd, "head", "plain");
             command.stdout(writer).stderr(Stdio::null());
-            let leader = Daemon::spawn_as_it_is("head", command);
+            let leader = Daemon::spawn_with_own_output("head", command);
             let mut line = String::new();
             BufReader::with_capacity(1, reader)
                 .read_line(&mut line)
@@ -366,13 +366,21 @@ fn a_closed_or_full_output_neither_delays_nor_ends_the_election() {
             drop(reader);
             let mut command = candidate(etcd, "broken", "json");
             command.stdout(writer.try_clone().unwrap()).stderr(writer);
-            assert_leads_on_and_stops(etcd, "broken", Daemon::spawn_as_it_is("broken", command));
+            assert_leads_on_and_stops(
+                etcd,
+                "broken",
+                Daemon::spawn_with_own_output("broken", command),
+            );
         });
         scope.spawn(|| {
             let full = File::options().write(true).open("/dev/full").unwrap();
             let mut command = candidate(etcd, "disk full", "text");
             command.stdout(full.try_clone().unwrap()).stderr(full);
-            assert_leads_on_and_stops(etcd, "disk full", Daemon::spawn_as_it_is("full", command));
+            assert_leads_on_and_stops(
+                etcd,
+                "disk full",
+                Daemon::spawn_with_own_output("full", command),
+            );
         });
         scope.spawn(|| {
             let inner = candidate(etcd, "none", "plain");
@@ -384,7 +392,7 @@ fn a_closed_or_full_output_neither_delays_nor_ends_the_election() {
                 .args(inner.get_args())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
-            assert_leads_on_and_stops(etcd, "none", Daemon::spawn_as_it_is("none", shell));
+            assert_leads_on_and_stops(etcd, "none", Daemon::spawn_with_own_output("none", shell));
         });
     });
 }
@@ -404,7 +412,7 @@ fn assert_a_late_reader_finds_whole_lines(etcd: &Etcd, format: &str) {
     let (reader, full) = full_pipe();
     let mut command = candidate(etcd, format, format);
     command.stdout(full).stderr(Stdio::null());
-    let mut leader = Daemon::spawn_as_it_is(format, command);
+    let mut leader = Daemon::spawn_with_own_output(format, command);
     // Long enough to lose lines.
     let_pass(TTL * 3);
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LEADER, Stream, json};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::operator::{
-    ADDRESS, advertised, at, observe, told, wait_for_event, wait_for_name, wait_for_state,
+    ADDRESS, advertised, at, objects, observe, wait_for_next_event, wait_for_next_name,
+    wait_for_next_state,
 };
-use support::proxy::{Proxy, Way, refusing};
+use support::proxy::{Link, Proxy, refusing};
 
 #[test]
 fn observe_prints_each_change_in_one_line_as_it_happens() {
@@ -20,26 +21,26 @@ fn observe_prints_each_change_in_one_line_as_it_happens() {
         let endpoint = etcd.endpoint();
         let mut observer = observe("observer", &endpoint);
         let mut reader = Daemon::spawn("reader", at(&endpoint, &["observe"]));
-        wait_for_state(&mut observer, "vacant");
-        reader.wait_for_line("nobody", |line| line.text().ends_with(" Nobody leads."));
+        wait_for_next_state(&mut observer, "vacant");
+        reader.wait_for_next_line("nobody", |line| line.text().ends_with(" Nobody leads."));
         let mut first = Daemon::spawn("server1", advertised("server1", &endpoint));
-        let elected = first.wait_for(LEADER);
-        let told_first = wait_for_name(&mut observer, "server1");
+        let elected = first.wait_for_next(LEADER);
+        let told_first = wait_for_next_name(&mut observer, "server1");
         assert_eq!(told_first["leader"]["address"], ADDRESS);
         let token = told_first["leader"]["token"].to_string();
         assert_eq!(Some(token), elected.field("token"));
         let mut second = Daemon::spawn("server2", json("server2", &endpoint));
-        second.wait_for(FOLLOWER);
+        second.wait_for_next(FOLLOWER);
         etcd.etcdctl(&["del", "leader"]);
-        wait_for_name(&mut observer, "server2");
+        wait_for_next_name(&mut observer, "server2");
         second.signal(Signal::TERM);
         second.wait_exit();
-        wait_for_name(&mut observer, "server1");
+        wait_for_next_name(&mut observer, "server1");
         first.signal(Signal::TERM);
         first.wait_exit();
-        wait_for_state(&mut observer, "vacant");
+        wait_for_next_state(&mut observer, "vacant");
 
-        let states: Vec<_> = told(&observer)
+        let states: Vec<_> = objects(&observer)
             .iter()
             .map(|told| match told["leader"]["name"].as_str() {
                 Some(name) => name.to_owned(),
@@ -49,8 +50,8 @@ fn observe_prints_each_change_in_one_line_as_it_happens() {
         let expected = [
             "vacant", "server1", "ending", "vacant", "server2", "vacant", "server1", "vacant",
         ];
-        assert_eq!(states, expected, "{:#?}", told(&observer));
-        let revisions: Vec<_> = told(&observer)
+        assert_eq!(states, expected, "{:#?}", objects(&observer));
+        let revisions: Vec<_> = objects(&observer)
             .iter()
             .map(|told| told["revision"].as_u64().unwrap())
             .collect();
@@ -83,15 +84,15 @@ fn observe_survives_restarts_of_etcd_reports_each_once_and_loses_no_change() {
     for binary in binaries() {
         let mut etcd = Etcd::start(&binary);
         // The observer's connection is cut while the leaders' own stay open.
-        let way = Proxy::start(&etcd.endpoint(), Way::Open);
+        let way = Proxy::start(&etcd.endpoint(), Link::Open);
         let mut observer = observe("observer", &way.endpoint());
-        wait_for_state(&mut observer, "vacant");
+        wait_for_next_state(&mut observer, "vacant");
         for round in 0..2 {
-            way.set(Way::Cut);
+            way.set(Link::Cut);
             let mut terms = Vec::new();
             for name in ["server1", "server2", "server3"] {
                 let mut leader = Daemon::spawn(name, json(name, &etcd.endpoint()));
-                terms.push(leader.wait_for(LEADER).field("token").unwrap());
+                terms.push(leader.wait_for_next(LEADER).field("token").unwrap());
                 leader.signal(Signal::TERM);
                 leader.wait_exit();
             }
@@ -99,91 +100,100 @@ fn observe_survives_restarts_of_etcd_reports_each_once_and_loses_no_change() {
                 etcd.kill();
                 etcd.up();
             }
-            let unanswered = wait_for_event(&mut observer, "unanswered");
+            let unanswered = wait_for_next_event(&mut observer, "unanswered");
             assert_eq!(unanswered["endpoint"], way.endpoint());
-            way.set(Way::Open);
-            wait_for_event(&mut observer, "answered_again");
+            way.set(Link::Open);
+            wait_for_next_event(&mut observer, "answered_again");
             let seen = support::wait_until("all terms", support::PATIENCE, || {
                 let is_term = |told: &&Value| told["state"] == "led";
                 let token = |told: &Value| told["leader"]["token"].to_string();
-                let all: Vec<_> = told(&observer).iter().filter(is_term).map(token).collect();
+                let all: Vec<_> = objects(&observer)
+                    .iter()
+                    .filter(is_term)
+                    .map(token)
+                    .collect();
                 all.get(round * terms.len()..(round + 1) * terms.len())
                     .map(<[String]>::to_vec)
             });
-            assert_eq!(seen, terms, "{:#?}", told(&observer));
+            assert_eq!(seen, terms, "{:#?}", objects(&observer));
             wait_for_last_state(&observer, "vacant");
         }
-        let events: Vec<_> = told(&observer)
+        let events: Vec<_> = objects(&observer)
             .iter()
             .map(|told| told["event"].as_str().unwrap().to_owned())
             .filter(|event| event != "situation")
             .collect();
         let once = ["unanswered", "answered_again"];
         assert_eq!(events, [once, once].concat(), "said once each");
-        let vacant = told(&observer)
+        let vacant = objects(&observer)
             .iter()
             .filter(|told| told["state"] == "vacant")
             .count();
-        assert_eq!(vacant, 7, "each term's end is told: {:#?}", told(&observer));
+        assert_eq!(
+            vacant,
+            7,
+            "each term's end is told: {:#?}",
+            objects(&observer)
+        );
     }
 }
 
 /// Waits until this is the last state that it has printed.
 fn wait_for_last_state(observer: &Daemon, state: &str) {
     support::wait_until(state, support::PATIENCE, || {
-        (told(observer).last()?["state"] == state).then_some(())
+        (objects(observer).last()?["state"] == state).then_some(())
     });
 }
 
 #[test]
 fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
     on_each_etcd(|etcd| {
-        let way = Proxy::start(&etcd.endpoint(), Way::Open);
+        let way = Proxy::start(&etcd.endpoint(), Link::Open);
         let mut observer = observe("observer", &way.endpoint());
         let mut reader = Daemon::spawn("reader", at(&way.endpoint(), &["observe"]));
-        let before = wait_for_state(&mut observer, "vacant");
-        reader.wait_for_line("nobody", |line| line.text().ends_with(" Nobody leads."));
-        way.set(Way::Cut);
+        let before = wait_for_next_state(&mut observer, "vacant");
+        reader.wait_for_next_line("nobody", |line| line.text().ends_with(" Nobody leads."));
+        way.set(Link::Cut);
         for name in ["server1", "server2"] {
             let mut leader = Daemon::spawn(name, json(name, &etcd.endpoint()));
-            leader.wait_for(LEADER);
+            leader.wait_for_next(LEADER);
             leader.signal(Signal::TERM);
             leader.wait_exit();
         }
         let mut leader = Daemon::spawn("server3", json("server3", &etcd.endpoint()));
-        leader.wait_for(LEADER);
+        leader.wait_for_next(LEADER);
         etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
-        way.set(Way::Open);
-        let gap = wait_for_event(&mut observer, "gap");
+        way.set(Link::Open);
+        let gap = wait_for_next_event(&mut observer, "gap");
         assert_eq!(gap["after"], before["revision"]);
-        wait_for_name(&mut observer, "server3");
-        reader.wait_for_line("a warning", |line| {
+        wait_for_next_name(&mut observer, "server3");
+        reader.wait_for_next_line("a warning", |line| {
             line.stream == Stream::Err && line.text().contains("WARN etcd has compacted")
         });
 
         // The outage ends when a watch is open, which may be before or after the gap is reported.
         support::wait_until("the outage's end", support::PATIENCE, || {
             let is_end = |told: &Value| told["event"] == "answered_again";
-            told(&observer).iter().any(is_end).then_some(())
+            objects(&observer).iter().any(is_end).then_some(())
         });
 
         // As long as the keys are unchanged, no change can have been lost.
-        way.set(Way::Cut);
+        way.set(Link::Cut);
         for number in 0..10 {
             etcd.put(&format!("other{number}"), b"", None);
         }
         etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
-        wait_for_event(&mut observer, "unanswered");
-        way.set(Way::Open);
-        wait_for_event(&mut observer, "answered_again");
+        wait_for_next_event(&mut observer, "unanswered");
+        way.set(Link::Open);
+        wait_for_next_event(&mut observer, "answered_again");
         leader.signal(Signal::TERM);
         leader.wait_exit();
-        wait_for_state(&mut observer, "vacant");
-        let gaps = told(&observer)
+        wait_for_next_state(&mut observer, "vacant");
+        let gaps = objects(&observer)
             .iter()
             .filter(|told| told["event"] == "gap")
             .count();
-        assert_eq!(gaps, 1, "{:#?}", told(&observer));
+        assert_eq!(gaps, 1, "{:#?}", objects(&observer));
     });
 }
 
@@ -191,35 +201,35 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
 fn observe_notices_an_etcd_that_is_silent_and_one_that_lost_its_data() {
     let mut etcd = Etcd::newest();
     let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
-    leader.wait_for(LEADER);
+    leader.wait_for_next(LEADER);
     let mut observer = observe("observer", &etcd.endpoint());
-    wait_for_name(&mut observer, "server1");
+    wait_for_next_name(&mut observer, "server1");
     etcd.freeze();
-    wait_for_event(&mut observer, "unanswered");
+    wait_for_next_event(&mut observer, "unanswered");
     etcd.thaw();
-    wait_for_event(&mut observer, "answered_again");
+    wait_for_next_event(&mut observer, "answered_again");
     leader.crash();
     etcd.kill_and_forget();
     etcd.up();
-    wait_for_event(&mut observer, "history_went_back");
-    wait_for_state(&mut observer, "vacant");
+    wait_for_next_event(&mut observer, "history_went_back");
+    wait_for_next_state(&mut observer, "vacant");
     let mut heir = Daemon::spawn("heir", json("heir", &etcd.endpoint()));
-    heir.wait_for(LEADER);
-    wait_for_name(&mut observer, "heir");
+    heir.wait_for_next(LEADER);
+    wait_for_next_name(&mut observer, "heir");
 }
 
 #[test]
 fn an_observer_silently_changes_to_an_endpoint_that_is_reachable() {
     let etcd = Etcd::newest();
-    let way = Proxy::start(&etcd.endpoint(), Way::Open);
+    let way = Proxy::start(&etcd.endpoint(), Link::Open);
     let endpoints = format!("{},{},{}", way.endpoint(), refusing(), etcd.endpoint());
     let mut observer = observe("observer", &endpoints);
-    wait_for_state(&mut observer, "vacant");
-    way.set(Way::Cut);
+    wait_for_next_state(&mut observer, "vacant");
+    way.set(Link::Cut);
     let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
-    leader.wait_for(LEADER);
-    wait_for_name(&mut observer, "server1");
-    let events = told(&observer);
+    leader.wait_for_next(LEADER);
+    wait_for_next_name(&mut observer, "server1");
+    let events = objects(&observer);
     assert!(
         events.iter().all(|told| told["event"] == "situation"),
         "{events:#?}"
@@ -277,7 +287,7 @@ fn observe_can_be_stopped_while_its_reader_does_not_read() {
     let capacity = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
     let mut command = at(&etcd.endpoint(), &["observe", "--json"]);
     command.stdout(writer);
-    let mut observer = Daemon::spawn_as_it_is("observer", command);
+    let mut observer = Daemon::spawn_with_own_output("observer", command);
     let lease = etcd.grant(Duration::from_mins(10));
     let name = [b'n'; 200];
     for _ in 0..10 + capacity / name.len() {

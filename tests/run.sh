@@ -1,5 +1,12 @@
 #!/usr/bin/env bash
-# Runs all tests, after getting ready what they need. Arguments go to `cargo test`.
+# Runs the tests, after installing and fetching what they need.
+#
+#   tests/run.sh unit [ARGUMENT...]   what needs neither Docker nor a server; takes seconds once it is built
+#   tests/run.sh [ARGUMENT...]        the gate: everything; at most 30 minutes on two cores
+#   tests/run.sh all [ARGUMENT...]    the gate and long runs: a million simulated schedules, and the faults five times
+#
+# The arguments go to `cargo test`: `tests/run.sh --test network` runs one file. Those of `unit` go to the test
+# programs: `tests/run.sh unit backoff` runs the tests with that in their names.
 #
 #   TEST_ETCDS     the etcds to test against, each with its etcdctl beside it, oldest first: /a/etcd:/b/etcd
 #   TEST_COMPOSES  the docker-composes to test with
@@ -8,20 +15,71 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tests/prepare.sh
+# The files whose tests need no server. What does need one there, or takes long, is in a module `gate_only`.
+unit=(checker command_line dependencies simulation wait_for_it)
+# The files that inject faults, where one run in many may find something.
+faults=(cluster disturbances exclusion keys network outages)
+rounds=5
+schedules=1000000
 
-fetched=${XDG_CACHE_HOME:-$HOME/.cache}/leader-election-tests
-export TEST_ETCDS=${TEST_ETCDS:-$fetched/etcd-bookworm/etcd:$fetched/etcd-trixie/etcd:$fetched/etcd-sid/etcd}
-if [[ -z ${TEST_COMPOSES-} ]]; then
-    TEST_COMPOSES=$fetched/compose-v2/docker-compose
-    if own=$(command -v docker-compose); then TEST_COMPOSES=$own:$TEST_COMPOSES; fi
+# cargo_tests FILE...: prints the options that select these files.
+cargo_tests() {
+    printf -- '--test=%s\n' "$@"
+}
+
+# As a background job of a script, this one ignores these signals, and the scripts that the tests start could not
+# handle them.
+cargo() {
+    env --default-signal=INT,QUIT cargo "$@"
+}
+
+failed=0
+step() {
+    echo "tests/run.sh: $*"
+    "$@" || failed=1
+}
+
+mode=gate
+case ${1-} in
+    unit | all)
+        mode=$1
+        shift
+        ;;
+esac
+
+if [[ $mode == unit ]]; then
+    tests/prepare.sh build
+    # A test that asks for a server fails, even on a machine that has one.
+    export TEST_ETCDS=/unit-tests-have-no-etcd TEST_COMPOSES=/unit-tests-have-no-docker-compose
+    mapfile -t files < <(cargo_tests "${unit[@]}")
+    step cargo test --locked --no-fail-fast --lib --bins "${files[@]}" -- --skip gate_only:: "$@"
+    step cargo test --locked --doc -- "$@"
+else
+    tests/prepare.sh
+    fetched=${XDG_CACHE_HOME:-$HOME/.cache}/leader-election-tests
+    export TEST_ETCDS=${TEST_ETCDS:-$fetched/etcd-bookworm/etcd:$fetched/etcd-trixie/etcd:$fetched/etcd-sid/etcd}
+    if [[ -z ${TEST_COMPOSES-} ]]; then
+        TEST_COMPOSES=$fetched/compose-v2/docker-compose
+        if own=$(command -v docker-compose); then TEST_COMPOSES=$own:$TEST_COMPOSES; fi
+    fi
+    export TEST_COMPOSES
+    echo "tests/run.sh: etcds: $TEST_ETCDS"
+    echo "tests/run.sh: composes: $TEST_COMPOSES"
+
+    # The tests wait most of the time.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-8}
+    # tests/examples.rs runs the examples, which cargo builds with the tests only if it builds all of them.
+    cargo build --locked --profile test --examples
+    # All failures at once: a run takes minutes.
+    step cargo test --locked --no-fail-fast "$@"
+    if [[ $mode == all ]]; then
+        step cargo bench --locked --bench simulation -- --schedules "$schedules"
+        mapfile -t files < <(cargo_tests "${faults[@]}")
+        for ((round = 2; round <= rounds; round++)); do
+            step cargo test --locked --no-fail-fast "${files[@]}"
+        done
+    fi
 fi
-export TEST_COMPOSES
-echo "tests/run.sh: etcds: $TEST_ETCDS"
-echo "tests/run.sh: composes: $TEST_COMPOSES"
 
-# Most of what the tests do is wait.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-8}
-cargo build --locked
-# All failures at once: a run takes minutes.
-cargo test --locked --no-fail-fast "$@"
+echo "tests/run.sh: $( ((failed)) && echo failed || echo passed) after $((SECONDS / 60)) min $((SECONDS % 60)) s"
+exit "$failed"

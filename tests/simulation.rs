@@ -40,34 +40,39 @@ fn the_same_seed_gives_the_same_schedule() {
     assert_ne!(trace(1, None), trace(2, None));
 }
 
-#[test]
-fn each_wrong_variant_of_the_protocol_is_caught() {
-    let mut programs = patch::build().into_iter();
-    let unchanged = programs.next().unwrap();
-    let output = Command::new(unchanged).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "the code as it is: {said}");
+/// What needs a server or takes long, and is no part of `tests/run.sh unit`.
+mod gate_only {
+    use super::*;
 
-    let documents = include_str!("../docs/protocol.md");
-    let mut uncaught = Vec::new();
-    for (variant, program) in VARIANTS.iter().zip(programs) {
-        let mix = variant.mix.name();
-        let row = format!("| {} | {mix} |", variant.name);
-        assert!(documents.contains(&row), "docs/protocol.md lacks: {row}");
-        let output = Command::new(program)
-            .args(["--mix", &mix, "--schedules", "100000"])
-            .output()
-            .unwrap();
+    #[test]
+    fn each_wrong_variant_of_the_protocol_is_caught() {
+        let mut programs = patch::build().into_iter();
+        let unchanged = programs.next().unwrap();
+        let output = Command::new(unchanged).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        match said.strip_prefix("VIOLATION with ") {
-            Some(violation) if violation.contains(variant.violation) => {
-                let mut lines = violation.lines();
-                let violation = lines.next().unwrap_or_default();
-                let before = lines.next().unwrap_or_default();
-                println!("{} | {mix} | {violation} | {before}", variant.name);
+        assert!(output.status.success(), "the code as it is: {said}");
+
+        let documents = include_str!("../docs/protocol.md");
+        let mut uncaught = Vec::new();
+        for (variant, program) in VARIANTS.iter().zip(programs) {
+            let mix = variant.mix.name();
+            let row = format!("| {} | {mix} |", variant.name);
+            assert!(documents.contains(&row), "docs/protocol.md lacks: {row}");
+            let output = Command::new(program)
+                .args(["--mix", &mix, "--schedules", "100000"])
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            match said.strip_prefix("VIOLATION with ") {
+                Some(violation) if violation.contains(variant.violation) => {
+                    let mut lines = violation.lines();
+                    let violation = lines.next().unwrap_or_default();
+                    let before = lines.next().unwrap_or_default();
+                    println!("{} | {mix} | {violation} | {before}", variant.name);
+                }
+                _ => uncaught.push(format!("{} (--mix {mix}): {said}", variant.name)),
             }
-            _ => uncaught.push(format!("{} (--mix {mix}): {said}", variant.name)),
         }
+        assert!(uncaught.is_empty(), "not caught: {uncaught:#?}");
     }
-    assert!(uncaught.is_empty(), "not caught: {uncaught:#?}");
 }

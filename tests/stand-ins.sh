@@ -37,7 +37,7 @@ make_debian() {
     local root=$work/debian suite=${debian#debian:}
     as_root debootstrap --variant=minbase "${suite%-slim}" "$root" >"$work/log" || {
         tail "$work/log" >&2
-        fail "debootstrap failed to make $debian (its last words are above); it needs root and Debian's mirrors"
+        fail "debootstrap failed to make $debian (the end of its output is above); it needs root and Debian's mirrors"
     }
     as_root rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
     as_root tar -C "$root" -c . | docker import --change 'CMD ["bash"]' - "$debian" >/dev/null
@@ -62,7 +62,7 @@ END
     tar -c -C "$work/rust" . -C "$toolchain" --exclude=lib/rustlib/src bin lib |
         DOCKER_BUILDKIT=0 docker build --tag "$rust" - >"$work/log" 2>&1 || {
         tail "$work/log" >&2
-        fail "docker build failed to make $rust (its last words are above)"
+        fail "docker build failed to make $rust (the end of its output is above)"
     }
 }
 

@@ -9,7 +9,7 @@ use support::TTL;
 use support::daemon::{Daemon, LEADER, Line, json};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::operator::{
-    ADDRESS, advertised, at, object, observe, run, status, wait_for_name, wait_for_state,
+    ADDRESS, advertised, at, object, observe, run, status, wait_for_next_name, wait_for_next_state,
 };
 use support::proxy::{BlackHole, Proxy, refusing};
 
@@ -28,7 +28,7 @@ fn status_prints_who_leads_its_address_and_since_when() {
         let endpoint = etcd.endpoint();
         let before = now();
         let mut leader = Daemon::spawn("server1", advertised("server1", &endpoint));
-        let elected = leader.wait_for(LEADER);
+        let elected = leader.wait_for_next(LEADER);
         let (code, told) = status(&endpoint);
         assert_eq!(code, 0);
         assert_eq!(told["state"], "led");
@@ -79,7 +79,7 @@ fn without_a_leader_status_prints_who_may_still_be_acting_and_until_when() {
         );
 
         let mut leader = Daemon::spawn("server1", advertised("server1", &endpoint));
-        leader.wait_for(LEADER);
+        leader.wait_for_next(LEADER);
         // It can neither finish nor renew its lease.
         leader.signal(Signal::STOP);
         let before = now();
@@ -204,8 +204,8 @@ fn hostile_keys_are_printed_harmlessly_and_marked_in_json() {
             etcd.put("leader/acting", acting, Some(&lease));
             let mut observer = observe("observer", &endpoint);
             let mut reader = Daemon::spawn("reader", at(&endpoint, &["observe"]));
-            let first = wait_for_state(&mut observer, "led");
-            reader.wait_for_line("a line", |_| true);
+            let first = wait_for_next_state(&mut observer, "led");
+            reader.wait_for_next_line("a line", |_| true);
             let (code, told) = status(&endpoint);
             assert_eq!(code, 0);
             for told in [&first, &told] {
@@ -239,7 +239,7 @@ fn a_role_that_may_only_read_the_two_keys_is_enough_for_status_and_observe() {
     for binary in binaries() {
         let mut etcd = Etcd::start_with(&binary, &["--bcrypt-cost", "4"].map(str::to_owned), &[]);
         let mut leader = Daemon::spawn("server1", advertised("server1", &etcd.endpoint()));
-        leader.wait_for(LEADER);
+        leader.wait_for_next(LEADER);
         for arguments in [
             &["user", "add", "root:of all evil"][..],
             &["user", "grant-role", "root", "root"],
@@ -258,7 +258,7 @@ fn a_role_that_may_only_read_the_two_keys_is_enough_for_status_and_observe() {
         ] {
             etcd.etcdctl(arguments);
         }
-        etcd.let_etcdctl_in(&["--user", "root:of all evil"]);
+        etcd.set_etcdctl_options(&["--user", "root:of all evil"]);
         let looker = |arguments: &[&str]| {
             let mut command = at(&etcd.endpoint(), arguments);
             command.args(["--etcd-user", "looker"]);
@@ -273,10 +273,10 @@ fn a_role_that_may_only_read_the_two_keys_is_enough_for_status_and_observe() {
             assert_eq!(told["leader"]["address"], ADDRESS);
             assert_eq!(told["ttl"]["granted"], TTL.as_secs(), "{told}");
         }
-        wait_for_state(&mut observer, "vacant");
+        wait_for_next_state(&mut observer, "vacant");
         let lease = etcd.grant(Duration::from_mins(10));
         etcd.put("leader", b"somebody", Some(&lease));
-        wait_for_name(&mut observer, "somebody");
+        wait_for_next_name(&mut observer, "somebody");
         let told = object(&run(looker(&["status", "--json"])).out[0]);
         assert_eq!(told["ttl"]["granted"], 600, "{told}");
         // A permission error ends the command immediately.
@@ -312,7 +312,7 @@ fn the_acting_key_holds_any_valid_address() {
         let key = format!("key{number}");
         let mut command = json("server1", &etcd.endpoint());
         command.args(["--leader-key", &key, "--advertise", address]);
-        Daemon::spawn("leader", command).wait_for(LEADER);
+        Daemon::spawn("leader", command).wait_for_next(LEADER);
         let acting = etcd.key(&format!("{key}/acting")).unwrap();
         let record: Value = serde_json::from_slice(&acting.value).unwrap();
         assert_eq!(record["name"], "server1");

@@ -42,7 +42,7 @@ fn it_reports_that_it_is_ready_then_its_role_and_that_it_stops() {
     let mut etcd = Etcd::absent(binaries().last().unwrap());
     let command = managed("server1", &etcd.endpoint(), path.to_str().unwrap());
     let mut leader = Daemon::spawn("server1", command);
-    leader.wait_for_line("an outage", support::daemon::Line::is_warning);
+    leader.wait_for_next_line("an outage", support::daemon::Line::is_warning);
     assert_eq!(
         manager.next(TTL / 2),
         None,
@@ -57,14 +57,14 @@ fn it_reports_that_it_is_ready_then_its_role_and_that_it_stops() {
     let other_manager = Manager(UnixDatagram::bind_addr(&address).unwrap());
     let command = managed("server2", &etcd.endpoint(), &format!("@{name}"));
     let mut follower = Daemon::spawn("server2", command);
-    follower.wait_for(FOLLOWER);
+    follower.wait_for_next(FOLLOWER);
     other_manager.expect("READY=1");
     other_manager.expect("STATUS=A follower of 'server1'.");
 
     leader.signal(Signal::TERM);
     manager.expect("STOPPING=1");
     assert_eq!(leader.wait_exit().code(), Some(0));
-    follower.wait_for(LEADER);
+    follower.wait_for_next(LEADER);
     other_manager.expect("STATUS=A follower; nobody leads.");
     other_manager.expect("STATUS=The leader.");
 }
@@ -76,7 +76,7 @@ fn a_manager_that_is_absent_or_does_not_read_does_not_delay_the_election() {
         let mut command = managed("server1", &etcd.endpoint(), address);
         command.args(["--leader-key", address]);
         let mut leader = Daemon::spawn(address, command);
-        leader.wait_for_refreshes(1);
+        leader.wait_for_next_refreshes(1);
         let warnings = leader.warnings();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("NOTIFY_SOCKET"), "{warnings:?}");
@@ -90,7 +90,7 @@ fn a_manager_that_is_absent_or_does_not_read_does_not_delay_the_election() {
     while full.send_to(b"X=1", &path).is_ok() {}
     let command = managed("server1", &etcd.endpoint(), path.to_str().unwrap());
     let mut leader = Daemon::spawn("server1", command);
-    leader.wait_for_refreshes(2);
+    leader.wait_for_next_refreshes(2);
     assert!(leader.warnings().is_empty(), "{:?}", leader.warnings());
     drop(manager);
 }

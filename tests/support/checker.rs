@@ -1,27 +1,27 @@
-//! Reads what processes say of themselves, in lines of the JSON format and on one clock, and fails
-//! on what the documents don't allow: two who act at once, a token that does not grow, a stall.
+//! Checks what processes log about themselves, in the JSON format and on one clock, against what
+//! the documents promise: no two act at once, tokens grow, and no stall is too long.
 
 use super::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, Stream};
 use serde_json::Value;
 use std::time::{Duration, SystemTime};
 
-/// How much later than it was true a line may be written, on a machine busy with other tests.
-const HELD_UP: Duration = Duration::from_millis(100);
+/// How late a line may be written after it was true, on a machine that is busy with other tests.
+const LATE: Duration = Duration::from_millis(100);
 
-/// What one process has said.
+/// What one process has logged.
 pub struct Statements {
-    /// What to call it.
+    /// What the test calls it.
     pub name: String,
     /// Its lines.
     pub lines: Vec<Value>,
-    /// The last instant at which it can have done anything, if it has ended.
+    /// The last instant at which the process can have done anything, if it has ended.
     pub ended: Option<SystemTime>,
 }
 
 impl Statements {
-    /// What a process has said until now.
+    /// Returns what a process has logged so far.
     pub fn of(daemon: &Daemon) -> Self {
-        // Before the lines: what it says meanwhile must not come after its end.
+        // Before the lines, so that none of them comes after its end.
         let ended = daemon.ended();
         Self {
             name: daemon.name.clone(),
@@ -35,44 +35,44 @@ impl Statements {
     }
 }
 
-/// What a line says. On standard output, all of them are objects; nothing must go unread.
+/// Returns the object in a line. On standard output, every line must be one.
 fn statement(name: &str, line: &Line) -> Option<Value> {
     let said = line.json();
     let is_ours = line.stream == Stream::Out;
-    assert!(said.is_some() || !is_ours, "{name} says {:?}", line.text());
+    assert!(said.is_some() || !is_ours, "{name} logs {:?}", line.text());
     said
 }
 
-/// A time in which a process acted, by its own words.
+/// A time in which a process acted, according to its own log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// Who acted.
+    /// The name of the process.
     pub name: String,
     /// The fencing token.
     pub token: u64,
-    /// From when.
+    /// When it began to act.
     pub from: SystemTime,
-    /// Until when: its own word that it leads no more, the deadline that its last word implies or
-    /// its end as a process, whatever came first.
+    /// When it stopped acting: at its line about that, at the last deadline that it logged or at its
+    /// end as a process, whichever came first.
     pub to: SystemTime,
-    /// The deadline that its last word implies.
+    /// The last deadline that it logged.
     pub deadline: SystemTime,
     /// The TTL that it was granted.
     pub ttl: Duration,
-    /// Whether nothing but that deadline has ended it yet.
-    pub goes_on: bool,
+    /// Whether it has not ended before that deadline.
+    pub is_open: bool,
 }
 
-/// What somebody did that makes an overlap possible, until the old leader's deadline.
+/// An act from outside that makes an overlap possible until the old leader's deadline.
 pub struct Allowance {
     begun: SystemTime,
     done: SystemTime,
-    /// Whether another history of etcd's begins, in which tokens are counted anew.
+    /// Whether etcd loses its history, so that tokens begin anew.
     ends_history: bool,
 }
 
 impl Allowance {
-    /// Takes keys or leases away from their holder.
+    /// Takes keys or a lease away from their holder.
     pub fn after(act: impl FnOnce()) -> Self {
         let begun = SystemTime::now();
         act();
@@ -83,7 +83,7 @@ impl Allowance {
         }
     }
 
-    /// Takes etcd's history from everybody.
+    /// Takes away etcd's history.
     pub fn after_the_end_of_history(act: impl FnOnce()) -> Self {
         Self {
             ends_history: true,
@@ -91,8 +91,8 @@ impl Allowance {
         }
     }
 
-    /// Whether the second term may begin beside the first one, and with a token that is not
-    /// greater: the act lies between the two, and did not let the first one be renewed.
+    /// Whether the second term may begin before the first one ends, and with a token that is not
+    /// greater: the act came between the two, and the first one was not renewed after it.
     fn covers(&self, first: &Term, second: &Term) -> bool {
         first.from < self.done
             && self.begun <= second.from
@@ -101,16 +101,16 @@ impl Allowance {
     }
 }
 
-/// All terms of these processes, in order.
+/// Returns all terms of these processes, in order.
 ///
 /// # Panics
-/// When two of them overlap, when tokens do not grow, or when somebody says that it leads when it
+/// When two of them overlap, when tokens do not grow, or when a process logs that it leads when it
 /// does not.
 pub fn terms(replicas: &[&Daemon]) -> Vec<Term> {
     terms_despite(&[], replicas)
 }
 
-/// The same, where somebody has done what the documents warn of.
+/// Does the same after acts that the documents warn about.
 ///
 /// # Panics
 /// As [`terms`], beyond what that allows.
@@ -119,7 +119,7 @@ pub fn terms_despite(allowances: &[Allowance], replicas: &[&Daemon]) -> Vec<Term
     check(allowances, &statements)
 }
 
-/// The same, for what was recorded otherwise.
+/// Does the same for logs from another source.
 ///
 /// # Panics
 /// As [`terms_despite`].
@@ -145,10 +145,10 @@ pub fn check(allowances: &[Allowance], statements: &[Statements]) -> Vec<Term> {
     terms
 }
 
-/// The longest time after `moment` in which nobody acted, until the last of the terms.
+/// Returns the longest time after `moment` in which no process acted, until the last of the terms.
 ///
 /// # Panics
-/// When nobody acted at all after that.
+/// When no process acted at all after that.
 pub fn stall(terms: &[Term], moment: SystemTime) -> Duration {
     let after: Vec<_> = terms.iter().filter(|term| term.to > moment).collect();
     assert!(
@@ -164,7 +164,7 @@ pub fn stall(terms: &[Term], moment: SystemTime) -> Duration {
     longest
 }
 
-/// Tells, for the table of faults, after what multiple of the TTL something happened, and checks
+/// Prints after what multiple of the TTL something happened, for the table of faults, and checks
 /// that against its bound.
 ///
 /// # Panics
@@ -176,7 +176,7 @@ pub fn within_bound(fault: &str, took: Duration, bound: Duration, ttl: Duration)
     assert!(took <= bound, "{fault}: {seen:.2} TTL, bound {most:.2}");
 }
 
-/// The terms that one process tells of.
+/// Returns the terms of one process.
 fn terms_of(statements: &Statements) -> Vec<Term> {
     let name = &statements.name;
     let mut terms = Vec::new();
@@ -195,25 +195,28 @@ fn terms_of(statements: &Statements) -> Vec<Term> {
                 to: time(line, "acts_until"),
                 deadline: time(line, "acts_until"),
                 ttl: Duration::from_secs(number(line, "ttl")),
-                goes_on: true,
+                is_open: true,
             });
         } else if message == REFRESHED {
             let term = open.as_mut();
             let term = term.unwrap_or_else(|| panic!("{name} refreshes without a term: {line}"));
             assert_eq!(term.token, number(line, "token"), "{name}: {line}");
             assert!(
-                at() < term.deadline + HELD_UP,
+                at() < term.deadline + LATE,
                 "{name} revives a term that was over at {:?}: {line}",
                 term.deadline
             );
             term.deadline = time(line, "acts_until");
-            assert!(at() <= term.deadline, "{name} leads no more: {line}");
+            assert!(
+                at() <= term.deadline,
+                "{name} claims a term that is over: {line}"
+            );
             term.to = term.deadline;
         } else if message == LEADER_STOPS || message.starts_with(LOST) {
-            // Whoever lost its term before it was asked to stop says both.
+            // A process that lost its term before it was asked to stop logs both.
             terms.extend(open.take().map(|term| Term {
                 to: term.deadline.min(at()),
-                goes_on: false,
+                is_open: false,
                 ..term
             }));
         } else if message == FOLLOWER {
@@ -222,7 +225,7 @@ fn terms_of(statements: &Statements) -> Vec<Term> {
     }
     terms.extend(open.map(|term| Term {
         to: statements.ended.unwrap_or(term.to).min(term.to),
-        goes_on: statements.ended.is_none(),
+        is_open: statements.ended.is_none(),
         ..term
     }));
     terms

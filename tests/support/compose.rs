@@ -1,28 +1,31 @@
 //! The demo in containers: a docker-compose project of a test's own.
-#![allow(dead_code, reason = "each test file uses its own part of this")]
 
-use crate::process::{PATIENCE, Process, project, run};
+use super::daemon::REFRESHED;
+use super::process::{Process, run};
+use super::{PATIENCE, free_port, lock, poll_every, project, unique_name};
 use std::collections::BTreeMap;
 use std::env;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The first build compiles everything, and pulls what can be pulled.
 const BUILD_PATIENCE: Duration = Duration::from_mins(30);
 
-/// The docker-composes at hand: those that `TEST_COMPOSES` names, else PATH's.
+/// Each look runs docker, which costs much of a core.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Returns the docker-composes to test with: those that `TEST_COMPOSES` names, or else PATH's.
 pub fn binaries() -> Vec<PathBuf> {
     let list = env::var_os("TEST_COMPOSES").filter(|list| !list.is_empty());
     let list = list.unwrap_or_else(|| "docker-compose".into());
     env::split_paths(&list).collect()
 }
 
-/// A project of its own name and port. Its containers, network and image go with it.
+/// A project with a name and a port of its own. Dropping it removes its containers, network and
+/// images.
 pub struct Compose {
     binary: PathBuf,
     project: String,
@@ -30,24 +33,22 @@ pub struct Compose {
 }
 
 impl Compose {
-    /// A project whose image is built.
+    /// Builds a project's image.
     pub fn new(binary: &Path) -> Self {
         // One after the other, so that the second build finds the layers of the first.
         static BUILD: Mutex<()> = Mutex::new(());
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let compose = Self {
             binary: binary.to_owned(),
-            project: format!("leader_election_test_{}_{number}", std::process::id()),
-            port: free_port(number),
+            project: unique_name("leader_election_test"),
+            port: free_port(),
         };
-        let turn = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = lock(&BUILD);
         run(&mut compose.command(&["build"]), BUILD_PATIENCE);
         drop(turn);
         compose
     }
 
-    /// docker-compose with these arguments, for this project.
+    /// Returns docker-compose with these arguments, for this project.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command
@@ -70,62 +71,48 @@ impl Compose {
         run(&mut self.command(args), PATIENCE)
     }
 
-    /// Where etcd answers on this machine.
+    /// Returns the address of etcd on this machine.
     pub fn etcd(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The name of the project, which is its image's as well.
+    /// Returns the name of the project, which is its image's as well.
     pub fn project(&self) -> &str {
         &self.project
     }
 
-    /// What the project has of this kind: containers, networks, volumes.
+    /// Returns the ids of what the project has of this kind: containers, networks, volumes.
     pub fn things(&self, list: &[&str]) -> Vec<String> {
-        docker(
-            &[
-                list,
-                &[
-                    "--quiet",
-                    "--filter",
-                    &format!("label=com.docker.compose.project={}", self.project),
-                ],
-            ]
-            .concat(),
-        )
+        let filter = format!("label=com.docker.compose.project={}", self.project);
+        docker(&[list, &["--quiet", "--filter", &filter]].concat())
     }
 
-    /// The id of a service's container, once the engine knows it: while it makes a container, it
-    /// lists what it cannot inspect yet.
+    /// Waits for a service's container; returns its id. While the engine makes a container, it
+    /// lists it but cannot inspect it yet.
     pub fn container(&self, service: &str) -> String {
         let service = format!("label=com.docker.compose.service={service}");
-        wait_until("a container", || {
+        poll_docker("a container", || {
             let listed = self.things(&["ps", "--all", "--filter", &service]).pop()?;
-            let known = Process::start(Command::new("docker").args(["inspect", &listed]))
-                .wait_end(PATIENCE)
-                .0;
-            known.success().then_some(listed)
+            let inspect = &["inspect", &listed];
+            let mut inspect = Process::spawn_script(Command::new("docker").args(inspect));
+            inspect.wait_exit().success().then_some(listed)
         })
     }
 }
 
 impl Drop for Compose {
     fn drop(&mut self) {
-        // Perhaps after a failed test: a second panic would hide what the first one says.
         let down = self.command(&["down", "--volumes", "--remove-orphans", "--timeout", "5"]);
         let mut image = Command::new("docker");
-        // The second one is there where something was built upon the first.
-        image.args([
-            "image",
-            "rm",
-            &format!("{}_cron", self.project),
-            &self.project,
-        ]);
+        // The second one exists if the cron example was built upon the first.
+        let cron = format!("{}_cron", self.project);
+        image.args(["image", "rm", &cron, &self.project]);
         for mut command in [down, image] {
             let command = command
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
+            // After a failed test, a second panic would hide what the first one says.
             if let Ok(mut child) = command.spawn() {
                 let end = Instant::now() + PATIENCE;
                 while child.try_wait().is_ok_and(|status| status.is_none()) {
@@ -144,78 +131,69 @@ pub fn docker(args: &[&str]) -> Vec<String> {
     run(Command::new("docker").args(args), PATIENCE)
 }
 
-/// One value of what docker knows of a container or image.
+/// Returns one value of what docker knows of a container or image.
 pub fn inspect(id: &str, format: &str) -> String {
     docker(&["inspect", "--format", format, id]).join("\n")
 }
 
-/// Asks docker, which has no event for it, until there is something to return.
-pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        thread::sleep(Duration::from_millis(100));
-    }
+/// Asks docker until there is something to return.
+pub fn poll_docker<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    poll_every(LOOK_INTERVAL, what, look)
 }
 
 /// `docker-compose up` in a terminal.
 pub struct Up {
+    /// docker-compose itself.
     pub process: Process,
-    /// How many lines each service had said when it was last asked for news.
+    /// How many messages of each service have been returned.
     seen: BTreeMap<String, usize>,
 }
 
 impl Up {
+    /// Starts docker-compose with these arguments.
     pub fn start(compose: &Compose, args: &[&str]) -> Self {
         Self {
-            process: Process::start(&mut compose.command(args)),
+            process: Process::spawn_script(&mut compose.command(args)),
             seen: BTreeMap::new(),
         }
     }
 
-    /// The messages of a service since they were last asked for, up to one that is in `last`. They are compose's
-    /// lines without the prefix, and without the leader's refreshes, whose number varies.
-    pub fn news(&mut self, service: &str, last: &[&str]) -> Vec<String> {
+    /// Waits for the service's next message that is one of `last`; returns its messages up to that
+    /// one, from the last one on that this has returned. They are compose's lines without the
+    /// prefix, and without the leader's refreshes, whose number varies.
+    pub fn wait_for_next(&mut self, service: &str, last: &[&str]) -> Vec<String> {
         let seen = self.seen.entry(service.to_owned()).or_default();
-        let news = self
-            .process
-            .wait_for(&format!("{service} says one of {last:?}"), |lines| {
-                let messages = lines.iter().filter_map(|line| message(line, service));
-                let mut news: Vec<_> = messages
-                    .filter(|message| *message != REFRESHED)
-                    .skip(*seen)
-                    .collect();
-                let end = news
-                    .iter()
-                    .position(|message| last.contains(&message.as_str()))?;
-                news.truncate(end + 1);
-                Some(news)
-            });
-        *seen += news.len();
-        news
+        let what = format!("{service} says one of {last:?}");
+        let new = self.process.wait_until_lines(&what, |lines| {
+            let messages = lines.iter().filter_map(|line| message(line, service));
+            let mut new: Vec<_> = messages
+                .filter(|message| message != REFRESHED)
+                .skip(*seen)
+                .collect();
+            let end = new
+                .iter()
+                .position(|message| last.contains(&message.as_str()))?;
+            new.truncate(end + 1);
+            Some(new)
+        });
+        *seen += new.len();
+        new
     }
 
-    /// Waits until the service has said this once more.
+    /// Waits until the service says this once more, from now on.
     pub fn wait_for_another(&self, service: &str, what: &str) {
         let count = |lines: &[String]| {
             let said = |line: &&String| message(line, service).as_deref() == Some(what);
             lines.iter().filter(said).count()
         };
-        let before = count(&self.process.lines());
+        let before = count(&self.process.texts());
+        let another = format!("{service} says another {what:?}");
         self.process
-            .wait_for(&format!("{service} says another {what:?}"), |lines| {
-                (count(lines) > before).then_some(())
-            });
+            .wait_until_lines(&another, |lines| (count(lines) > before).then_some(()));
     }
 }
 
-/// What a leader says once a renewal was answered.
-pub const REFRESHED: &str = "Refreshing lease; still the leader.";
-
-/// The message in a line of a service, whose prefix is `server1_1  | ` or `server1-1  | `.
+/// Returns the message in a line of a service, whose prefix is `server1_1  | ` or `server1-1  | `.
 fn message(line: &str, service: &str) -> Option<String> {
     let (prefix, message) = line.split_once("| ")?;
     // Compose v2 clears the line first, on a terminal or not.
@@ -225,14 +203,4 @@ fn message(line: &str, service: &str) -> Option<String> {
         .or_else(|| prefix.strip_suffix("-1"))
         == Some(service);
     ours.then(|| message.trim_end_matches('\r').to_owned())
-}
-
-/// A port for the project's etcd that stays free until the engine takes it: not one that Linux gives to outgoing
-/// connections, nor one that another project of these tests is given.
-fn free_port(number: u16) -> u16 {
-    let process = u16::try_from(std::process::id() % 1_000).unwrap();
-    let first = 20_000 + process * 10 + number * 100;
-    (first..32_000)
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port")
 }

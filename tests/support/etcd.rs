@@ -1,6 +1,6 @@
 //! An etcd of a test's own.
 
-use super::{PATIENCE, free_port};
+use super::{PATIENCE, free_port, poll_until};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::env;
 use std::fs::{self, File};
@@ -9,10 +9,10 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The etcd binaries at hand, the newest last: those that `TEST_ETCDS` names, else PATH's.
+/// Returns the etcd binaries to test against, the newest last: those that `TEST_ETCDS` names, or
+/// else PATH's.
 ///
 /// # Panics
 /// When there is none.
@@ -27,8 +27,8 @@ pub fn binaries() -> Vec<PathBuf> {
     };
     assert!(
         !binaries.is_empty(),
-        "These tests need an etcd, and there is none on PATH. Run tests/run.sh, which fetches what \
-         is missing, or set TEST_ETCDS to the paths of etcd binaries, separated by colons."
+        "this test needs an etcd, and there is none on PATH: run tests/run.sh, which fetches what \
+         is missing, or set TEST_ETCDS to the paths of etcd binaries, separated by colons"
     );
     for binary in &binaries {
         for tool in [binary, &binary.with_file_name("etcdctl")] {
@@ -42,10 +42,10 @@ pub fn binaries() -> Vec<PathBuf> {
     binaries
 }
 
-/// Runs a test on each etcd at hand, all at the same time; a failure names the etcd.
+/// Runs a test against each version of etcd at the same time; a failure names the binary.
 ///
 /// # Panics
-/// When the test fails on one.
+/// When the test fails against one.
 pub fn on_each_etcd(test: impl Fn(Etcd) + Sync) {
     let test = &test;
     thread::scope(|scope| {
@@ -66,29 +66,30 @@ pub fn on_each_etcd(test: impl Fn(Etcd) + Sync) {
     });
 }
 
-/// Where an etcd without peers listens for them.
-const LONELY: &str = "http://127.0.0.1:0";
+/// Where an etcd without peers listens for peers: at a port that Linux picks.
+const NO_PEERS: &str = "http://127.0.0.1:0";
 
-/// A single etcd on a port of its own, with its data in a temporary folder.
+/// An etcd on a port of its own, with its data in a temporary folder.
 pub struct Etcd {
     pub(super) binary: PathBuf,
     port: u16,
     folder: TempDir,
     process: Option<Child>,
-    /// Options beyond what every one gets.
+    /// Options beyond those that every etcd gets.
     options: Vec<String>,
-    /// What etcdctl needs to be let in.
+    /// Options for etcdctl, such as certificates or a user.
     pub(super) etcdctl_options: Vec<String>,
-    /// Where its health page is, if not at the client port.
+    /// The port of its health page, if that is not the client port.
     health_port: Option<u16>,
     /// Its name in its cluster.
     name: String,
-    /// Where it listens for its peers, where they find it, and who they all are.
+    /// The URL at which it listens for peers, the one at which they find it, and all members' names
+    /// and URLs.
     peering: [String; 3],
 }
 
 impl Etcd {
-    /// One that is not there yet, though its address is known.
+    /// Returns an etcd that does not run yet, though its address is known.
     pub fn absent(binary: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         Self {
@@ -100,11 +101,11 @@ impl Etcd {
             etcdctl_options: Vec::new(),
             health_port: None,
             name: "default".to_owned(),
-            peering: [LONELY, LONELY, &format!("default={LONELY}")].map(str::to_owned),
+            peering: [NO_PEERS, NO_PEERS, &format!("default={NO_PEERS}")].map(str::to_owned),
         }
     }
 
-    /// A member of a cluster, not there yet.
+    /// Returns a member of a cluster that does not run yet.
     pub fn member(binary: &Path, name: &str, peering: [String; 3]) -> Self {
         let mut etcd = Self::absent(binary);
         name.clone_into(&mut etcd.name);
@@ -112,60 +113,48 @@ impl Etcd {
         etcd
     }
 
-    /// One with options of its own; `etcdctl` gets `etcdctl_options`. With TLS among them, it is
-    /// spoken to by https.
+    /// Starts an etcd with more options, and more for etcdctl; waits until it answers. It serves
+    /// TLS if the options name a certificate.
     pub fn start_with(binary: &Path, options: &[String], etcdctl_options: &[String]) -> Self {
-        loop {
-            let mut etcd = Self::absent(binary);
-            etcd.options = options.to_vec();
-            etcd.etcdctl_options = etcdctl_options.to_vec();
-            if options.iter().any(|option| option == "--cert-file") {
-                etcd.health_port = Some(free_port());
-            }
-            if etcd.try_up() {
-                return etcd;
-            }
-        }
-    }
-
-    /// Changes what etcdctl needs to be let in.
-    pub fn let_etcdctl_in(&mut self, options: &[&str]) {
-        self.etcdctl_options = options.iter().map(ToString::to_string).collect();
-    }
-
-    /// One that answers.
-    pub fn start(binary: &Path) -> Self {
         let mut etcd = Self::absent(binary);
-        while !etcd.try_up() {
-            // Somebody else took the port between our look and etcd's.
-            etcd = Self::absent(binary);
+        etcd.options = options.to_vec();
+        etcd.etcdctl_options = etcdctl_options.to_vec();
+        if options.iter().any(|option| option == "--cert-file") {
+            etcd.health_port = Some(free_port());
         }
+        etcd.up();
         etcd
     }
 
-    /// The newest one at hand.
+    /// Replaces the options for etcdctl.
+    pub fn set_etcdctl_options(&mut self, options: &[&str]) {
+        self.etcdctl_options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// Starts an etcd; waits until it answers.
+    pub fn start(binary: &Path) -> Self {
+        Self::start_with(binary, &[], &[])
+    }
+
+    /// Starts the newest etcd; waits until it answers.
     pub fn newest() -> Self {
         Self::start(binaries().last().expect("never empty"))
     }
 
-    /// Its client address.
+    /// Returns its client address.
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Starts it where it was, with the data that it had; returns once it answers.
+    /// Starts it at its address with the data that it had; waits until it answers.
     pub fn up(&mut self) {
-        assert!(self.try_up(), "port {} was taken away from etcd", self.port);
-    }
-
-    fn try_up(&mut self) -> bool {
         self.launch();
-        self.comes_up()
+        self.wait_up();
     }
 
     /// Starts it and does not wait.
     pub fn launch(&mut self) {
-        assert!(self.process.is_none(), "etcd runs already");
+        assert!(self.process.is_none(), "etcd already runs");
         let log = File::options()
             .create(true)
             .append(true)
@@ -214,35 +203,18 @@ impl Etcd {
         self.process = Some(process);
     }
 
-    /// Waits until it answers; false if somebody else has taken its port.
-    pub fn comes_up(&mut self) -> bool {
-        let end = Instant::now() + PATIENCE;
-        while !self.is_healthy() {
-            let ended = self
-                .process
-                .as_mut()
-                .expect("just set")
-                .try_wait()
-                .expect("our child");
-            if ended.is_some() {
-                self.process = None;
-                let log = fs::read_to_string(self.log()).unwrap_or_default();
-                assert!(log.contains("address already in use"), "etcd ended:\n{log}");
-                return false;
-            }
-            assert!(
-                Instant::now() < end,
-                "etcd does not answer:\n{}",
-                self.log_tail()
-            );
-            // Nobody tells when the port is open, so this one looks again.
-            thread::sleep(Duration::from_millis(10));
-        }
-        true
+    /// Waits until it answers.
+    pub fn wait_up(&mut self) {
+        poll_until("etcd answers", || {
+            let process = self.process.as_mut().expect("etcd runs");
+            let ended = process.try_wait().expect("our child");
+            assert!(ended.is_none(), "etcd ended: {ended:?}");
+            self.is_healthy().then_some(())
+        });
     }
 
-    /// Asks etcd's own health page, which takes the question when the port is open and answers
-    /// once it can.
+    /// Whether its health page says that it serves requests. The page accepts a request as soon as
+    /// the port is open, and responds once it can.
     pub fn is_healthy(&self) -> bool {
         let ask = || -> std::io::Result<String> {
             let port = self.health_port.unwrap_or(self.port);
@@ -256,7 +228,7 @@ impl Etcd {
         ask().is_ok_and(|answer| answer.contains(r#""health":"true""#))
     }
 
-    /// Ends it as a power cut does.
+    /// Kills it, as a power cut does.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("our child");
@@ -264,52 +236,52 @@ impl Etcd {
         }
     }
 
-    /// Ends it in order, as whoever brings a new version does.
+    /// Stops it gracefully, as an upgrade does.
     pub fn stop(&mut self) {
         kill_process(self.pid(), Signal::TERM).expect("our child");
         let mut process = self.process.take().expect("etcd runs");
         process.wait().expect("our child");
     }
 
-    /// Ends it, and takes its data away.
+    /// Kills it and deletes its data.
     pub fn kill_and_forget(&mut self) {
         self.kill();
         fs::remove_dir_all(self.data()).expect("etcd's data");
     }
 
-    /// Copies its data away, for which it stops for a moment.
+    /// Makes a copy of its data; restarts it for that.
     pub fn back_up(&mut self) {
         self.kill();
         copy(&self.data(), self.file("backup").as_ref());
         self.up();
     }
 
-    /// Goes back to the copy.
+    /// Restarts it with the copy instead of its data.
     pub fn restore(&mut self) {
         self.kill_and_forget();
         copy(self.file("backup").as_ref(), &self.data());
         self.up();
     }
 
-    /// Where its data are.
+    /// Returns the folder of its data.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    /// A file beside its data.
+    /// Returns the path of a file beside its data.
     pub fn file(&self, name: &str) -> String {
         let path = self.folder.path().join(name);
         path.into_os_string().into_string().expect("text")
     }
 
-    /// Stops it in the middle of whatever it does: connections stay open, and silent.
+    /// Suspends it: its connections stay open and are silent.
     pub fn freeze(&self) {
         kill_process(self.pid(), Signal::STOP).expect("our child");
         let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
         rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid()), stopped)).expect("it stops");
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub fn thaw(&self) {
         kill_process(self.pid(), Signal::CONT).expect("our child");
     }

@@ -1,4 +1,4 @@
-//! What people do to an etcd, by `etcdctl`.
+//! What operators do to an etcd with `etcdctl`.
 
 use super::etcd::Etcd;
 use std::env;
@@ -18,18 +18,21 @@ pub struct Key {
 }
 
 impl Etcd {
-    /// What `etcdctl` prints.
+    /// Runs `etcdctl`; returns what it prints.
     pub fn etcdctl(&self, args: &[&str]) -> String {
         String::from_utf8(self.etcdctl_bytes(args, b"")).expect("text")
     }
 
-    /// The same, with something to read and bytes of any kind in the answer.
+    /// Does the same with standard input, and with output that need not be text.
     pub fn etcdctl_bytes(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
         let answer = self.try_etcdctl(args, input);
         answer.unwrap_or_else(|error| panic!("etcdctl {args:?} failed: {error}"))
     }
 
-    /// The same, for what may be refused; then with etcdctl's word on why.
+    /// Does the same for what may be refused.
+    ///
+    /// # Errors
+    /// When it is refused, with etcdctl's reason.
     pub fn try_etcdctl(&self, args: &[&str], input: &[u8]) -> Result<Vec<u8>, String> {
         let mut command = Command::new(self.binary.with_file_name("etcdctl"));
         for (variable, _) in env::vars_os() {
@@ -63,7 +66,7 @@ impl Etcd {
         }
     }
 
-    /// The key, if there is one.
+    /// Returns the key, if it exists.
     pub fn key(&self, key: &str) -> Option<Key> {
         let fields = self.etcdctl(&["get", key, "-w", "fields"]);
         let lease: u64 = field(&fields, "Lease")?.parse().expect("a number");
@@ -84,16 +87,16 @@ impl Etcd {
         })
     }
 
-    /// The revision of the last change to any key.
+    /// Returns the revision of the last change to any key.
     pub fn revision(&self) -> u64 {
         let fields = self.etcdctl(&["get", "leader", "-w", "fields"]);
         field(&fields, "Revision")
-            .expect("every answer has one")
+            .expect("every response has one")
             .parse()
             .expect("a number")
     }
 
-    /// Grants a lease.
+    /// Grants a lease; returns its id in etcdctl's hexadecimal.
     pub fn grant(&self, ttl: Duration) -> String {
         let answer = self.etcdctl(&["lease", "grant", &ttl.as_secs().to_string()]);
         answer
@@ -103,22 +106,22 @@ impl Etcd {
             .to_owned()
     }
 
-    /// All leases.
+    /// Returns the ids of all leases.
     pub fn leases(&self) -> Vec<String> {
         let list = self.etcdctl(&["lease", "list"]);
         list.lines().skip(1).map(str::to_owned).collect()
     }
 
-    /// Puts a key, bound to a lease or not, with a value of any kind.
+    /// Puts a key with any value, bound to a lease or not.
     pub fn put(&self, key: &str, value: &[u8], lease: Option<&str>) {
         let lease = format!("--lease={}", lease.unwrap_or("0"));
-        // An empty value can only be an argument, one with a null byte only be read.
+        // An empty value can only be an argument, and one with a null byte only standard input.
         let argument: &[&str] = if value.is_empty() { &[""] } else { &[] };
         self.etcdctl_bytes(&[&["put", &lease, key], argument].concat(), value);
     }
 }
 
-/// A field of `etcdctl -w fields`: `"Lease" : 4027522140664172294`.
+/// Returns a field of `etcdctl -w fields`: `"Lease" : 4027522140664172294`.
 fn field<'a>(fields: &'a str, name: &str) -> Option<&'a str> {
     let name = format!("\"{name}\" : ");
     fields.lines().find_map(|line| line.strip_prefix(&name))

@@ -1,6 +1,6 @@
 //! An HTTP client, and servers that a test runs beside the daemon.
 
-use super::{PATIENCE, look_until};
+use super::{PATIENCE, poll_until};
 use serde_json::Value;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -89,7 +89,7 @@ pub fn get_json(address: &str, path: &str) -> Value {
 /// Gets the path again and again until its status code is this one. Before that, the server may
 /// not listen yet.
 pub fn wait_for_code(address: &str, path: &str, code: u16) {
-    look_until(&format!("{path} is {code}"), || {
+    poll_until(&format!("{path} is {code}"), || {
         let response = try_request(address, "GET", path).ok()?;
         (response.code == code).then_some(())
     });

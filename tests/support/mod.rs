@@ -1,65 +1,89 @@
-//! What the tests of the real binary share: an etcd of one's own, replicas whose lines are
-//! recorded, and a way between the two that can be broken.
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+//! What the tests of the real binary share: programs whose lines are recorded, etcd servers of a
+//! test's own, and a proxy between the two that can fail.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file uses its own part of this"
+)]
 
-pub mod answers;
 pub mod checker;
 pub mod cluster;
+pub mod compose;
 pub mod daemon;
 pub mod etcd;
 pub mod etcdctl;
 pub mod http;
+pub mod line;
 pub mod operator;
 pub mod postgres;
+pub mod process;
 pub mod proxy;
 pub mod record;
 
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The TTL of the tests' elections: the shortest that etcd grants.
 pub const TTL: Duration = Duration::from_secs(2);
 
-/// How often a leader's lease is refreshed.
+/// How often a leader renews its lease.
 pub const REFRESH: Duration = Duration::from_millis(400);
 
-/// Long enough for anything that happens at all, on a machine busy with other tests.
-/// What must happen within a time of its own is checked against that, by the lines' times.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a test waits for something that has no time limit of its own. On a machine that is
+/// busy with other tests, most things take longer than usual, and starting containers takes the
+/// longest. No time is measured by it, so being long costs nothing but the wait of a failed test.
+/// A test that checks a time compares the times of the recorded lines.
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// By when somebody leads again once faults stop: etcd looks for dead leases twice a second,
-/// a new etcd leader extends them by its election time-out; then a follower's read, and two tries.
+/// By when a replica leads again once a fault is over: etcd looks for expired leases twice a
+/// second, and a new etcd leader extends them by its election timeout; then come a follower's read
+/// and two tries.
 pub const FAIL_OVER: Duration = Duration::from_millis(2000 + 1500 + 667 + 800);
 
-/// The same for another TTL.
+/// Returns the same for another TTL.
 pub fn fail_over(ttl: Duration) -> Duration {
     ttl + Duration::from_millis(1500) + ttl / 3 + ttl / 5 * 2
+}
+
+/// Returns the path of a file of the project.
+pub fn project(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 static CHANGES: Mutex<()> = Mutex::new(());
 static CHANGED: Condvar = Condvar::new();
 
-/// Wakes whoever waits in [`wait_until`]; called after every change that one may wait for.
+/// Wakes all that wait in [`wait_until`]. Everything that a test may wait for calls this after each
+/// change.
 pub fn changed() {
     drop(lock(&CHANGES));
     CHANGED.notify_all();
 }
 
-/// Looks again after every change, until there is something to return.
+/// Looks now and after every change until there is something to return.
 ///
 /// # Panics
-/// When there is nothing after `bound`.
-pub fn wait_until<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+/// When there is nothing within `bound`.
+pub fn wait_until<T>(what: &str, bound: Duration, look: impl FnMut() -> Option<T>) -> T {
+    wait_at_most(bound, look).unwrap_or_else(|| panic!("not within {bound:?}: {what}"))
+}
+
+/// Looks now and after every change until there is something to return or the time is over.
+pub fn wait_at_most<T>(bound: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + bound;
     let mut guard = lock(&CHANGES);
     loop {
         if let Some(found) = look() {
-            return found;
+            return Some(found);
         }
         let left = end.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "not within {bound:?}: {what}");
+        if left.is_zero() {
+            return None;
+        }
         guard = CHANGED
             .wait_timeout(guard, left)
             .unwrap_or_else(PoisonError::into_inner)
@@ -67,25 +91,28 @@ pub fn wait_until<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Opti
     }
 }
 
-/// Looks again every few milliseconds, where nobody tells of a change, until there is something to
-/// return.
+/// Looks every few milliseconds until there is something to return. This is for what reports no
+/// change: files, servers, other programs.
 ///
 /// # Panics
-/// When there is nothing after [`PATIENCE`].
-pub fn look_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+/// When there is nothing within [`PATIENCE`].
+pub fn poll_until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    poll_every(Duration::from_millis(5), what, look)
+}
+
+/// Does the same at longer intervals, for looks that cost much.
+///
+/// # Panics
+/// When there is nothing within [`PATIENCE`].
+pub fn poll_every<T>(interval: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(interval);
     }
-}
-
-/// Locks, also after a test that panicked while it held the lock.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets time pass in which something must *not* happen, so that there is nothing to wait for.
@@ -93,15 +120,46 @@ pub fn let_pass(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// A port of 127.0.0.1 that nobody uses, and that stays so until a test listens on it: it is not
-/// among those that Linux gives to outgoing connections, and never returned twice.
+/// Locks a mutex, also after a test has panicked with the lock held.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the command lines of all processes on this machine that contain this text.
+pub fn processes_with(text: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("the system's processes");
+    let command_line = |process: std::io::Result<std::fs::DirEntry>| {
+        // What is no process, or has ended meanwhile, has no such file.
+        let file = process.ok()?.path().join("cmdline");
+        let bytes = std::fs::read(file).ok()?;
+        Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+    };
+    let mut command_lines: Vec<_> = processes.filter_map(command_line).collect();
+    command_lines.retain(|command_line| command_line.contains(text));
+    command_lines
+}
+
+/// Returns a free port of 127.0.0.1 that no other test on this machine gets while this process
+/// runs. Linux does not give it to outgoing connections either.
 pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
+    static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
     loop {
-        let offset = std::process::id() * 97 + NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = u16::try_from(10_240 + offset % 22_000).expect("below 32,768");
+        let port = fastrand::u16(10_240..32_768);
+        // Only one process at a time can hold a socket of this name, and it leaves no file behind.
+        let name = format!("leader-election-tests-port-{port}");
+        let address = SocketAddr::from_abstract_name(name).expect("a short name");
+        let Ok(reservation) = UnixListener::bind_addr(&address) else {
+            continue;
+        };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            lock(&RESERVED).push(reservation);
             return port;
         }
     }
+}
+
+/// Returns a name that no other test has, for what shares a namespace with others: containers,
+/// networks, images. A process id is not enough, as several containers may share one Docker engine.
+pub fn unique_name(start: &str) -> String {
+    format!("{start}_{:016x}", fastrand::u64(..))
 }

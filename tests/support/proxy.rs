@@ -1,127 +1,93 @@
-//! Addresses that misbehave: a way to etcd that can be broken, one that is silent, one that refuses.
+//! A proxy in front of an etcd that treats the traffic as a test says, and endpoints that are
+//! unreachable.
+//!
+//! One proxy serves all faults. It forwards HTTP/2 frame by frame, so that it can hold back single
+//! calls, and any other protocol as it comes; so it needs no variants for peers or TLS.
+
+mod traffic;
+
+pub use traffic::{Call, Link};
 
 use super::{changed, free_port, lock};
-use rustix::net::sockopt::{set_socket_linger, socket_linger};
-use std::io::{Read, Write};
+use rustix::net::sockopt::set_socket_linger;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use traffic::{Direction, Part, Parts};
 
-/// What happens to bytes on their way.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// They arrive.
-    Open,
-    /// They are held back, and arrive when the way is open again.
-    Frozen,
-    /// Questions arrive, answers are held back.
-    Deaf,
-    /// Answers arrive, questions are held back.
-    Mute,
-    /// Everything takes 300 ms more, give or take 100.
-    Slow,
-    /// Questions arrive, answers become noise of the same length.
-    Garbage,
-    /// Connections are closed as soon as they are there.
-    Cut,
-    /// The same, by a reset.
-    Reset,
-    /// Connections are taken, and that is all that ever happens on them.
-    Silent,
-}
-
-struct State {
-    way: Way,
-    accepted: usize,
-    open: Vec<TcpStream>,
-    closing: bool,
-}
-
-impl State {
-    /// Ends all connections, by a reset or in order.
-    fn close_all(&mut self, by_reset: bool) {
-        for stream in self.open.drain(..) {
-            if by_reset {
-                reset_when_closed(&stream);
-                // Wakes whoever reads from it, and tells the other side nothing.
-                drop(stream.shutdown(Shutdown::Read));
-            } else {
-                drop(stream.shutdown(Shutdown::Both));
-            }
-        }
-    }
-}
-
-struct Shared {
-    state: Mutex<State>,
-    moved: Condvar,
-}
-
-/// A proxy in front of an endpoint.
+/// A proxy in front of an endpoint. Dropping it closes all its connections.
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
-    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
-    /// Listens, and connects what comes to `endpoint`.
-    pub fn start(endpoint: &str, way: Way) -> Self {
+    /// Listens, and connects each client to `endpoint`.
+    pub fn start(endpoint: &str, link: Link) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it listens");
-        let state = State {
-            way,
-            accepted: 0,
-            open: Vec::new(),
-            closing: false,
-        };
         let shared = Arc::new(Shared {
-            state: Mutex::new(state),
+            state: Mutex::new(State {
+                link,
+                accepted: 0,
+                matching_requests: 0,
+                connections: BTreeMap::new(),
+                closing: false,
+            }),
             moved: Condvar::new(),
         });
-        let threads = Arc::new(Mutex::new(Vec::new()));
-        let acceptor = {
-            let (shared, threads) = (Arc::clone(&shared), Arc::clone(&threads));
-            let endpoint = endpoint.to_owned();
-            thread::spawn(move || accept(&listener, &endpoint, &shared, &threads))
-        };
+        let (endpoint, acceptor) = (endpoint.to_owned(), Arc::clone(&shared));
+        let acceptor = thread::spawn(move || acceptor.accept(&listener, &endpoint));
         Self {
             address,
             shared,
-            threads,
             acceptor: Some(acceptor),
         }
     }
 
-    /// An endpoint that takes connections and never says a word.
+    /// Returns an endpoint that accepts connections and never sends anything.
     pub fn silent() -> Self {
-        Self::start("", Way::Silent)
+        Self::start("", Link::Silent)
     }
 
-    /// An endpoint that hangs up on whoever calls.
+    /// Returns an endpoint that closes each connection at once.
     pub fn cut() -> Self {
-        Self::start("", Way::Cut)
+        Self::start("", Link::Cut)
     }
 
-    /// Its address.
+    /// Returns its address.
     pub fn endpoint(&self) -> String {
         self.address.to_string()
     }
 
-    /// How many connections came so far.
+    /// Returns how many connections it has accepted.
     pub fn accepted(&self) -> usize {
         lock(&self.shared.state).accepted
     }
 
-    /// Changes what happens, also to connections that are open.
-    pub fn set(&self, way: Way) {
+    /// Returns how many requests of the kind that the link names came since it was set.
+    pub fn matching_requests(&self) -> usize {
+        lock(&self.shared.state).matching_requests
+    }
+
+    /// Changes what it does, also on open connections. What it has held back is forwarded, unless
+    /// the new link holds it back as well.
+    pub fn set(&self, link: Link) {
         let mut state = lock(&self.shared.state);
-        state.way = way;
-        if matches!(way, Way::Cut | Way::Reset) {
-            state.close_all(way == Way::Reset);
+        state.link = link;
+        state.matching_requests = 0;
+        for connection in state.connections.values_mut() {
+            connection.held_streams.clear();
+        }
+        match link {
+            Link::Cut => state.close(false, |_, _| true),
+            Link::Reset => state.close(true, |_, _| true),
+            Link::CutPeer(peer) => state.close(false, |_, it| it.peer == Some(peer)),
+            _ => {}
         }
         self.shared.moved.notify_all();
     }
@@ -132,125 +98,236 @@ impl Drop for Proxy {
         {
             let mut state = lock(&self.shared.state);
             state.closing = true;
-            state.close_all(false);
+            state.close(false, |_, _| true);
             self.shared.moved.notify_all();
         }
-        // Wakes the acceptor, which sees that this is the end.
+        // Wakes the acceptor, which then ends with all its threads.
         drop(TcpStream::connect(self.address));
-        let acceptor = self.acceptor.take().into_iter();
-        for thread in acceptor.chain(std::mem::take(&mut *lock(&self.threads))) {
-            drop(thread.join());
-        }
+        drop(self.acceptor.take().map(JoinHandle::join));
     }
 }
 
-fn accept(
-    listener: &TcpListener,
-    endpoint: &str,
-    shared: &Arc<Shared>,
-    threads: &Mutex<Vec<JoinHandle<()>>>,
-) {
-    for client in listener.incoming() {
-        let Ok(client) = client else { continue };
-        let mut state = lock(&shared.state);
-        if state.closing {
-            return;
+struct State {
+    link: Link,
+    accepted: usize,
+    matching_requests: usize,
+    /// The open connections by their numbers. A thread whose connection is gone ends.
+    connections: BTreeMap<usize, Connection>,
+    closing: bool,
+}
+
+/// A client's connection, with its continuation to the endpoint.
+struct Connection {
+    sockets: Vec<TcpStream>,
+    /// One for each direction.
+    queues: [Queue; 2],
+    /// The streams on which something is held back.
+    held_streams: BTreeSet<u32>,
+    /// The member of an etcd cluster that is the client, once it has said so.
+    peer: Option<u64>,
+}
+
+/// What has been read and not yet forwarded.
+#[derive(Default)]
+struct Queue {
+    parts: VecDeque<Part>,
+    /// Whether nothing more will be read.
+    ended: bool,
+}
+
+impl Connection {
+    fn new(sockets: &[&TcpStream]) -> Self {
+        Self {
+            sockets: sockets.iter().map(|socket| copy_of(socket)).collect(),
+            queues: Default::default(),
+            held_streams: BTreeSet::new(),
+            peer: None,
         }
-        state.accepted += 1;
-        match state.way {
-            Way::Cut => {}
-            Way::Reset => reset_when_closed(&client),
-            Way::Silent => state.open.push(client),
-            _ => {
-                // Where etcd is not there, the client is hung up on.
-                if let Ok(server) = TcpStream::connect(endpoint) {
-                    state.open.extend([copy_of(&client), copy_of(&server)]);
-                    let (client2, server2) = (copy_of(&client), copy_of(&server));
-                    let mut threads = lock(threads);
-                    for (from, to, answers) in [(client, server, false), (server2, client2, true)] {
-                        let (shared, shared2) = (Arc::clone(shared), Arc::clone(shared));
-                        let (put, arrived) = channel();
-                        threads.push(thread::spawn(move || read(from, &put, &shared, answers)));
-                        threads.push(thread::spawn(move || {
-                            write(to, &arrived, &shared2, answers);
-                        }));
-                    }
+    }
+
+    /// Returns the place of the first part in a queue that the link lets pass.
+    fn next(&self, direction: Direction, link: Link) -> Option<usize> {
+        let parts = &self.queues[direction as usize].parts;
+        parts.iter().position(|part| {
+            let stream = part.stream();
+            let is_held = stream.is_some_and(|stream| self.held_streams.contains(&stream));
+            link.lets_pass(direction, part, is_held)
+        })
+    }
+}
+
+impl State {
+    /// Closes the connections for which `is_it` returns true.
+    fn close(&mut self, by_reset: bool, is_it: impl Fn(usize, &Connection) -> bool) {
+        let closed = self
+            .connections
+            .extract_if(.., |&number, it| is_it(number, it));
+        for (_, connection) in closed {
+            for socket in connection.sockets {
+                if by_reset {
+                    reset_when_closed(&socket);
+                    // Wakes the thread that reads from it, and sends nothing to the other side.
+                    drop(socket.shutdown(Shutdown::Read));
+                } else {
+                    drop(socket.shutdown(Shutdown::Both));
                 }
             }
         }
-        drop(state);
-        changed();
     }
 }
 
-fn copy_of(stream: &TcpStream) -> TcpStream {
-    stream.try_clone().expect("a second handle")
+struct Shared {
+    state: Mutex<State>,
+    /// Notified of all that may let a part pass.
+    moved: Condvar,
 }
 
-fn reset_when_closed(stream: &TcpStream) {
-    set_socket_linger(stream, Some(Duration::ZERO)).expect("an open socket");
-}
+impl Shared {
+    fn accept(&self, listener: &TcpListener, endpoint: &str) {
+        thread::scope(|scope| {
+            for client in listener.incoming() {
+                let Ok(client) = client else { continue };
+                let mut state = lock(&self.state);
+                if state.closing {
+                    return;
+                }
+                state.accepted += 1;
+                let number = state.accepted;
+                match state.link {
+                    Link::Cut => {}
+                    Link::Reset => reset_when_closed(&client),
+                    Link::Silent => {
+                        let connection = Connection::new(&[&client]);
+                        state.connections.insert(number, connection);
+                    }
+                    _ => {
+                        // If the endpoint is down, the client's connection is closed.
+                        if let Ok(server) = TcpStream::connect(endpoint) {
+                            let connection = Connection::new(&[&client, &server]);
+                            state.connections.insert(number, connection);
+                            for (direction, from, to) in [
+                                (Direction::Requests, copy_of(&client), copy_of(&server)),
+                                (Direction::Responses, server, client),
+                            ] {
+                                scope.spawn(move || self.read(number, direction, from));
+                                scope.spawn(move || self.write(number, direction, to));
+                            }
+                        }
+                    }
+                }
+                drop(state);
+                changed();
+            }
+        });
+    }
 
-/// Bytes, and when they arrive at the earliest.
-type Sent = (Instant, Vec<u8>);
+    fn read(&self, number: usize, direction: Direction, from: TcpStream) {
+        let mut parts = Parts::new(from, direction);
+        while let Ok(part) = parts.next() {
+            self.put(number, direction, part);
+        }
+        if let Some(connection) = lock(&self.state).connections.get_mut(&number) {
+            connection.queues[direction as usize].ended = true;
+        }
+        self.moved.notify_all();
+    }
 
-fn read(mut from: TcpStream, put: &Sender<Sent>, shared: &Shared, answers: bool) {
-    let mut buffer = [0; 16 * 1024];
-    let mut due = Instant::now();
-    loop {
-        let length = from.read(&mut buffer).unwrap_or(0);
-        if length == 0 {
+    /// Puts a part into its queue.
+    fn put(&self, number: usize, direction: Direction, mut part: Part) {
+        let mut state = lock(&self.state);
+        let State {
+            link,
+            matching_requests,
+            connections,
+            ..
+        } = &mut *state;
+        let Some(connection) = connections.get_mut(&number) else {
             return;
-        }
-        let mut bytes = buffer[..length].to_vec();
-        let way = lock(&shared.state).way;
-        if way == Way::Garbage && answers {
-            fastrand::fill(&mut bytes);
-        }
-        let delay = match way {
-            Way::Slow => Duration::from_millis(fastrand::u64(200..=400)),
-            _ => Duration::ZERO,
         };
-        // In the order in which they were sent.
-        due = due.max(Instant::now() + delay);
-        if put.send((due, bytes)).is_err() {
-            return;
+        let mut matches = false;
+        if direction == Direction::Requests {
+            let message = part.message();
+            matches = message.is_some_and(|message| link.names(message));
+            if matches {
+                connection.held_streams.extend(part.stream());
+                *matching_requests += 1;
+            }
+            connection.peer = part.peer().or(connection.peer);
+        } else if *link == Link::Garbage {
+            fastrand::fill(&mut part.bytes);
+        }
+        if *link == Link::Slow {
+            part.due += Duration::from_millis(fastrand::u64(200..=400));
+        }
+        let is_cut = matches!(*link, Link::CutPeer(peer) if connection.peer == Some(peer));
+        let parts = &mut connection.queues[direction as usize].parts;
+        // Delayed parts stay in order.
+        part.due = parts.back().map_or(part.due, |last| part.due.max(last.due));
+        parts.push_back(part);
+        if is_cut {
+            state.close(false, |it, _| it == number);
+        }
+        drop(state);
+        self.moved.notify_all();
+        if matches {
+            changed();
         }
     }
-}
 
-fn write(mut to: TcpStream, arrived: &Receiver<Sent>, shared: &Shared, answers: bool) {
-    let held_back = [Way::Frozen, if answers { Way::Deaf } else { Way::Mute }];
-    for (due, bytes) in arrived {
-        let mut state = lock(&shared.state);
-        loop {
-            let left = due.saturating_duration_since(Instant::now());
-            let held = held_back.contains(&state.way);
-            if state.closing || (!held && left.is_zero()) {
+    fn write(&self, number: usize, direction: Direction, mut to: TcpStream) {
+        while let Some(part) = self.take(number, direction) {
+            if to.write_all(&part.bytes).is_err() {
                 break;
             }
-            let longest = if held { Duration::MAX } else { left };
-            let moved = shared.moved.wait_timeout(state, longest);
+        }
+        // Does nothing after a reset, which has removed the connection.
+        lock(&self.state).close(false, |it, _| it == number);
+        self.moved.notify_all();
+    }
+
+    /// Waits for the next part that may pass and takes it from its queue. Returns nothing once the
+    /// connection is closed, or this direction of it has ended and nothing is left in its queue.
+    fn take(&self, number: usize, direction: Direction) -> Option<Part> {
+        let mut state = lock(&self.state);
+        loop {
+            let State {
+                link, connections, ..
+            } = &mut *state;
+            let connection = connections.get_mut(&number)?;
+            let next = connection.next(direction, *link);
+            let queue = &mut connection.queues[direction as usize];
+            let mut wait = Duration::MAX;
+            if let Some(place) = next {
+                wait = queue.parts[place]
+                    .due
+                    .saturating_duration_since(Instant::now());
+                if wait.is_zero() {
+                    return queue.parts.remove(place);
+                }
+            } else if queue.ended && queue.parts.is_empty() {
+                return None;
+            }
+            let moved = self.moved.wait_timeout(state, wait);
             state = moved.unwrap_or_else(PoisonError::into_inner).0;
         }
-        drop(state);
-        if to.write_all(&bytes).is_err() {
-            break;
-        }
-    }
-    let linger = socket_linger(&to).unwrap_or(None);
-    if linger.is_none() {
-        drop(to.shutdown(Shutdown::Both));
     }
 }
 
-/// An endpoint where nobody listens.
+fn copy_of(socket: &TcpStream) -> TcpStream {
+    socket.try_clone().expect("a second handle")
+}
+
+fn reset_when_closed(socket: &TcpStream) {
+    set_socket_linger(socket, Some(Duration::ZERO)).expect("an open socket");
+}
+
+/// Returns an endpoint that refuses connections.
 pub fn refusing() -> String {
     format!("127.0.0.1:{}", free_port())
 }
 
-/// An endpoint as a dead host is one: it does not even answer a connection attempt, because its
-/// queue of connections is full.
+/// An endpoint like that of a dead host: it does not even respond to a connection attempt, because
+/// its queue of connections is full.
 pub struct BlackHole {
     listener: TcpListener,
     _queue: Vec<TcpStream>,
@@ -271,7 +348,7 @@ impl BlackHole {
         }
     }
 
-    /// Its address.
+    /// Returns its address.
     pub fn endpoint(&self) -> String {
         self.listener.local_addr().expect("it listens").to_string()
     }

@@ -2,7 +2,7 @@
 //! replicas' COMMANDs ran at once.
 
 use super::daemon::{Daemon, json};
-use super::look_until;
+use super::poll_until;
 use rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::fs;
@@ -99,7 +99,7 @@ impl Record {
     /// Waits until both processes of a COMMAND have run in a term with a higher token; returns the
     /// first sample of that term.
     pub fn wait_for_term_after(&self, token: u64) -> Sample {
-        look_until("the next COMMAND runs", || {
+        poll_until("the next COMMAND runs", || {
             let record = fs::read_to_string(self.path()).unwrap_or_default();
             let samples = self.samples();
             let first = samples.iter().find(|sample| sample.token > token)?;
@@ -141,7 +141,7 @@ impl Record {
 
 /// Waits until COMMAND runs; returns the process of its guard.
 pub fn wait_for_guard(replica: &mut Daemon) -> Pid {
-    let guard = replica.wait_for_start("Running ").field("guard");
+    let guard = replica.wait_for_next_start("Running ").field("guard");
     let guard = guard.expect("a guard").parse().expect("a number");
     Pid::from_raw(guard).expect("a process")
 }
