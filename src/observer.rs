@@ -8,7 +8,7 @@ mod tests;
 use crate::{
     acting_record::ActingRecord,
     config::{Cluster, LeaderKey},
-    etcd::Keys,
+    etcd::Target,
     protocol::{ElectionKey, Entry, Failure, FencingToken, LeaseId, View},
 };
 use key_history::KeyHistory;
@@ -47,8 +47,8 @@ impl Observer {
 
     fn spawn(cluster: Cluster, leader_key: &LeaderKey, history: Option<KeyHistory>) -> Self {
         let (sender, observed) = mpsc::channel(QUEUE);
-        let keys = Arc::new(Keys::new(leader_key));
-        let follower = follow::Follower::new(cluster, keys, history, sender);
+        let target = Target::new(cluster, leader_key);
+        let follower = follow::Follower::new(target, history, sender);
         Self {
             observed,
             task: tokio::spawn(follower.run()),
@@ -92,6 +92,8 @@ pub enum Observed {
         /// Its failure.
         failure: Failure,
     },
+    /// A user is configured, and etcd's authentication is off. Reported once.
+    AuthenticationOff,
     /// etcd responds again.
     AnsweredAgain {
         /// The endpoint that responded, by its place in the list.

@@ -48,7 +48,7 @@ pub use timing::{InvalidTtl, Moment, Timing, Ttl};
 pub use transaction::{Effect, Guard, Transaction};
 pub use view::{ElectionKey, Entry, View};
 
-use calls::{CallKind, Calls};
+use calls::{CallKind, Calls, Need};
 use release::Release;
 use reporter::Reporter;
 use std::collections::VecDeque;
@@ -216,7 +216,7 @@ impl Machine {
         // What ran out before this input was handled is over, however late a timer fires.
         self.expire(now);
         match input {
-            Input::Opened { call, result } => self.handle_opened(now, call, result),
+            Input::Connected { call, result } => self.handle_connected(now, call, result),
             Input::Granted { call, result } => self.handle_grant(now, call, result),
             Input::KeptAlive { call, result } => self.handle_keepalive(now, call, result),
             Input::Transacted { call, result } => self.handle_transaction(now, call, result),
@@ -264,10 +264,7 @@ impl Machine {
             State::Leader(tenure) | State::Stopping { tenure, .. } => tenure.take_back_at,
             _ => None,
         };
-        let call = self
-            .calls
-            .poll_timeout()
-            .filter(|_| self.calls.is_busy() || self.wanted_call().is_some());
+        let call = self.calls.poll_timeout(self.need().is_some());
         [state, take_back, call, self.release_timeout()]
             .into_iter()
             .flatten()
@@ -310,50 +307,56 @@ impl Machine {
                 .known
                 .as_ref()
                 .and_then(|known| known.acting().cloned()),
-            endpoint: self.calls.rotation.endpoint(),
+            endpoint: self.calls.endpoint(),
         }
     }
 
     /// Starts whatever is due.
     fn advance(&mut self, now: Moment) {
         self.advance_releases(now);
-        if self.calls.is_busy() || !self.calls.is_due(now) {
+        if !self.calls.may_start() || !self.calls.is_due(now) {
             return;
         }
-        let Some(kind) = self.wanted_call() else {
-            return;
-        };
-        let limit = self.timing().limit();
-        let revision = self.known.as_ref().map(Known::revision);
-        let call = self.calls.start(now, kind, limit, revision);
-        let action = match kind {
-            CallKind::Connect { lease } => Action::Connect {
-                call,
-                endpoint: self.calls.rotation.endpoint(),
-                lease,
-                limit,
-            },
-            CallKind::OpenKeepAlive { lease } => Action::OpenKeepAlive { call, lease, limit },
-            CallKind::Grant => Action::Grant {
-                call,
-                ttl: self.settings.ttl,
-                limit,
-            },
-            CallKind::Try { lease, transaction } => {
-                self.begin_try(&transaction);
-                Action::Try {
-                    call,
-                    lease,
-                    transaction,
-                    limit,
+        let timing = self.timing();
+        match self.need() {
+            None => {}
+            Some(Need::Connection) => {
+                if let Some((call, endpoint)) = self.calls.start_attempt(now, timing.limit()) {
+                    let limit = timing.connect_limit();
+                    self.actions.push_back(Action::Connect {
+                        call,
+                        endpoint,
+                        limit,
+                    });
                 }
             }
-        };
-        self.actions.push_back(action);
+            Some(Need::Call(kind)) => {
+                let revision = self.known.as_ref().map(Known::revision);
+                let call = self.calls.start(now, kind, timing.limit(), revision);
+                let action = match kind {
+                    CallKind::Grant => Action::Grant {
+                        call,
+                        ttl: self.settings.ttl,
+                        limit: timing.limit(),
+                    },
+                    CallKind::Try { lease, transaction } => {
+                        self.begin_try(&transaction);
+                        Action::Try {
+                            call,
+                            lease,
+                            transaction,
+                            new_stream: self.calls.take_stream(lease),
+                            limit: timing.ttl(),
+                        }
+                    }
+                };
+                self.actions.push_back(action);
+            }
+        }
     }
 
-    /// The question to ask next, if any; the pace is a matter of `calls`.
-    fn wanted_call(&self) -> Option<CallKind> {
+    /// Returns what is needed next, if anything; its pace is a matter of `calls`.
+    fn need(&self) -> Option<Need> {
         let state = match self.state {
             State::Withdrawn
             | State::Stopping {
@@ -361,15 +364,12 @@ impl Machine {
             } => return None,
             State::Unleased { .. } if self.withdrawing.is_some() => {
                 let reconnect = self.calls.is_down() && !self.releases.is_empty();
-                return reconnect.then_some(CallKind::Connect { lease: None });
+                return reconnect.then_some(Need::Connection);
             }
             state => state,
         };
         let lease = state.lease().map(|lease| lease.id);
-        Some(
-            self.calls
-                .next_kind(lease, |lease| state.transaction(lease)),
-        )
+        Some(self.calls.need(lease, |lease| state.transaction(lease)))
     }
 
     /// The durations that count now: of the lease, or of the TTL that will be asked for.

@@ -100,8 +100,14 @@ pub(super) fn endpoint_failure(endpoint: impl Display, failure: &Failure) -> Str
     format!("etcd at '{endpoint}' {phrase} ({reason})")
 }
 
+/// Says that a user is configured for nothing.
+pub(super) const AUTHENTICATION_OFF: &str = "An etcd user is given, but etcd's authentication is \
+                                             off: anyone may write the election's keys; continuing \
+                                             without it";
+
 fn failure_phrase(failure: &Failure) -> &'static str {
     match failure.kind {
+        FailureKind::Overloaded => "is overloaded",
         FailureKind::Refused => "refuses",
         FailureKind::Unauthenticated | FailureKind::Exhausted => "cannot be talked to",
         _ => "does not answer",

@@ -1,6 +1,8 @@
 //! Logs what happens in the election.
 
-use super::render::{HISTORY_WENT_BACK, endpoint_failure, failure_reason, loss_reason};
+use super::render::{
+    AUTHENTICATION_OFF, HISTORY_WENT_BACK, endpoint_failure, failure_reason, loss_reason,
+};
 use crate::{
     clock,
     config::Config,
@@ -155,6 +157,9 @@ impl Reporter {
                     name,
                     endpoint, reason, "{failure}; trying again until that changes."
                 );
+            }
+            Event::AuthenticationOff => {
+                warn!(name, "{AUTHENTICATION_OFF}.");
             }
             Event::OutdatedEtcd { version } => {
                 let version = Printable(version.as_bytes()).to_string();

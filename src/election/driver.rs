@@ -4,8 +4,8 @@ use super::{Leadership, offer::Offer};
 use crate::{
     backoff::Jitter,
     clock::{self, Alarm},
-    config::{Cluster, Config},
-    etcd::{self, Connection, Keys, TermValues},
+    config::Config,
+    etcd::{self, Connection, Target, TermValues},
     printable::Printable,
     protocol::{
         Action, CallId, Event, Failure, FailureKind, Input, LeaseId, Machine, Moment, Role,
@@ -43,17 +43,20 @@ enum Message {
 
 pub(super) struct Driver {
     config: Config,
-    cluster: Arc<Cluster>,
-    keys: Arc<Keys>,
+    target: Arc<Target>,
     machine: Machine,
     alarm: Alarm,
     jitter: Jitter,
     back_off: Option<(CallId, Moment)>,
     knows_version: bool,
+    has_reported_authentication_off: bool,
     connection: Option<Box<Connection>>,
-    /// Of connecting, opening, granting and trying one at most is under way.
-    call: Option<CallId>,
+    attempts: Vec<(CallId, AbortHandle)>,
+    /// Of the call under way.
     call_tasks: Vec<AbortHandle>,
+    /// Of a try on the connection before this one.
+    overdue_tasks: Vec<AbortHandle>,
+    revocations: Vec<AbortHandle>,
     watch_task: Option<AbortHandle>,
     tasks: JoinSet<()>,
     results_sent: mpsc::UnboundedSender<Message>,
@@ -88,17 +91,19 @@ impl Driver {
         let (status, status_received) = watch::channel(machine.status());
         let (results_sent, results) = mpsc::unbounded_channel();
         let driver = Self {
-            keys: Arc::new(Keys::new(config.leader_key())),
-            cluster: Arc::new(config.cluster().clone()),
+            target: Target::new(config.cluster().clone(), config.leader_key()),
             config,
             machine,
             alarm: Alarm::new()?,
             jitter: Jitter::new(),
             back_off: None,
             knows_version: false,
+            has_reported_authentication_off: false,
             connection: None,
-            call: None,
+            attempts: Vec::new(),
             call_tasks: Vec::new(),
+            overdue_tasks: Vec::new(),
+            revocations: Vec::new(),
             watch_task: None,
             tasks: JoinSet::new(),
             results_sent,
@@ -158,16 +163,15 @@ impl Driver {
         let input = match message {
             Message::Input(input) => input,
             Message::Connected { call, result } => {
-                if self.call != Some(call) {
+                let Some(place) = self.attempts.iter().position(|(id, _)| *id == call) else {
                     return;
-                }
+                };
+                self.attempts.swap_remove(place);
                 let result = result.map(|connection| {
-                    if !self.knows_version {
-                        self.ask_for_version(&connection);
-                    }
-                    self.connection = Some(connection);
+                    self.report_of(&connection);
+                    self.use_connection(connection);
                 });
-                Input::Opened { call, result }
+                Input::Connected { call, result }
             }
             Message::Version(version) => {
                 if !std::mem::replace(&mut self.knows_version, true) && etcd::is_outdated(&version)
@@ -225,6 +229,18 @@ impl Driver {
         }
     }
 
+    /// Reports what only a connection shows of etcd.
+    fn report_of(&mut self, connection: &Connection) {
+        if !self.knows_version {
+            self.ask_for_version(connection);
+        }
+        if connection.authentication_is_off()
+            && !std::mem::replace(&mut self.has_reported_authentication_off, true)
+        {
+            self.publish_event(Event::AuthenticationOff);
+        }
+    }
+
     /// Asks for etcd's version beside everything else; it may stay unknown.
     fn ask_for_version(&mut self, connection: &Connection) {
         let (connection, results) = (connection.clone(), self.results_sent.clone());
@@ -279,29 +295,20 @@ impl Driver {
             Action::Connect {
                 call,
                 endpoint,
-                lease,
                 limit,
             } => {
-                let cluster = Arc::clone(&self.cluster);
-                let keys = Arc::clone(&self.keys);
-                self.begin_call(call);
-                self.spawn_call(async move {
-                    let result = etcd::connect(cluster, endpoint, keys, lease, limit).await;
+                let target = Arc::clone(&self.target);
+                let attempt = self.spawn(async move {
+                    let result = target.connect(endpoint, limit).await;
                     let result = result.map(Box::new);
                     Message::Connected { call, result }
                 });
+                self.attempts.push((call, attempt));
             }
-            Action::OpenKeepAlive { call, lease, limit } => {
-                self.begin_call(call);
-                let connection = self.connection();
-                self.spawn_call(async move {
-                    let result = async { connection?.open_keep_alive(lease, limit).await }.await;
-                    Message::Input(Input::Opened { call, result })
-                });
-            }
+            Action::StopConnecting => abort_all(self.attempts.drain(..).map(|(_, task)| task)),
             Action::Grant { call, ttl, limit } => {
-                self.begin_call(call);
                 let connection = self.connection();
+                self.begin_call();
                 self.spawn_call(async move {
                     let result = async { connection?.grant(ttl, limit).await }.await;
                     Message::Input(Input::Granted { call, result })
@@ -311,10 +318,11 @@ impl Driver {
                 call,
                 lease,
                 transaction,
+                new_stream,
                 limit,
             } => {
-                self.begin_call(call);
                 let connection = self.connection();
+                self.begin_call();
                 let values = TermValues::now(&self.config);
                 let (keep_alive, transact) = (connection.clone(), connection);
                 self.spawn_call(async move {
@@ -324,29 +332,26 @@ impl Driver {
                     Message::Input(Input::Transacted { call, result })
                 });
                 self.spawn_call(async move {
-                    let result = async { keep_alive?.keep_alive(lease, limit).await }.await;
+                    let keeping = async { keep_alive?.keep_alive(lease, new_stream, limit).await };
+                    let result = keeping.await;
                     Message::Input(Input::KeptAlive { call, result })
                 });
             }
             Action::Revoke { call, lease, limit } => {
                 let connection = self.connection();
-                self.spawn(async move {
+                let task = self.spawn(async move {
                     let result = async { connection?.revoke(lease, limit).await }.await;
                     Message::Input(Input::Revoked { call, result })
                 });
+                self.revocations.retain(|task| !task.is_finished());
+                self.revocations.push(task);
             }
             Action::Watch {
                 watch,
                 from_revision,
                 limit,
             } => self.watch(watch, from_revision, limit),
-            Action::Disconnect => {
-                self.call = None;
-                self.call_tasks.clear();
-                self.watch_task = None;
-                self.connection = None;
-                self.tasks.abort_all();
-            }
+            Action::Disconnect => self.disconnect(),
             Action::BackOff { call, at_most } => {
                 self.back_off = Some((call, clock::now() + self.jitter.up_to(at_most)));
             }
@@ -361,12 +366,26 @@ impl Driver {
             .ok_or_else(|| Failure::new(FailureKind::Unreachable, "not connected"))
     }
 
+    /// Uses a new connection. What was asked in a try on the one before may still be answered.
+    fn use_connection(&mut self, connection: Box<Connection>) {
+        let overdue = std::mem::take(&mut self.call_tasks);
+        self.disconnect();
+        abort_all(std::mem::replace(&mut self.overdue_tasks, overdue));
+        abort_all(self.attempts.drain(..).map(|(_, task)| task));
+        self.connection = Some(connection);
+    }
+
+    /// Drops the connection with what runs on it.
+    fn disconnect(&mut self) {
+        self.connection = None;
+        abort_all(self.call_tasks.drain(..));
+        abort_all(self.revocations.drain(..));
+        abort_all(self.watch_task.take());
+    }
+
     /// Drops what is left of the call before.
-    fn begin_call(&mut self, call: CallId) {
-        for task in self.call_tasks.drain(..) {
-            task.abort();
-        }
-        self.call = Some(call);
+    fn begin_call(&mut self) {
+        abort_all(self.call_tasks.drain(..));
     }
 
     fn spawn_call(&mut self, work: impl Future<Output = Message> + Send + 'static) {
@@ -383,9 +402,7 @@ impl Driver {
     }
 
     fn watch(&mut self, watch: CallId, from_revision: i64, limit: Duration) {
-        if let Some(task) = self.watch_task.take() {
-            task.abort();
-        }
+        abort_all(self.watch_task.take());
         let connection = self.connection();
         let results = self.results_sent.clone();
         self.watch_task = Some(self.spawn(async move {
@@ -409,5 +426,11 @@ impl Driver {
             tracing::debug!(%reason, "The watch ended.");
             Message::Input(Input::WatchEnded { watch })
         }));
+    }
+}
+
+fn abort_all(tasks: impl IntoIterator<Item = AbortHandle>) {
+    for task in tasks {
+        task.abort();
     }
 }

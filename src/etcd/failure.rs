@@ -17,7 +17,7 @@ pub(super) fn unauthenticated(failure: Failure) -> Failure {
 }
 
 /// Classifies an error by its gRPC code: etcd's texts are for people.
-pub(super) fn classify(error: Error) -> Failure {
+fn classify(error: Error) -> Failure {
     match error {
         Error::GRpcStatus(status) => status_failure(&status),
         Error::TransportError(error) => transport_failure(&error),
@@ -34,6 +34,14 @@ fn status_failure(status: &Status) -> Failure {
         // text says so; etcd's own client compares it too.
         Code::InvalidArgument if status.message().contains("revision of auth store is old") => {
             FailureKind::Unauthenticated
+        }
+        // A request without a token, after authentication was switched on.
+        Code::InvalidArgument if status.message().contains("user name is empty") => {
+            FailureKind::Unauthenticated
+        }
+        // The same code also says that the database is full, which does not pass by itself.
+        Code::ResourceExhausted if status.message().contains("too many requests") => {
+            FailureKind::Overloaded
         }
         Code::Unavailable
         | Code::Unknown

@@ -1,6 +1,6 @@
 //! What commands ask for.
 
-use super::{Connection, TermValues, classify, within};
+use super::{Connection, TermValues};
 use crate::protocol::{Failure, LeaseId, Transaction};
 use std::time::Duration;
 
@@ -20,11 +20,8 @@ impl Connection {
         limit: Duration,
     ) -> Result<Option<LeaseTime>, Failure> {
         let mut leases = self.client.lease_client();
-        let asking = async {
-            let answer = leases.time_to_live(lease.get(), None).await;
-            answer.map_err(classify)
-        };
-        let answer = within(limit, "asking for the lease", asking).await?;
+        let asking = leases.time_to_live(lease.get(), None);
+        let answer = self.call(limit, "asking for the lease", asking).await?;
         // One that is gone has a TTL of -1.
         let seconds = |seconds| u64::try_from(seconds).ok().map(Duration::from_secs);
         let granted = seconds(answer.granted_ttl()).filter(|granted| !granted.is_zero());

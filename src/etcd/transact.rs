@@ -1,6 +1,6 @@
 //! Executes the protocol's transactions.
 
-use super::{Connection, classify, entry, no_header, within};
+use super::{Connection, entry, no_header};
 use crate::{
     acting_record::ActingRecord,
     config::{Address, Config, LeaderKey},
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// The names of an election's keys.
 #[derive(Debug)]
-pub(crate) struct Keys {
+pub(super) struct Keys {
     leader: String,
     acting: String,
 }
@@ -84,7 +84,7 @@ impl Connection {
         values: &TermValues,
         limit: Duration,
     ) -> Result<Outcome, Failure> {
-        let keys = &self.keys;
+        let keys = &self.target.keys;
         let compares = transaction
             .guards()
             .into_iter()
@@ -113,8 +113,8 @@ impl Connection {
             .or_else(reads);
 
         let mut kv = self.client.kv_client();
-        let asking = async { kv.txn(request).await.map_err(classify) };
-        let response = within(limit, "asking for the keys", asking).await?;
+        let asking = kv.txn(request);
+        let response = self.call(limit, "asking for the keys", asking).await?;
         let header = response.header().ok_or_else(no_header)?;
         let mut view = View {
             cluster_id: header.cluster_id(),

@@ -1,14 +1,14 @@
 //! The two watches of an election, on one stream, and what the keys held in the past.
 
-use super::{Connection, Keys, classify, entry, within};
+use super::{Connection, entry};
 use crate::protocol::{ElectionKey, Entry, Failure, FailureKind};
 use etcd_client::{EventType, GetOptions, WatchOptions, WatchStream};
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 /// The two watches of an election.
 pub(crate) struct Watch {
     stream: WatchStream,
-    keys: Arc<Keys>,
+    connection: Connection,
     /// How many of the two etcd has agreed to.
     opened: usize,
 }
@@ -52,19 +52,18 @@ impl Connection {
         };
         let mut watches = self.client.watch_client();
         let opening = async {
+            let keys = &self.target.keys;
             let mut stream = watches
-                .watch(self.keys.name(ElectionKey::Leader), options())
-                .await
-                .map_err(classify)?;
+                .watch(keys.name(ElectionKey::Leader), options())
+                .await?;
             stream
-                .watch(self.keys.name(ElectionKey::Acting), options())
-                .await
-                .map_err(classify)?;
+                .watch(keys.name(ElectionKey::Acting), options())
+                .await?;
             Ok(stream)
         };
         Ok(Watch {
-            stream: within(limit, "opening a watch", opening).await?,
-            keys: Arc::clone(&self.keys),
+            stream: self.call(limit, "opening a watch", opening).await?,
+            connection: self.clone(),
             opened: 0,
         })
     }
@@ -78,11 +77,9 @@ impl Connection {
     ) -> Result<Option<Entry>, Failure> {
         let mut kv = self.client.kv_client();
         let options = GetOptions::new().with_revision(revision);
-        let asking = async {
-            let answer = kv.get(self.keys.name(key), Some(options)).await;
-            Ok(answer.map_err(classify)?.kvs().first().map(entry))
-        };
-        within(limit, "asking for a key's past", asking).await
+        let asking = kv.get(self.target.keys.name(key), Some(options));
+        let response = self.call(limit, "asking for a key's past", asking).await?;
+        Ok(response.kvs().first().map(entry))
     }
 }
 
@@ -98,7 +95,10 @@ impl Watch {
     /// next read finds.
     pub async fn changes(&mut self) -> Result<Vec<Change>, WatchEnd> {
         let answer = self.stream.message().await;
-        let answer = answer.map_err(|error| WatchEnd::Failed(classify(error)))?;
+        let answer = answer.map_err(|error| {
+            let failure = self.connection.hint.classify(error);
+            WatchEnd::Failed(self.connection.judge(failure))
+        })?;
         let answer = answer.ok_or_else(|| {
             let failure = Failure::new(FailureKind::Unreachable, "the watch stream ended");
             WatchEnd::Failed(failure)
@@ -118,7 +118,7 @@ impl Watch {
         let changes = answer.events().iter().filter_map(|event| {
             let key_value = event.kv()?;
             Some(Change {
-                key: self.keys.named(key_value.key())?,
+                key: self.connection.target.keys.named(key_value.key())?,
                 revision: key_value.mod_revision(),
                 entry: match event.event_type() {
                     EventType::Put => Some(entry(key_value)),

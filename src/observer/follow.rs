@@ -7,8 +7,7 @@ use super::{
 use crate::{
     backoff::Jitter,
     clock,
-    config::Cluster,
-    etcd::{self, Connection, Keys, WatchEnd},
+    etcd::{Connection, Target, WatchEnd},
     protocol::{Failure, FailureKind, Rotation, View},
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -35,24 +34,23 @@ impl From<Failure> for End {
 }
 
 pub(super) struct Follower {
-    cluster: Arc<Cluster>,
-    keys: Arc<Keys>,
+    target: Arc<Target>,
     history: Option<KeyHistory>,
     rotation: Rotation,
+    has_reported_authentication_off: bool,
     observed: mpsc::Sender<Observed>,
 }
 
 impl Follower {
     pub fn new(
-        cluster: Cluster,
-        keys: Arc<Keys>,
+        target: Arc<Target>,
         history: Option<KeyHistory>,
         observed: mpsc::Sender<Observed>,
     ) -> Self {
         Self {
-            rotation: Rotation::new(cluster.endpoint_count()),
-            cluster: Arc::new(cluster),
-            keys,
+            rotation: Rotation::new(target.cluster().endpoint_count()),
+            has_reported_authentication_off: false,
+            target,
             history,
             observed,
         }
@@ -64,7 +62,14 @@ impl Follower {
         loop {
             let Err(end) = Box::pin(self.follow(self.rotation.endpoint())).await;
             let End::Failed(failure) = end else { return };
-            if self.rotation.record_failure(Some(failure)) {
+            if failure.kind == FailureKind::TokenExpired {
+                // The next connection authenticates anew.
+                continue;
+            }
+            if self
+                .rotation
+                .record_failure(self.rotation.endpoint(), Some(failure))
+            {
                 if let Some((endpoint, failure)) = self.rotation.take_report() {
                     let unanswered = Observed::Unanswered { endpoint, failure };
                     if self.report(unanswered).await.is_err() {
@@ -82,13 +87,17 @@ impl Follower {
 
     /// Follows on one endpoint, until that fails.
     async fn follow(&mut self, endpoint: usize) -> Result<Infallible, End> {
-        let (cluster, keys) = (Arc::clone(&self.cluster), Arc::clone(&self.keys));
-        let connection = etcd::connect(cluster, endpoint, keys, None, LIMIT).await?;
+        let connection = self.target.connect(endpoint, LIMIT).await?;
+        if connection.authentication_is_off()
+            && !std::mem::replace(&mut self.has_reported_authentication_off, true)
+        {
+            self.report(Observed::AuthenticationOff).await?;
+        }
         let mut compacted = None;
         loop {
             let view = connection.read(LIMIT).await?;
             let ahead = self.take(view, compacted).await?;
-            compacted = self.watch(&connection, endpoint, ahead).await?;
+            compacted = Box::pin(self.watch(&connection, endpoint, ahead)).await?;
         }
     }
 

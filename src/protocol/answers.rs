@@ -1,22 +1,35 @@
 //! What follows from the answers to questions: when a try is answered, and what it is worth.
 
 use super::{
-    Action, CallId, Candidacy, Event, Failure, FailureKind, KeptAlive, Known, Lease, LeaseId,
-    Machine, Moment, Question, State, Tenure, Timing, Transaction, View,
+    Action, CallId, Candidacy, Event, Failure, FailureKind, FencingToken, KeptAlive, Known, Lease,
+    LeaseId, Machine, Moment, Question, State, Tenure, Timing, Transaction, View,
     calls::{CallKind, Transacted},
 };
 use std::time::Duration;
 
 impl Machine {
-    pub(super) fn handle_opened(&mut self, now: Moment, id: CallId, result: Result<(), Failure>) {
-        let Some(call) = self.calls.finish(id) else {
+    /// Uses a new connection, or turns to the next endpoint.
+    pub(super) fn handle_connected(
+        &mut self,
+        now: Moment,
+        id: CallId,
+        result: Result<(), Failure>,
+    ) {
+        let Some((endpoint, was_passed_over)) = self.calls.finish_attempt(id) else {
             return;
         };
-        match (result, call.kind) {
-            (Ok(()), CallKind::Connect { lease }) => self.calls.opened(lease),
-            (Ok(()), CallKind::OpenKeepAlive { lease }) => self.calls.opened(Some(lease)),
-            (Ok(()), CallKind::Grant | CallKind::Try { .. }) => {}
-            (Err(failure), _) => self.fail_keepalive(now, failure),
+        match result {
+            Ok(()) => {
+                self.watch = None;
+                self.interrupt_releases(now);
+                self.calls.connected(endpoint);
+            }
+            Err(failure) if was_passed_over => {
+                // It was counted when the next endpoint was tried beside it.
+                self.calls.rotation.record_cause(endpoint, failure.clone());
+                self.events.push_back(Event::Failed { endpoint, failure });
+            }
+            Err(failure) => self.fail_endpoint(now, endpoint, Some(failure)),
         }
     }
 
@@ -26,11 +39,11 @@ impl Machine {
         !matches!(self.state, State::Leader(_) | State::Stopping { .. })
     }
 
-    fn fail_keepalive(&mut self, now: Moment, failure: Failure) {
+    fn fail_keepalive(&mut self, now: Moment, id: CallId, failure: Failure) {
         if failure.kind == FailureKind::LeaseNotFound && self.believes_lease_gone() {
             self.lose_lease(now);
         } else {
-            self.fail_call(now, Some(failure));
+            self.fail_call(now, id, Some(failure));
         }
     }
 
@@ -73,7 +86,7 @@ impl Machine {
                     },
                 };
             }
-            Err(failure) => self.fail_call(now, Some(failure)),
+            Err(failure) => self.fail_connection(now, Some(failure)),
         }
     }
 
@@ -94,16 +107,17 @@ impl Machine {
         result: Result<KeptAlive, Failure>,
     ) {
         let believes_lease_gone = self.believes_lease_gone();
-        let Some(call) = self.calls.current(id) else {
+        let Some(call) = self.calls.get(id) else {
             return;
         };
         match result {
             Ok(kept_alive) if kept_alive.ttl <= 0 && believes_lease_gone => self.lose_lease(now),
             Ok(kept_alive) => {
                 call.kept_alive = Some(kept_alive);
+                self.calls.clear_stream(id);
                 self.complete_try(now, id);
             }
-            Err(failure) => self.fail_keepalive(now, failure),
+            Err(failure) => self.fail_keepalive(now, id, failure),
         }
     }
 
@@ -113,7 +127,7 @@ impl Machine {
         id: CallId,
         result: Result<View, Failure>,
     ) {
-        let Some(call) = self.calls.current(id) else {
+        let Some(call) = self.calls.get(id) else {
             return;
         };
         let view = match result {
@@ -121,7 +135,7 @@ impl Machine {
             Err(failure) if failure.kind == FailureKind::LeaseNotFound => {
                 return self.lose_lease(now);
             }
-            Err(failure) => return self.fail_call(now, Some(failure)),
+            Err(failure) => return self.fail_call(now, id, Some(failure)),
         };
         let known = self.known.as_ref();
         let other_cluster = known.is_some_and(|known| known.cluster_id != view.cluster_id);
@@ -132,13 +146,17 @@ impl Machine {
             return self.start_new_history(now);
         }
         let outdated = known.is_some_and(|known| view.revision < known.revision());
+        let raft_term = view.raft_term;
+        let first_unseen = view.revision + 1;
+        let seen = Known::from_view(view);
         call.transacted = Some(Transacted {
-            raft_term: view.raft_term,
+            raft_term,
             outdated,
+            shows: call.lease().and_then(|lease| seen.acting_token(lease)),
         });
         if !outdated {
-            self.open_watch(view.revision + 1);
-            self.known = Some(Known::from_view(view));
+            self.open_watch(first_unseen);
+            self.known = Some(seen);
             self.judge_answer(now);
         }
         self.complete_try(now, id);
@@ -146,7 +164,7 @@ impl Machine {
 
     /// Ends a try once both halves are there, and draws the conclusion that takes both.
     fn complete_try(&mut self, now: Moment, id: CallId) {
-        let Some(call) = self.calls.current(id) else {
+        let Some(call) = self.calls.get(id) else {
             return;
         };
         let (Some(kept_alive), Some(transacted)) = (call.kept_alive, call.transacted) else {
@@ -155,11 +173,21 @@ impl Machine {
         let (sent, kind) = (call.sent, call.kind);
         if kept_alive.raft_term != transacted.raft_term {
             // A member that was cut off or frozen answers keepalives that extend nothing.
-            return self.fail_call(now, None);
+            return self.fail_call(now, id, None);
         }
-        self.calls.finish(id);
+        let is_overdue = self.calls.finish(id).is_none();
+        self.calls.finish_overdue(id);
         if kept_alive.ttl <= 0 {
             return self.lose_lease(now);
+        }
+        if is_overdue && self.calls.return_to_late_link() {
+            self.actions.push_back(Action::StopConnecting);
+        } else if is_overdue {
+            // Another connection has taken the place of its own; what it shows counts all the same.
+            if !transacted.outdated {
+                self.accept_answer(now, sent, kept_alive, transacted.shows);
+            }
+            return;
         }
         if transacted.outdated {
             return self.calls.next_now();
@@ -174,15 +202,23 @@ impl Machine {
         );
         let campaigned = matches!(kind, CallKind::Try { transaction, .. } if transaction.writes());
         if (campaigned || !campaigns_next) && self.calls.record_answer() {
-            let endpoint = self.calls.rotation.endpoint();
+            let endpoint = self.calls.endpoint();
             self.events.push_back(Event::AnsweredAgain { endpoint });
         }
-        self.accept_answer(now, sent, kept_alive);
+        if let Some(next) = self.accept_answer(now, sent, kept_alive, transacted.shows) {
+            self.calls.next_at(next);
+        }
     }
 
     /// Accepts the answer to a try sent at `sent`, whose keys are judged already: it renews, or lets a
-    /// term begin, and sets when the next try is sent.
-    fn accept_answer(&mut self, now: Moment, sent: Moment, kept_alive: KeptAlive) {
+    /// term begin. Returns when the next try is to be sent.
+    fn accept_answer(
+        &mut self,
+        now: Moment,
+        sent: Moment,
+        kept_alive: KeptAlive,
+        shows: Option<FencingToken>,
+    ) -> Option<Moment> {
         let acts_until = |lease: &Lease| {
             let ttl = Duration::from_secs(kept_alive.ttl.unsigned_abs());
             let shorter = lease.timing.ttl().saturating_sub(ttl);
@@ -211,7 +247,7 @@ impl Machine {
                     .known
                     .as_ref()
                     .is_some_and(|known| known.token(lease.id) == Some(token));
-                if both && now < lease.timing.stop_from(deadline) {
+                if both && shows == Some(token) && now < lease.timing.stop_from(deadline) {
                     self.begin_term(now, lease, token, deadline);
                 }
                 sent + lease.timing.renew_every()
@@ -223,7 +259,7 @@ impl Machine {
                 ..
             }) => {
                 let renewed = acts_until(lease);
-                if renewed > *deadline {
+                if shows == Some(term.token) && renewed > *deadline {
                     *deadline = renewed;
                     self.events.push_back(Event::Renewed {
                         term: *term,
@@ -238,31 +274,87 @@ impl Machine {
                 renewing: true,
                 ..
             } => {
-                tenure.deadline = acts_until(&tenure.lease).max(tenure.deadline);
+                if shows == Some(tenure.term.token) {
+                    tenure.deadline = acts_until(&tenure.lease).max(tenure.deadline);
+                }
                 sent + tenure.lease.timing.renew_every()
             }
-            State::Stopping { .. } | State::Unleased { .. } | State::Withdrawn => return,
+            State::Stopping { .. } | State::Unleased { .. } | State::Withdrawn => return None,
         };
-        self.calls.next_at(next);
+        Some(next)
     }
 
-    /// Turns to the next endpoint after a request failed, or was answered from two raft terms (then
-    /// there is no failure to report).
-    pub(super) fn fail_call(&mut self, now: Moment, failure: Option<Failure>) {
-        let unauthenticated = failure
-            .as_ref()
-            .is_some_and(|failure| failure.kind == FailureKind::Unauthenticated);
-        if unauthenticated && self.calls.has_answered() {
-            // The token has expired: a new connection brings a new one.
-            self.disconnect(now);
+    /// Ends a call that failed, or was answered from two raft terms (then there is no failure to
+    /// report).
+    fn fail_call(&mut self, now: Moment, id: CallId, failure: Option<Failure>) {
+        if self.calls.finish_overdue(id).is_some() {
+            // Another connection is being opened already, or has been.
+            return;
+        }
+        self.fail_connection(now, failure);
+    }
+
+    /// Drops the connection because of a failure, and turns to the next endpoint.
+    pub(super) fn fail_connection(&mut self, now: Moment, failure: Option<Failure>) {
+        let endpoint = self.calls.endpoint();
+        let kind = failure.as_ref().map(|failure| failure.kind);
+        // A call that hung before it failed has used the time for a second try of its endpoint.
+        let is_prompt = self.calls.is_prompt(now, self.timing().limit() / 4);
+        let is_silent = match kind {
+            // A new connection brings a new token.
+            Some(FailureKind::TokenExpired) => true,
+            // A load balancer closes what was idle, and etcd restarts: the endpoint is asked once
+            // more before that is worth a report.
+            Some(FailureKind::Unreachable) => {
+                let period = self.timing().renew_every();
+                self.calls.take_silent_reconnect(now, period)
+            }
+            _ => false,
+        };
+        self.disconnect(now);
+        if is_silent {
+            if is_prompt {
+                self.calls.rotation.turn_to(endpoint);
+            } else {
+                self.calls.rotation.turn_from(endpoint);
+            }
             return self.calls.next_now();
         }
+        self.fail_endpoint(now, endpoint, failure);
+    }
+
+    /// Lets another connection be opened beside a try that is overdue, because the one that it was
+    /// sent on may be dead; or gives up a request for a lease.
+    pub(super) fn expire_calls(&mut self, now: Moment) {
+        if let Some((kind, failure)) = self.calls.take_overdue(now) {
+            let endpoint = self.calls.endpoint();
+            match kind {
+                CallKind::Grant => self.fail_connection(now, Some(failure)),
+                CallKind::Try { .. } if self.calls.has_answered() => {
+                    // One late response is worth no report.
+                    self.calls.pass_over_try();
+                    self.calls.rotation.turn_from(endpoint);
+                    self.calls.next_now();
+                }
+                CallKind::Try { .. } => {
+                    self.calls.pass_over_try();
+                    self.fail_endpoint(now, endpoint, Some(failure));
+                }
+            }
+        }
+        while self.need().is_some()
+            && let Some((endpoint, failure)) = self.calls.pass_over_attempt(now)
+        {
+            self.fail_endpoint(now, endpoint, Some(failure));
+        }
+    }
+
+    /// Turns to the next endpoint; once each has failed, reports that and waits.
+    pub(super) fn fail_endpoint(&mut self, now: Moment, endpoint: usize, failure: Option<Failure>) {
         if let Some(failure) = failure.clone() {
-            let endpoint = self.calls.rotation.endpoint();
             self.events.push_back(Event::Failed { endpoint, failure });
         }
-        self.disconnect(now);
-        if !self.calls.record_failure(failure) {
+        if !self.calls.record_failure(endpoint, failure) {
             return;
         }
         if self.withdrawing.is_none()
@@ -274,7 +366,7 @@ impl Machine {
         match self.state {
             State::Elected { .. } | State::Leader(_) | State::Stopping { .. } => {
                 let next = self.calls.round_started() + self.timing().limit();
-                self.calls.next_at(next);
+                self.calls.next_at(next.max(now));
             }
             State::Unleased { .. } | State::Follower { .. } | State::Withdrawn => {
                 let longest = self.timing().longest_back_off();

@@ -1,27 +1,22 @@
-//! The pace of questions: one at a time, to one endpoint at a time, each within its limit.
+//! The pace of requests: one connection and one try at a time, each within its limit; and what
+//! happens in parallel when one is slow.
 
 use super::{
     KeptAlive, Transaction,
     event::{Failure, FailureKind},
     rotation::Rotation,
-    term::LeaseId,
+    term::{FencingToken, LeaseId},
     timing::Moment,
 };
 use std::{num::NonZeroUsize, time::Duration};
 
-/// Names one call, so that its late answer cannot be taken for a later one's.
+/// Names one call, so that its late response cannot be taken for a later one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId(u64);
 
-/// The calls of which at most one is under way.
+/// The calls of which at most one is under way on a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CallKind {
-    Connect {
-        lease: Option<LeaseId>,
-    },
-    OpenKeepAlive {
-        lease: LeaseId,
-    },
     Grant,
     Try {
         lease: LeaseId,
@@ -29,12 +24,21 @@ pub(super) enum CallKind {
     },
 }
 
+/// What the machine needs next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Need {
+    Connection,
+    Call(CallKind),
+}
+
 /// The transaction half of a try, once answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transacted {
     pub raft_term: u64,
-    /// A watch was faster: the answer is older than what is known.
+    /// A watch was faster: the response is older than what is known.
     pub outdated: bool,
+    /// The term whose `leader/acting` it shows bound to the lease of its try, if any.
+    pub shows: Option<FencingToken>,
 }
 
 /// A call under way.
@@ -51,16 +55,43 @@ pub(super) struct Call {
     pub transacted: Option<Transacted>,
 }
 
+/// A connection attempt under way; there is at most one for each endpoint.
 #[derive(Clone, Copy, Debug)]
+struct Attempt {
+    id: CallId,
+    endpoint: usize,
+    started: Moment,
+    /// When the next endpoint is tried beside it.
+    patient_until: Moment,
+    /// Whether that has happened, so that its failure was counted.
+    is_passed_over: bool,
+}
+
+impl Call {
+    /// Returns the lease that it keeps alive, if it is a try.
+    pub fn lease(&self) -> Option<LeaseId> {
+        match self.kind {
+            CallKind::Try { lease, .. } => Some(lease),
+            CallKind::Grant => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Down,
-    /// Connected; `stream` is the lease whose keepalive stream is open.
     Up {
-        stream: Option<LeaseId>,
+        endpoint: usize,
+        /// Whether a try was answered on it.
+        has_answered: bool,
+    },
+    /// Connected, with a try that is overdue: another connection is needed.
+    Late {
+        endpoint: usize,
     },
 }
 
-/// When the next call may start.
+/// When the next call or attempt may start.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     Now,
@@ -73,14 +104,21 @@ pub(super) struct Calls {
     pub rotation: Rotation,
     link: Link,
     current: Option<Call>,
+    /// A try whose limit has passed. It may still be answered, even after another connection has
+    /// taken the place of the one that it was sent on.
+    overdue: Option<Call>,
+    attempts: Vec<Attempt>,
+    /// The lease of the keepalive stream that can be used again. A stream that owes a response
+    /// cannot: a late response names no request and would be credited to a later one.
+    stream: Option<LeaseId>,
     next: Next,
     /// Something surprised while a call was under way: another follows at once.
     hurry: bool,
     last_id: u64,
     /// When the first call of the present round of endpoints was sent.
     round_started: Moment,
-    /// Whether a try was answered on this connection.
-    has_answered: bool,
+    /// Until when a connection that breaks is reported, although it has worked.
+    silent_again_from: Option<Moment>,
 }
 
 impl Calls {
@@ -89,17 +127,28 @@ impl Calls {
             rotation: Rotation::new(endpoints),
             link: Link::Down,
             current: None,
+            overdue: None,
+            attempts: Vec::new(),
+            stream: None,
             next: Next::Now,
             hurry: false,
             last_id: 0,
             round_started: Moment::default(),
-            has_answered: false,
+            silent_again_from: None,
         }
     }
 
     pub fn new_id(&mut self) -> CallId {
         self.last_id += 1;
         CallId(self.last_id)
+    }
+
+    /// Returns the endpoint that is asked, or the next one that will be.
+    pub fn endpoint(&self) -> usize {
+        match self.link {
+            Link::Up { endpoint, .. } | Link::Late { endpoint } => endpoint,
+            Link::Down => self.rotation.endpoint(),
+        }
     }
 
     pub fn is_busy(&self) -> bool {
@@ -110,8 +159,9 @@ impl Calls {
         matches!(self.current, Some(call) if matches!(call.kind, CallKind::Grant))
     }
 
+    /// Returns true iff no connection can be used for a new request.
     pub fn is_down(&self) -> bool {
-        matches!(self.link, Link::Down)
+        !matches!(self.link, Link::Up { .. })
     }
 
     pub fn is_due(&self, now: Moment) -> bool {
@@ -122,32 +172,74 @@ impl Calls {
         }
     }
 
-    pub fn poll_timeout(&self) -> Option<Moment> {
-        match (self.current, self.next) {
-            (Some(call), _) => Some(call.until),
-            (None, Next::At(moment)) => Some(moment),
-            (None, Next::Now | Next::After(_)) => None,
-        }
+    /// Returns when something runs out or may start.
+    pub fn poll_timeout(&self, is_needed: bool) -> Option<Moment> {
+        let overdue = self.current.map(|call| call.until);
+        let patience = self.patient_until().filter(|_| is_needed);
+        let next = match self.next {
+            Next::At(moment) if is_needed && self.may_start() => Some(moment),
+            _ => None,
+        };
+        [overdue, patience, next].into_iter().flatten().min()
     }
 
-    /// Returns the call that leads towards a try: connected first, then with a lease, then with a
-    /// keepalive stream for that lease.
-    pub fn next_kind(
+    /// Returns what leads towards a try: a connection first, then a lease.
+    pub fn need(
         &self,
         lease: Option<LeaseId>,
         transaction: impl FnOnce(LeaseId) -> Transaction,
-    ) -> CallKind {
-        match (self.link, lease) {
-            (Link::Down, lease) => CallKind::Connect { lease },
-            (Link::Up { .. }, None) => CallKind::Grant,
-            (Link::Up { stream }, Some(lease)) if stream != Some(lease) => {
-                CallKind::OpenKeepAlive { lease }
-            }
-            (Link::Up { .. }, Some(lease)) => CallKind::Try {
+    ) -> Need {
+        match lease {
+            _ if self.is_down() => Need::Connection,
+            None => Need::Call(CallKind::Grant),
+            Some(lease) => Need::Call(CallKind::Try {
                 lease,
                 transaction: transaction(lease),
-            },
+            }),
         }
+    }
+
+    /// Returns true iff nothing under way stands against another call or attempt.
+    pub fn may_start(&self) -> bool {
+        if self.is_down() {
+            let mut attempts = self.attempts.iter();
+            attempts.all(|attempt| attempt.is_passed_over) && self.free_endpoint().is_some()
+        } else {
+            self.current.is_none()
+        }
+    }
+
+    /// Returns the next endpoint without an attempt under way.
+    fn free_endpoint(&self) -> Option<usize> {
+        let is_free = |endpoint: &usize| {
+            let mut attempts = self.attempts.iter();
+            attempts.all(|attempt| attempt.endpoint != *endpoint)
+        };
+        self.rotation.upcoming().find(is_free)
+    }
+
+    /// Starts a connection attempt at the next endpoint without one; returns `None` if there is no
+    /// such endpoint.
+    pub fn start_attempt(&mut self, now: Moment, patience: Duration) -> Option<(CallId, usize)> {
+        let endpoint = self.free_endpoint()?;
+        let id = self.new_id();
+        if self.rotation.is_at_start_of_round() {
+            self.round_started = now;
+            // What was slow in an earlier round is no hope for this one.
+            for attempt in &self.attempts {
+                self.rotation.record_failure(attempt.endpoint, None);
+            }
+        }
+        self.rotation.turn_to(endpoint);
+        self.hurry = false;
+        self.attempts.push(Attempt {
+            id,
+            endpoint,
+            started: now,
+            patient_until: now + patience,
+            is_passed_over: false,
+        });
+        Some((id, endpoint))
     }
 
     pub fn start(
@@ -174,58 +266,186 @@ impl Calls {
         id
     }
 
-    /// The call under way, if that is the one meant.
-    pub fn current(&mut self, id: CallId) -> Option<&mut Call> {
-        self.current.as_mut().filter(|call| call.id == id)
+    /// Returns true iff the next keepalive of a lease needs a new stream, and lets the stream owe its
+    /// response.
+    pub fn take_stream(&mut self, lease: LeaseId) -> bool {
+        self.stream.take() != Some(lease)
     }
 
-    /// Ends the call under way, if that is the one meant.
+    /// Records that a keepalive was answered, so that its stream owes nothing, if that is the
+    /// connection's stream.
+    pub fn clear_stream(&mut self, id: CallId) {
+        let call = match self.link {
+            Link::Late { .. } => self.overdue,
+            Link::Up { .. } | Link::Down => self.current,
+        };
+        if let Some(call) = call.filter(|call| call.id == id) {
+            self.stream = call.lease();
+        }
+    }
+
+    /// Returns the call under way of that name, be it in time or overdue.
+    pub fn get(&mut self, id: CallId) -> Option<&mut Call> {
+        let calls = [&mut self.current, &mut self.overdue];
+        calls.into_iter().flatten().find(|call| call.id == id)
+    }
+
+    /// Ends the call under way of that name, if it is in time.
     pub fn finish(&mut self, id: CallId) -> Option<Call> {
         self.current.take_if(|call| call.id == id)
     }
 
-    /// The call under way, if its limit has passed.
-    pub fn overdue(&self, now: Moment) -> Option<Failure> {
-        self.current.filter(|call| now >= call.until).map(|call| {
-            let asked = match call.kind {
-                CallKind::Connect { .. } => "no connection",
-                CallKind::OpenKeepAlive { .. } => "no keepalive stream",
-                CallKind::Grant => "no lease",
-                CallKind::Try { .. } => "no answer",
-            };
-            let limit = call.until.since(call.sent);
-            Failure::new(
-                FailureKind::TimedOut,
-                format!("{asked} within {} ms", limit.as_millis()),
-            )
-        })
+    /// Ends the try of that name, if it is overdue.
+    pub fn finish_overdue(&mut self, id: CallId) -> Option<Call> {
+        self.overdue.take_if(|call| call.id == id)
     }
 
-    /// Forgets the call under way: nothing follows from it any more.
+    /// Returns the call under way if its limit has passed, as a failure.
+    pub fn take_overdue(&mut self, now: Moment) -> Option<(CallKind, Failure)> {
+        let call = self.current.filter(|call| now >= call.until)?;
+        let limit = call.until.since(call.sent).as_millis();
+        let message = match call.kind {
+            CallKind::Grant => format!("no lease within {limit} ms"),
+            CallKind::Try { .. } => format!(
+                "no response within {limit} ms, which is what the TTL allows; a slower link needs a \
+                 longer one"
+            ),
+        };
+        Some((call.kind, Failure::new(FailureKind::TimedOut, message)))
+    }
+
+    /// Leaves a try that is overdue to its connection, and lets another be opened.
+    pub fn pass_over_try(&mut self) {
+        self.overdue = self.current.take();
+        if let Link::Up { endpoint, .. } = self.link {
+            self.link = Link::Late { endpoint };
+        }
+    }
+
+    /// Returns the endpoint of an attempt beside which another endpoint is to be tried, with its
+    /// failure: it is slow, and there is another endpoint.
+    pub fn pass_over_attempt(&mut self, now: Moment) -> Option<(usize, Failure)> {
+        let due = self.patient_until().is_some_and(|until| now >= until);
+        let attempt = self
+            .attempts
+            .iter_mut()
+            .find(|attempt| due && !attempt.is_passed_over)?;
+        attempt.is_passed_over = true;
+        let limit = attempt.patient_until.since(attempt.started).as_millis();
+        let message = format!("no connection within {limit} ms");
+        let failure = Failure::new(FailureKind::TimedOut, message);
+        Some((attempt.endpoint, failure))
+    }
+
+    /// Returns when another endpoint is to be tried beside an attempt; there must be one.
+    fn patient_until(&self) -> Option<Moment> {
+        if self.rotation.endpoints() == self.attempts.len() {
+            return None;
+        }
+        let attempt = self.attempts.iter().find(|attempt| !attempt.is_passed_over);
+        attempt.map(|attempt| attempt.patient_until)
+    }
+
+    /// Forgets the calls under way: nothing follows from them any more.
     pub fn abandon(&mut self) {
         self.current = None;
+        self.overdue = None;
+        if let Link::Late { endpoint } = self.link {
+            self.link = Link::Up {
+                endpoint,
+                has_answered: false,
+            };
+        }
     }
 
-    pub fn opened(&mut self, stream: Option<LeaseId>) {
-        self.link = Link::Up { stream };
+    /// Ends an attempt; returns its endpoint and whether it was passed over.
+    pub fn finish_attempt(&mut self, id: CallId) -> Option<(usize, bool)> {
+        let place = self.attempts.iter().position(|attempt| attempt.id == id)?;
+        let attempt = self.attempts.swap_remove(place);
+        Some((attempt.endpoint, attempt.is_passed_over))
     }
 
+    /// Uses a new connection to an endpoint, in place of the one before and of all other attempts.
+    pub fn connected(&mut self, endpoint: usize) {
+        self.attempts.clear();
+        // What is left of a try there may still be answered.
+        if let Some(call) = self
+            .current
+            .take_if(|call| matches!(call.kind, CallKind::Try { .. }))
+        {
+            self.overdue = Some(call);
+        }
+        self.current = None;
+        self.stream = None;
+        self.link = Link::Up {
+            endpoint,
+            has_answered: false,
+        };
+        self.rotation.turn_to(endpoint);
+        self.next = Next::Now;
+    }
+
+    /// Goes back to the connection on which an overdue try was answered after all, unless another
+    /// has taken its place. Returns true iff it does.
+    pub fn return_to_late_link(&mut self) -> bool {
+        let Link::Late { endpoint } = self.link else {
+            return false;
+        };
+        self.attempts.clear();
+        self.link = Link::Up {
+            endpoint,
+            has_answered: true,
+        };
+        self.rotation.turn_to(endpoint);
+        true
+    }
+
+    /// Forgets the connection, and what was under way on it.
     pub fn disconnected(&mut self) {
+        if matches!(self.link, Link::Late { .. }) {
+            self.overdue = None;
+        }
         self.link = Link::Down;
         self.current = None;
-        self.has_answered = false;
+        self.stream = None;
     }
 
-    /// Whether a try was answered on this connection.
+    /// Forgets the attempts under way.
+    pub fn stop_connecting(&mut self) {
+        self.attempts.clear();
+    }
+
+    /// Returns true iff a try was answered on this connection.
     pub fn has_answered(&self) -> bool {
-        self.has_answered
+        matches!(
+            self.link,
+            Link::Up {
+                has_answered: true,
+                ..
+            }
+        )
     }
 
-    /// Records that the endpoint failed, and lets the next one be asked at once. Returns true iff
+    /// Returns true iff a connection that breaks now is replaced before that is worth a report:
+    /// because it has worked, and this has not happened within `period`.
+    pub fn take_silent_reconnect(&mut self, now: Moment, period: Duration) -> bool {
+        if !self.has_answered() || self.silent_again_from.is_some_and(|from| now < from) {
+            return false;
+        }
+        self.silent_again_from = Some(now + period);
+        true
+    }
+
+    /// Returns true iff no call has been under way for so long.
+    pub fn is_prompt(&self, now: Moment, time: Duration) -> bool {
+        self.current.is_none_or(|call| now.since(call.sent) < time)
+    }
+
+    /// Records that an endpoint failed, and lets the next one be asked at once. Returns true iff
     /// each has failed once since the round began.
-    pub fn record_failure(&mut self, failure: Option<Failure>) -> bool {
+    pub fn record_failure(&mut self, endpoint: usize, failure: Option<Failure>) -> bool {
         self.next = Next::Now;
-        self.rotation.record_failure(failure)
+        self.rotation.record_failure(endpoint, failure)
     }
 
     pub fn round_started(&self) -> Moment {
@@ -234,7 +454,9 @@ impl Calls {
 
     /// Records that a try was answered; true if it had been reported that no endpoint responds.
     pub fn record_answer(&mut self) -> bool {
-        self.has_answered = true;
+        if let Link::Up { has_answered, .. } = &mut self.link {
+            *has_answered = true;
+        }
         self.rotation.record_success()
     }
 

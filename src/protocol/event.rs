@@ -99,6 +99,9 @@ pub enum Event {
         /// Its version.
         version: String,
     },
+    /// A user is configured, and etcd's authentication is off: anyone may write the keys. Reported
+    /// once.
+    AuthenticationOff,
     /// This candidate takes no part any more.
     Withdrawn {
         /// A lease that could not be revoked in time; it ends by itself.
@@ -204,8 +207,12 @@ pub enum FailureKind {
     TimedOut,
     /// etcd answered, and refused.
     Refused,
-    /// One side could not show who it is: a certificate, a password, or a token that has expired.
+    /// etcd has too many requests or password checks to do.
+    Overloaded,
+    /// One side could not authenticate: by its certificate or its password.
     Unauthenticated,
+    /// etcd accepts the token no more; the next connection gets a new one.
+    TokenExpired,
     /// This process has run out of what it takes to ask, such as file descriptors.
     Exhausted,
     /// etcd could not be reached, or the connection broke.
@@ -218,7 +225,9 @@ impl FailureKind {
         Self::LeaseNotFound,
         Self::TimedOut,
         Self::Refused,
+        Self::Overloaded,
         Self::Unauthenticated,
+        Self::TokenExpired,
         Self::Exhausted,
         Self::Unreachable,
     ];
@@ -230,7 +239,9 @@ impl FailureKind {
             Self::LeaseNotFound => "lease_not_found",
             Self::TimedOut => "timed_out",
             Self::Refused => "refused",
+            Self::Overloaded => "overloaded",
             Self::Unauthenticated => "unauthenticated",
+            Self::TokenExpired => "token_expired",
             Self::Exhausted => "exhausted",
             Self::Unreachable => "unreachable",
         }

@@ -19,8 +19,8 @@ pub struct Settings {
 /// What a caller gives to the machine.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// The outcome of [`Action::Connect`] or [`Action::OpenKeepAlive`].
-    Opened {
+    /// The outcome of [`Action::Connect`].
+    Connected {
         /// Which call.
         call: CallId,
         /// Its outcome.
@@ -97,31 +97,24 @@ pub struct KeptAlive {
 
 /// What the machine asks of its caller.
 ///
-/// At most one of `Connect`, `OpenKeepAlive`, `Grant` and `Try` is under way: starting one drops
-/// what is left of the one before, and a dropped try takes its keepalive stream with it, which may
-/// owe an answer. Each must end within its limit.
+/// At most one of `Grant` and `Try` is under way on a connection: starting one drops what is left of
+/// the one before. Each must end within its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Connect to an endpoint, and open a keepalive stream if there is a lease.
+    /// Connect to an endpoint, beside everything else.
+    ///
+    /// A connection that opens takes the place of the one before and of all other attempts. What was
+    /// asked in a try on the one before may still be answered; all else on it ends.
     Connect {
-        /// Names the call in its [`Input::Opened`].
+        /// Names the call in its [`Input::Connected`].
         call: CallId,
         /// The endpoint, by its place in the list.
         endpoint: usize,
-        /// The lease to open a keepalive stream for.
-        lease: Option<LeaseId>,
-        /// How long it may take.
+        /// How long it may take, without authentication, which has a limit of its own.
         limit: Duration,
     },
-    /// Open a keepalive stream for a new lease on the connection there is.
-    OpenKeepAlive {
-        /// Names the call in its [`Input::Opened`].
-        call: CallId,
-        /// The lease.
-        lease: LeaseId,
-        /// How long it may take.
-        limit: Duration,
-    },
+    /// Drop all connection attempts under way.
+    StopConnecting,
     /// Ask for a lease.
     Grant {
         /// Names the call in its [`Input::Granted`].
@@ -132,6 +125,7 @@ pub enum Action {
         limit: Duration,
     },
     /// Ask the one question: a keepalive and a transaction, sent together.
+    ///
     Try {
         /// Names the call in its [`Input::KeptAlive`] and [`Input::Transacted`].
         call: CallId,
@@ -139,7 +133,9 @@ pub enum Action {
         lease: LeaseId,
         /// The transaction.
         transaction: Transaction,
-        /// How long it may take.
+        /// Whether the keepalive must open a new stream, in place of the one before.
+        new_stream: bool,
+        /// For how long a response is of use.
         limit: Duration,
     },
     /// Revoke a lease that was given up, beside everything else.
@@ -160,7 +156,7 @@ pub enum Action {
         /// How long opening may take.
         limit: Duration,
     },
-    /// Drop the connection with all that runs on it.
+    /// Drop the connection with all that runs on it; attempts go on.
     Disconnect,
     /// Wait for a random time.
     BackOff {

@@ -143,7 +143,7 @@ impl Machine {
         release.next = now + release.limit;
         if matches!(self.state, State::Unleased { .. }) && self.withdrawing.is_some() {
             // Nothing else asks any more, so this is what finds the next endpoint.
-            self.fail_call(now, Some(failure));
+            self.fail_connection(now, Some(failure));
         }
     }
 
@@ -193,6 +193,8 @@ impl Machine {
             self.releases.clear();
             self.state = State::Withdrawn;
             self.disconnect(now);
+            self.calls.stop_connecting();
+            self.actions.push_back(Action::StopConnecting);
             self.events.push_back(Event::Withdrawn { left_behind });
         }
     }

@@ -38,16 +38,16 @@ pub struct Rotation {
     /// The first of the worst failures, with its endpoint.
     worst: Option<(usize, Failure)>,
     reported: Option<Severity>,
-    /// Whether the last failure was one of authentication.
-    failed_to_authenticate: bool,
+    /// Whether the last failure asks for patience.
+    is_patient: bool,
 }
 
 impl Rotation {
     /// The limit of the first back-off; it doubles from round to round.
     const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
-    /// The limit of the longest back-off after a failed authentication: checking a password costs
-    /// etcd a lot.
-    const LONGEST_AFTER_AUTHENTICATION: Duration = Duration::from_secs(5);
+    /// The limit of the longest back-off after a failed authentication, and when etcd is overloaded:
+    /// checking a password costs etcd a lot.
+    const LONGEST_WITH_PATIENCE: Duration = Duration::from_secs(30);
 
     /// Begins with the first endpoint.
     #[must_use]
@@ -59,7 +59,7 @@ impl Rotation {
             failed_rounds: 0,
             worst: None,
             reported: None,
-            failed_to_authenticate: false,
+            is_patient: false,
         }
     }
 
@@ -81,21 +81,40 @@ impl Rotation {
         self.endpoints.get() - self.failed_in_round
     }
 
-    /// Records that the endpoint failed, and turns to the next one. Returns true iff that ends the
+    /// Returns how many endpoints there are.
+    #[must_use]
+    pub const fn endpoints(&self) -> usize {
+        self.endpoints.get()
+    }
+
+    /// Returns all endpoints in the order of their turns.
+    pub fn upcoming(&self) -> impl Iterator<Item = usize> + use<> {
+        let (first, endpoints) = (self.endpoint, self.endpoints);
+        (0..endpoints.get()).map(move |place| (first + place) % endpoints)
+    }
+
+    /// Gives an endpoint its turn.
+    pub const fn turn_to(&mut self, endpoint: usize) {
+        self.endpoint = endpoint;
+    }
+
+    /// Gives the endpoint after this one its turn, which counts as no failure.
+    pub fn turn_from(&mut self, endpoint: usize) {
+        self.endpoint = (endpoint + 1) % self.endpoints;
+    }
+
+    /// Records that an endpoint failed, and turns to the next one. Returns true iff that ends the
     /// round, so that it is time to report and to back off.
     ///
     /// Without a failure there is nothing to report of it.
-    pub fn record_failure(&mut self, failure: Option<Failure>) -> bool {
-        self.failed_to_authenticate = false;
+    pub fn record_failure(&mut self, endpoint: usize, failure: Option<Failure>) -> bool {
+        self.is_patient = false;
         if let Some(failure) = failure {
-            let severity = Severity::of(&failure);
-            self.failed_to_authenticate = severity == Severity::Unauthenticated;
-            let worst = self.worst.as_ref().map(|(_, worst)| Severity::of(worst));
-            if worst < Some(severity) {
-                self.worst = Some((self.endpoint, failure));
-            }
+            self.record_cause(endpoint, failure);
         }
-        self.endpoint = (self.endpoint + 1) % self.endpoints;
+        if self.endpoint == endpoint {
+            self.endpoint = (self.endpoint + 1) % self.endpoints;
+        }
         self.failed_in_round += 1;
         if self.failed_in_round < self.endpoints.get() {
             return false;
@@ -103,6 +122,19 @@ impl Rotation {
         self.failed_in_round = 0;
         self.failed_rounds = self.failed_rounds.saturating_add(1);
         true
+    }
+
+    /// Records why an endpoint failed, without counting it once more.
+    pub fn record_cause(&mut self, endpoint: usize, failure: Failure) {
+        let severity = Severity::of(&failure);
+        self.is_patient = matches!(
+            failure.kind,
+            FailureKind::Unauthenticated | FailureKind::Overloaded
+        );
+        let worst = self.worst.as_ref().map(|(_, worst)| Severity::of(worst));
+        if worst < Some(severity) {
+            self.worst = Some((endpoint, failure));
+        }
     }
 
     /// Records that the endpoint responded as it should. Returns true iff failures had been
@@ -129,8 +161,8 @@ impl Rotation {
     /// failure asks for patience.
     #[must_use]
     pub fn back_off_limit(&self, longest: Duration) -> Duration {
-        let longest = if self.failed_to_authenticate {
-            Self::LONGEST_AFTER_AUTHENTICATION
+        let longest = if self.is_patient {
+            Self::LONGEST_WITH_PATIENCE
         } else {
             longest
         };
@@ -157,9 +189,14 @@ mod tests {
         let longest = Duration::from_millis(150);
         for limit in [50, 100, 150, 150] {
             assert!(rotation.is_at_start_of_round());
-            assert!(!rotation.record_failure(Some(failure(FailureKind::TimedOut))));
+            assert!(
+                !rotation.record_failure(rotation.endpoint(), Some(failure(FailureKind::TimedOut)))
+            );
             assert_eq!(rotation.endpoint(), 1);
-            assert!(rotation.record_failure(Some(failure(FailureKind::Unreachable))));
+            assert!(
+                rotation
+                    .record_failure(rotation.endpoint(), Some(failure(FailureKind::Unreachable)))
+            );
             assert_eq!(rotation.endpoint(), 0);
             assert_eq!(
                 rotation.back_off_limit(longest),
@@ -167,8 +204,8 @@ mod tests {
             );
         }
         rotation.record_success();
-        assert!(!rotation.record_failure(None));
-        assert!(rotation.record_failure(None));
+        assert!(!rotation.record_failure(rotation.endpoint(), None));
+        assert!(rotation.record_failure(rotation.endpoint(), None));
         assert_eq!(
             rotation.back_off_limit(longest),
             Duration::from_millis(50),
@@ -190,7 +227,7 @@ mod tests {
             FailureKind::Unauthenticated,
             FailureKind::Refused,
         ] {
-            rotation.record_failure(Some(failure(kind)));
+            rotation.record_failure(rotation.endpoint(), Some(failure(kind)));
             kinds.extend(rotation.take_report().map(|(_, failure)| failure.kind));
         }
         assert_eq!(
@@ -210,10 +247,13 @@ mod tests {
         let mut rotation = rotation(1);
         let longest = Duration::from_secs(1);
         for _ in 0..20 {
-            rotation.record_failure(Some(failure(FailureKind::Unauthenticated)));
+            rotation.record_failure(
+                rotation.endpoint(),
+                Some(failure(FailureKind::Unauthenticated)),
+            );
         }
-        assert_eq!(rotation.back_off_limit(longest), Duration::from_secs(5));
-        rotation.record_failure(Some(failure(FailureKind::Unreachable)));
+        assert_eq!(rotation.back_off_limit(longest), Duration::from_secs(30));
+        rotation.record_failure(rotation.endpoint(), Some(failure(FailureKind::Unreachable)));
         assert_eq!(rotation.back_off_limit(longest), longest);
     }
 }

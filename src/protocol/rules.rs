@@ -288,9 +288,7 @@ impl Machine {
     pub(super) fn expire(&mut self, now: Moment) {
         self.expire_offer(now);
         self.expire_state(now);
-        if let Some(failure) = self.calls.overdue(now) {
-            self.fail_call(now, Some(failure));
-        }
+        self.expire_calls(now);
         self.expire_releases(now);
     }
 

@@ -110,7 +110,9 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// The longest that one question to etcd may take, and one back-off may last.
+    /// The shortest limit of a connection: TCP and TLS take two round trips, on slow links too.
+    const SHORTEST_CONNECT_LIMIT: Duration = Duration::from_secs(1);
+    /// The longest that one request to etcd may take, and one back-off may last.
     pub(super) const LONGEST_LIMIT: Duration = Duration::from_secs(5);
 
     /// Returns the durations for a lease granted for `ttl`.
@@ -146,11 +148,17 @@ impl Timing {
         self.ttl / 3
     }
 
-    /// Returns how long one try may take; a new connection with its streams may take the same
-    /// again.
+    /// Returns how long one try may take before another connection is opened; and how long an
+    /// endpoint may take to connect to before another is tried beside it.
     #[must_use]
     pub fn limit(&self) -> Duration {
         (self.ttl / 5).min(Self::LONGEST_LIMIT)
+    }
+
+    /// Returns how long a connection may take, without authentication: TCP, TLS and reading files.
+    #[must_use]
+    pub fn connect_limit(&self) -> Duration {
+        (2 * self.limit()).clamp(Self::SHORTEST_CONNECT_LIMIT, Self::LONGEST_LIMIT)
     }
 
     /// Returns the longest back-off.

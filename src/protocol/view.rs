@@ -148,6 +148,13 @@ impl Known {
         (self.ownership_in(term) == Ownership::Both).then_some(token)
     }
 
+    /// Returns the token of the term whose `leader/acting` is bound to this lease.
+    pub fn acting_token(&self, lease: LeaseId) -> Option<FencingToken> {
+        let acting = self.acting.as_ref()?;
+        let is_own = acting.lease == Some(lease);
+        is_own.then(|| FencingToken::new(acting.mod_revision))
+    }
+
     /// The key that no lease will ever remove, if there is one.
     pub fn without_lease(&self) -> Option<(ElectionKey, &Entry)> {
         [

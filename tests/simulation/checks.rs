@@ -33,6 +33,10 @@ pub struct Checks {
     /// holds off after a term, or backs off.
     ready_from: Vec<Time>,
     watch_ended: Vec<Time>,
+    /// When each process's connection was cut last, and until when that is worth a report because
+    /// it was cut before that.
+    cut: Vec<Time>,
+    cut_again: Vec<Time>,
     /// Since when a leader goes on though its `leader` key was taken.
     unheard: Vec<Option<(Term, Time)>>,
     /// Until when each process holds off, having been asked to step down.
@@ -65,6 +69,8 @@ impl Checks {
             vacant_since: None,
             ready_from: vec![0; plan.nodes],
             watch_ended: vec![0; plan.nodes],
+            cut: vec![0; plan.nodes],
+            cut_again: vec![0; plan.nodes],
             unheard: vec![None; plan.nodes],
             holds_off_until: vec![0; plan.nodes],
             unaware_of_restore: vec![false; plan.nodes],
@@ -99,6 +105,14 @@ impl Checks {
         let before = std::mem::replace(&mut self.watch_ended[node], now);
         if before > 0 && now - before < ttl / 4 {
             self.is_not_ready(node, now + ttl / 2);
+        }
+    }
+
+    /// A connection that breaks is replaced without a report, but once in a period only.
+    pub fn connection_cut(&mut self, node: usize, now: Time, ttl: Time) {
+        let before = std::mem::replace(&mut self.cut[node], now);
+        if before > 0 && now - before < ttl / 2 {
+            self.cut_again[node] = now + ttl;
         }
     }
 
@@ -275,8 +289,20 @@ impl World {
         Ok(())
     }
 
+    /// Where connections do nothing but break now and then, nobody reports an outage.
+    fn check_report(&self, node: usize, said: &Said) -> Result<(), Violation> {
+        if self.plan.mix == Mix::Calm
+            && matches!(said, Said::Unanswered { .. })
+            && self.now > self.checks.cut_again[node]
+        {
+            return Err(self.violation(format!("node {} reports an outage: untrue", node + 1)));
+        }
+        Ok(())
+    }
+
     /// What is told is true.
     pub fn check_event(&mut self, node: usize, said: &Said) -> Result<(), Violation> {
+        self.check_report(node, said)?;
         if matches!(said, Said::HistoryWentBack)
             && !std::mem::take(&mut self.checks.unaware_of_restore[node])
         {

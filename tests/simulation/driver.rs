@@ -11,6 +11,7 @@ use super::{
     world::{Event, ToNode, World},
 };
 use crate::protocol::{Action, Event as Said, Input, Machine, Moment, Role, Term};
+use std::time::Duration;
 
 impl World {
     pub fn deliver(&mut self, node: usize, what: ToNode) -> Result<(), Violation> {
@@ -42,21 +43,26 @@ impl World {
                 }
                 input
             }
-            ToNode::Opened {
-                call,
-                lease,
-                result,
-            } => {
-                if to.call == Some(Call::Open(call)) {
-                    to.call = None;
-                    if result.is_ok() && lease.is_some() {
-                        to.open_stream();
-                    }
+            ToNode::Connected { call, result } => {
+                let attempts = to.attempts.iter();
+                let Some(place) = attempts.clone().position(|(id, _)| *id == call) else {
+                    return Ok(());
+                };
+                let (_, member) = to.attempts.swap_remove(place);
+                if result.is_ok() {
+                    to.connect(member);
                 }
                 let result = result.map_err(|kind| self.failure(kind));
-                Input::Opened { call, result }
+                Input::Connected { call, result }
             }
             ToNode::KeptAlive { stream, answer } => {
+                if let Some(former) = to.former
+                    && former.stream == Some(stream)
+                {
+                    let (call, result) = (former.call, Ok(answer));
+                    let input = Input::KeptAlive { call, result };
+                    return self.handle(node, Some(input));
+                }
                 let Some(open) = to.stream.as_mut().filter(|open| open.id == stream) else {
                     return Ok(());
                 };
@@ -175,19 +181,20 @@ impl World {
             Action::Connect {
                 call,
                 endpoint,
-                lease,
-                ..
+                limit,
             } => {
-                to.disconnect();
-                to.member = endpoint;
-                to.broken = false;
-                to.call = Some(Call::Open(call));
-                Asked::Connect { call, lease }
+                if to.attempts.iter().any(|(_, member)| *member == endpoint) {
+                    return Err(self.violation(format!(
+                        "node {} connects to one endpoint twice at once",
+                        node + 1
+                    )));
+                }
+                to.attempts.push((call, endpoint));
+                return self.connect(node, call, endpoint, nanos(limit));
             }
-            Action::OpenKeepAlive { call, lease, .. } => {
-                to.stream = None;
-                to.call = Some(Call::Open(call));
-                Asked::OpenKeepAlive { call, lease }
+            Action::StopConnecting => {
+                to.attempts.clear();
+                return Ok(());
             }
             Action::Grant { call, ttl, .. } => {
                 to.call = Some(Call::Grant(call));
@@ -198,23 +205,23 @@ impl World {
                 call,
                 lease,
                 transaction,
+                new_stream,
                 ..
             } => {
                 to.call = Some(Call::Try(call));
                 to.awaits_transaction = true;
-                if let Some(stream) = &mut to.stream {
-                    let (stream, unread) = (stream.id, stream.unread.pop_front());
-                    to.awaits = Some(call);
-                    if let Some(answer) = unread {
-                        self.tell(now, node, ToNode::KeptAlive { stream, answer });
-                    }
-                    let keep_alive = Asked::KeepAlive {
-                        call,
-                        stream,
-                        lease,
-                    };
-                    self.ask(node, keep_alive)?;
+                let stream = to.stream_for_keepalive(new_stream);
+                let (stream, unread) = (stream.id, stream.unread.pop_front());
+                to.awaits = Some(call);
+                if let Some(answer) = unread {
+                    self.tell(now, node, ToNode::KeptAlive { stream, answer });
                 }
+                let keep_alive = Asked::KeepAlive {
+                    call,
+                    stream,
+                    lease,
+                };
+                self.ask(node, keep_alive)?;
                 Asked::Transaction { call, transaction }
             }
             Action::Revoke { call, lease, .. } => {
@@ -247,7 +254,11 @@ impl World {
                 let ready = now + nanos(at_most) * 10 / 9 + SECOND / 5;
                 self.checks.is_not_ready(node, ready);
                 let time = self.rng.u64(0..=nanos(at_most));
-                let at = now + self.nodes[node].clock.lasts(time);
+                let mut at = now + self.nodes[node].clock.lasts(time);
+                // Patience with an overloaded etcd is beyond the promise of when somebody leads.
+                if at_most > Duration::from_secs(5) {
+                    at = self.capped(at - now);
+                }
                 self.tell(at, node, ToNode::Input(Input::BackedOff { call }));
                 return Ok(());
             }

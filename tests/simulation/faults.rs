@@ -56,6 +56,7 @@ impl World {
             | Kind::LateWatch
             | Kind::SlowWatch
             | Kind::Linger
+            | Kind::SlowPassword
             | Kind::Untaken => Ok(false),
             Kind::CutConnection
             | Kind::DeadEndpoint

@@ -18,11 +18,6 @@ use std::{sync::Arc, time::Duration};
 pub enum Asked {
     Connect {
         call: CallId,
-        lease: Option<LeaseId>,
-    },
-    OpenKeepAlive {
-        call: CallId,
-        lease: LeaseId,
     },
     Grant {
         call: CallId,
@@ -76,6 +71,62 @@ impl World {
     /// How long after its sending a member gives up waiting to answer a request.
     const MEMBERS_PATIENCE: Time = 7 * SECOND;
 
+    /// Lets a process connect to a member, within a limit.
+    pub fn connect(
+        &mut self,
+        node: usize,
+        call: CallId,
+        member: usize,
+        limit: Time,
+    ) -> Result<(), Violation> {
+        self.check_pace(node)?;
+        let now = self.now;
+        let lasts = self.nodes[node].clock.lasts(limit);
+        let path = self.paths[node][member];
+        let result = |result| ToNode::Connected { call, result };
+        if path.is_dead(now) {
+            let refused = self.usual();
+            self.tell(refused, node, result(Err(FailureKind::Unreachable)));
+            return Ok(());
+        }
+        if now < path.sluggish {
+            // Just within the time after which another endpoint is tried.
+            let limit = self.plan.ttl * SECOND / 5;
+            let at = now + self.rng.u64(limit / 2..limit * 85 / 100);
+            self.tell(at, node, result(Ok(())));
+            return Ok(());
+        }
+        let busy = self.plan.kinds.contains(&Kind::SlowPassword) && !self.quiet;
+        if busy && self.rng.u8(0..3) == 0 {
+            // etcd checks the passwords of others first; that has a limit of its own.
+            self.count_if(true, Kind::SlowPassword);
+            let takes = self.rng.u64(0..12 * SECOND);
+            let checked = if takes < 10 * SECOND || now + 10 * SECOND >= self.plan.quiet {
+                Ok(())
+            } else {
+                Err(FailureKind::Overloaded)
+            };
+            let at = self.capped(takes.min(10 * SECOND)).max(now + MILLI);
+            self.tell(at, node, result(checked));
+            return Ok(());
+        }
+        let request = Request {
+            node,
+            life: self.nodes[node].life,
+            connection: self.nodes[node].connection,
+            member,
+            asked: Asked::Connect { call },
+            sent: now,
+        };
+        self.tell(now + lasts, node, result(Err(FailureKind::TimedOut)));
+        if let Some(at) = self.travel(node, member)
+            && at < now + lasts
+        {
+            self.push(at, Event::Request(request));
+        }
+        Ok(())
+    }
+
     /// Sends a question on its way.
     pub fn ask(&mut self, node: usize, asked: Asked) -> Result<(), Violation> {
         self.check_pace(node)?;
@@ -93,8 +144,6 @@ impl World {
         } else if self.paths[node][request.member].is_dead(self.now) {
             let refused = self.usual();
             self.deliver_answer(&request, Err(FailureKind::Unreachable), refused);
-        } else if let Some(at) = self.connected_at(&request) {
-            self.deliver_answer(&request, Ok(Reply::Revoked), at);
         } else if let Some(mut at) = self.travel(node, request.member) {
             let slow = matches!(asked, Asked::Watch { .. })
                 && self.plan.kinds.contains(&Kind::SlowWatch)
@@ -113,14 +162,6 @@ impl World {
         Ok(())
     }
 
-    /// When a connection to a sluggish endpoint is there: just within its limit.
-    fn connected_at(&mut self, request: &Request) -> Option<Time> {
-        let sluggish = self.now < self.paths[request.node][request.member].sluggish;
-        let connects = matches!(request.asked, Asked::Connect { .. });
-        let limit = self.plan.ttl * SECOND / 5;
-        (sluggish && connects).then(|| self.now + self.rng.u64(limit / 2..limit * 85 / 100))
-    }
-
     /// A question reaches a member.
     pub fn arrive(&mut self, request: Request) -> Result<(), Violation> {
         let now = self.now;
@@ -134,7 +175,7 @@ impl World {
         let slowest = &mut self.checks.slowest_request;
         *slowest = (now - sent).max(*slowest);
         let question = match asked {
-            Asked::Connect { lease: None, .. } => {
+            Asked::Connect { .. } => {
                 let struck = self.etcd.members[member];
                 if struck.frozen {
                     self.wait(request, struck.mends);
@@ -148,11 +189,7 @@ impl World {
                 self.open_watch(node, watch, from);
                 return Ok(());
             }
-            Asked::Connect {
-                lease: Some(lease), ..
-            }
-            | Asked::OpenKeepAlive { lease, .. }
-            | Asked::KeepAlive { lease, .. } => Question::KeepAlive { lease: lease.get() },
+            Asked::KeepAlive { lease, .. } => Question::KeepAlive { lease: lease.get() },
             Asked::Grant { ttl, .. } => Question::Grant { ttl },
             Asked::Transaction { transaction, .. } => Question::Transaction(transaction),
             Asked::Revoke { lease, .. } => Question::Revoke { lease: lease.get() },
@@ -196,7 +233,12 @@ impl World {
         if asker.life != life {
             return;
         }
-        let gone = asker.broken || asker.connection != connection;
+        let is_former = asker
+            .former
+            .is_some_and(|former| former.connection == connection);
+        let connects = matches!(asked, Asked::Connect { .. });
+        let is_present = !asker.broken && asker.connection == connection;
+        let gone = !(connects || is_former || is_present);
         // What was read before the connection went may still come after.
         if gone && self.rng.u8(0..8) > 0 {
             return;
@@ -224,30 +266,9 @@ impl World {
         let Request { node, asked, .. } = *request;
         let failed = |world: &Self, kind| world.failure(kind);
         let input = match (asked, reply) {
-            (Asked::Connect { call, lease }, reply) => {
-                let result = opened(reply);
-                self.tell(
-                    at,
-                    node,
-                    ToNode::Opened {
-                        call,
-                        lease,
-                        result,
-                    },
-                );
-                return;
-            }
-            (Asked::OpenKeepAlive { call, lease }, reply) => {
-                let (lease, result) = (Some(lease), opened(reply));
-                self.tell(
-                    at,
-                    node,
-                    ToNode::Opened {
-                        call,
-                        lease,
-                        result,
-                    },
-                );
+            (Asked::Connect { call }, reply) => {
+                let result = reply.map(|_| ());
+                self.tell(at, node, ToNode::Connected { call, result });
                 return;
             }
             (Asked::Grant { call, .. }, Ok(Reply::Granted { lease, ttl })) => Input::Granted {
@@ -432,6 +453,8 @@ impl World {
 
     /// Cuts a process's connection; what is under way on it fails.
     pub fn break_connection(&mut self, node: usize) {
+        self.checks
+            .connection_cut(node, self.now, self.plan.ttl * SECOND);
         let unreachable = self.failure(FailureKind::Unreachable);
         let to = &mut self.nodes[node];
         if std::mem::replace(&mut to.broken, true) {
@@ -439,11 +462,6 @@ impl World {
         }
         let mut failures = Vec::new();
         match to.call.take() {
-            Some(Call::Open(call)) => failures.push(ToNode::Opened {
-                call,
-                lease: None,
-                result: Err(FailureKind::Unreachable),
-            }),
             Some(Call::Grant(call)) => failures.push(ToNode::Input(Input::Granted {
                 call,
                 result: Err(unreachable.clone()),
@@ -473,13 +491,5 @@ impl World {
             let at = self.now + self.rng.u64(0..MILLI);
             self.tell(at, node, failure);
         }
-    }
-}
-
-/// An opened stream has sent a keepalive of its own and read the answer.
-fn opened(reply: Result<Reply, FailureKind>) -> Result<(), FailureKind> {
-    match reply {
-        Ok(Reply::KeptAlive { ttl, .. }) if ttl <= 0 => Err(FailureKind::LeaseNotFound),
-        reply => reply.map(|_| ()),
     }
 }

@@ -92,10 +92,17 @@ pub struct Watch {
     pub open: bool,
 }
 
+/// What is left of a try on the connection before this one.
+#[derive(Clone, Copy, Debug)]
+pub struct Former {
+    pub connection: u32,
+    pub stream: Option<u32>,
+    pub call: CallId,
+}
+
 /// What a call under way is, as far as its failure has to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    Open(CallId),
     Grant(CallId),
     Try(CallId),
 }
@@ -123,6 +130,9 @@ pub struct Node {
     pub connection: u32,
     pub member: usize,
     pub broken: bool,
+    /// The connection attempts under way, with their members.
+    pub attempts: Vec<(CallId, usize)>,
+    pub former: Option<Former>,
     pub call: Option<Call>,
     pub revocations: Vec<CallId>,
     pub streams: u32,
@@ -154,6 +164,8 @@ impl Node {
             connection: 0,
             member: 0,
             broken: true,
+            attempts: Vec::new(),
+            former: None,
             call: None,
             revocations: Vec::new(),
             streams: 0,
@@ -191,7 +203,7 @@ impl Node {
         }
     }
 
-    /// Drops what runs on the connection.
+    /// Drops the connection with what runs on it.
     pub fn disconnect(&mut self) {
         self.connection += 1;
         self.broken = true;
@@ -202,12 +214,35 @@ impl Node {
         self.watch = None;
     }
 
-    pub fn open_stream(&mut self) {
-        self.streams += 1;
-        self.stream = Some(Stream {
-            id: self.streams,
-            unread: VecDeque::new(),
-        });
-        self.awaits = None;
+    /// Uses a new connection. What was asked in a try on the one before may still be answered.
+    pub fn connect(&mut self, member: usize) {
+        let former = match self.call {
+            Some(Call::Try(call)) if !self.broken => Some(Former {
+                connection: self.connection,
+                stream: self.stream.as_ref().map(|stream| stream.id),
+                call,
+            }),
+            _ => None,
+        };
+        self.disconnect();
+        self.attempts.clear();
+        self.former = former;
+        self.member = member;
+        self.broken = false;
+    }
+
+    /// Returns the stream for the next keepalive.
+    pub fn stream_for_keepalive(&mut self, is_new: bool) -> &mut Stream {
+        if is_new {
+            self.stream = None;
+        }
+        let streams = &mut self.streams;
+        self.stream.get_or_insert_with(|| {
+            *streams += 1;
+            Stream {
+                id: *streams,
+                unread: VecDeque::new(),
+            }
+        })
     }
 }

@@ -35,6 +35,7 @@ kinds! {
     LoseKeepAlives "keepalive answers alone lost",
     LoseTransactions "transaction answers alone lost",
     EndWatch "watch ended",
+    SlowPassword "password checked late, by up to 10 s, or not in time",
     // Of etcd.
     CutMember "member cut off from its peers",
     FreezeMember "member frozen",
@@ -82,6 +83,8 @@ pub enum Mix {
     People,
     /// Backups restored.
     Histories,
+    /// Members that take long to check passwords.
+    Passwords,
     /// One endpoint of each candidate, always the same, is dead or silent.
     Endpoint,
 }
@@ -97,6 +100,7 @@ impl Mix {
         Self::Children,
         Self::People,
         Self::Histories,
+        Self::Passwords,
         Self::Endpoint,
     ];
 
@@ -104,6 +108,7 @@ impl Mix {
         format!("{self:?}").to_lowercase()
     }
 
+    #[allow(clippy::too_many_lines, reason = "it is a table")]
     fn kinds(self, rng: &mut Rng) -> Vec<Kind> {
         use Kind as K;
         match self {
@@ -191,6 +196,14 @@ impl Mix {
                 K::Compact,
                 K::EndWatch,
             ],
+            Self::Passwords => vec![
+                K::SlowPassword,
+                K::CutConnection,
+                K::SilentEndpoint,
+                K::Crash,
+                K::Resign,
+                K::StopMember,
+            ],
             Self::Endpoint => vec![
                 K::DeadEndpoint,
                 K::SilentEndpoint,
@@ -231,7 +244,7 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(rng: &mut Rng, mix: Option<Mix>) -> Self {
-        let mix = mix.unwrap_or_else(|| match rng.usize(0..18) {
+        let mix = mix.unwrap_or_else(|| match rng.usize(0..20) {
             place if place < Mix::ALL.len() => Mix::ALL[place],
             _ => Mix::Swarm,
         });

@@ -75,9 +75,9 @@ fn id(lease: Option<LeaseId>) -> String {
 pub fn input_text(input: &Input) -> String {
     let failed = |failed: &crate::protocol::Failure| format!("failed, {:?}", failed.kind);
     match input {
-        Input::Opened { result, .. } => match result {
-            Ok(()) => "connected, or the stream is open".to_owned(),
-            Err(failure) => format!("connecting, or opening the stream, {}", failed(failure)),
+        Input::Connected { result, .. } => match result {
+            Ok(()) => "connected".to_owned(),
+            Err(failure) => format!("connecting {}", failed(failure)),
         },
         Input::Granted { result, .. } => match result {
             Ok((lease, ttl)) => format!("lease {} granted for {ttl:?}", id(Some(*lease))),
@@ -131,9 +131,7 @@ pub fn input_text(input: &Input) -> String {
 pub fn action_text(action: &Action) -> String {
     match action {
         Action::Connect { endpoint, .. } => format!("connects to member {}", endpoint + 1),
-        Action::OpenKeepAlive { lease, .. } => {
-            format!("opens a stream for lease {}", id(Some(*lease)))
-        }
+        Action::StopConnecting => "stops connecting".to_owned(),
         Action::Grant { .. } => "asks for a lease".to_owned(),
         Action::Try {
             call,

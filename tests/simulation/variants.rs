@@ -53,9 +53,9 @@ pub const VARIANTS: &[Variant] = &[
             "handle_keepalive",
             "call.kept_alive = Some(kept_alive);",
             "call.kept_alive = Some(kept_alive);
-             let sent = call.sent;
+             let (sent, lease) = (call.sent, call.lease().unwrap_or(LeaseId::new(0)));
              if matches!(self.state, State::Leader(_)) {
-                 self.accept_answer(now, sent, kept_alive);
+                 self.accept_answer(now, sent, kept_alive, self.known.as_ref().and_then(|known| known.token(lease)));
              }",
         )],
     },
@@ -71,7 +71,8 @@ pub const VARIANTS: &[Variant] = &[
                 "self.judge_answer(now);",
                 "self.judge_answer(now);
                  if matches!(self.state, State::Leader(_)) {
-                     self.accept_answer(now, sent, KeptAlive { ttl: i64::MAX, raft_term: 0 });
+                     let shows = self.calls.get(id).and_then(|call| call.transacted).and_then(|it| it.shows);
+                     self.accept_answer(now, sent, KeptAlive { ttl: i64::MAX, raft_term: 0 }, shows);
                  }",
             ),
         ],
@@ -80,28 +81,22 @@ pub const VARIANTS: &[Variant] = &[
         name: "A try's two answers may come from two raft terms",
         mix: Mix::Former,
         violation: "acts without leader/acting",
-        edits: &[edit(ANSWERS, "complete_try", "if kept_alive.raft_term != transacted.raft_term {", "if false {")],
+        edits: &[edit(ANSWERS, "complete_try", "if kept_alive.raft_term != transacted.raft_term {", "if kept_alive.raft_term != transacted.raft_term && kept_alive.ttl <= 0 {")],
     },
     Variant {
         name: "A try that times out leaves its stream: a late answer is credited to a later send",
         mix: Mix::Late,
         violation: "acts without leader/acting",
-        edits: &[edit(
-            RULES,
-            "expire",
-            "if let Some(failure) = self.calls.overdue(now) {",
-            "if matches!(self.state, State::Leader(_)) && self.calls.overdue(now).is_some() {
-                 self.calls.abandon();
-                 self.calls.next_now();
-             }
-             if let Some(failure) = self.calls.overdue(now) {",
-        )],
+        edits: &[
+            edit(CALLS, "take_stream", "self.stream.take() != Some(lease)", "self.stream != Some(lease)"),
+            edit(CALLS, "pass_over_try", "self.link = Link::Late { endpoint };", "self.link = Link::Up { endpoint, has_answered: true };"),
+        ],
     },
     Variant {
         name: "The watch begins now, not after the revision that was read",
         mix: Mix::Calm,
         violation: "nobody takes over",
-        edits: &[edit(ANSWERS, "handle_transaction", "self.open_watch(view.revision + 1);", "self.open_watch(0);")],
+        edits: &[edit(ANSWERS, "handle_transaction", "self.open_watch(first_unseen);", "self.open_watch(0);")],
     },
     Variant {
         name: "An answer after the deadline revives the term",
@@ -114,7 +109,7 @@ pub const VARIANTS: &[Variant] = &[
         mix: Mix::Late,
         violation: "begins a term past its deadline",
         edits: &[
-            edit(ANSWERS, "accept_answer", "if both && now < lease.timing.stop_from(deadline) {", "if both {"),
+            edit(ANSWERS, "accept_answer", "if both && shows == Some(token) && now < lease.timing.stop_from(deadline) {", "if both {"),
             edit(CALLS, "start", "until: now + limit,", "until: now + 10 * limit,"),
         ],
     },
@@ -170,12 +165,20 @@ pub const VARIANTS: &[Variant] = &[
         name: "A key with the candidate's own name is taken for its own",
         mix: Mix::Swarm,
         violation: "",
-        edits: &[edit(
-            VIEW,
-            "bound_to",
-            "entry.lease == Some(lease)",
-            "entry.lease.is_some_and(|own| own.get() >> 32 == lease.get() >> 32)",
-        )],
+        edits: &[
+            edit(
+                VIEW,
+                "bound_to",
+                "entry.lease == Some(lease)",
+                "entry.lease.is_some_and(|own| own.get() >> 32 == lease.get() >> 32)",
+            ),
+            edit(
+                VIEW,
+                "acting_token",
+                "acting.lease == Some(lease)",
+                "acting.lease.is_some_and(|own| own.get() >> 32 == lease.get() >> 32)",
+            ),
+        ],
     },
     Variant {
         name: "A won campaign whose answer was lost goes unnoticed",
@@ -381,7 +384,10 @@ pub const VARIANTS: &[Variant] = &[
         name: "A watch is not opened again with a new connection",
         mix: Mix::Calm,
         violation: "",
-        edits: &[edit(ANSWERS, "disconnect", "self.watch = None;", "")],
+        edits: &[
+            edit(ANSWERS, "disconnect", "self.watch = None;", ""),
+            edit(ANSWERS, "handle_connected", "self.watch = None;", ""),
+        ],
     },
     Variant {
         name: "A try may take twice as long",
@@ -419,7 +425,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant {
         name: "The term of a candidate that was dropped goes on",
         mix: Mix::Idle,
-        violation: "nobody acts by them",
+        violation: "",
         edits: &[edit(MACHINE, "handle", "Input::Abandoned => self.handle_abandoned(now),", "Input::Abandoned => {}")],
     },
     Variant {
@@ -427,5 +433,26 @@ pub const VARIANTS: &[Variant] = &[
         mix: Mix::Idle,
         violation: "",
         edits: &[edit(RELEASE, "handle_abandoned", "self.handle_stopped(now, term);", "let _ = term;")],
+    },
+    Variant {
+        name: "An only endpoint that is slow is connected to once more",
+        mix: Mix::Passwords,
+        violation: "twice at once",
+        edits: &[
+            edit(CALLS, "patient_until", "if self.rotation.endpoints() == self.attempts.len() {", "if self.attempts.len() > 5 {"),
+            edit(CALLS, "free_endpoint", "self.rotation.upcoming().find(is_free)", "self.rotation.upcoming().find(|it| is_free(it) || true)"),
+        ],
+    },
+    Variant {
+        name: "The next endpoint waits until a slow one has failed",
+        mix: Mix::Endpoint,
+        violation: "no renewal was answered in time: untrue",
+        edits: &[edit(CALLS, "patient_until", "if self.rotation.endpoints() == self.attempts.len() {", "if self.rotation.endpoints() >= self.attempts.len() {")],
+    },
+    Variant {
+        name: "A connection that breaks after it has worked is an outage",
+        mix: Mix::Calm,
+        violation: "reports an outage: untrue",
+        edits: &[edit(CALLS, "take_silent_reconnect", "if !self.has_answered() ||", "if self.has_answered() ||")],
     },
 ];

@@ -12,7 +12,7 @@ use super::{
     trace::lease_name,
 };
 use crate::protocol::{
-    CallId, FailureKind, Input, KeptAlive, LeaseId, Machine, Moment, Role, Settings, Term, Ttl,
+    CallId, FailureKind, Input, KeptAlive, Machine, Moment, Role, Settings, Term, Ttl,
 };
 use fastrand::Rng;
 use std::{cmp::Reverse, collections::BinaryHeap, num::NonZeroUsize, sync::Arc, time::Duration};
@@ -48,9 +48,8 @@ pub enum Event {
 pub enum ToNode {
     Alarm(u32),
     Input(Input),
-    Opened {
+    Connected {
         call: CallId,
-        lease: Option<LeaseId>,
         result: Result<(), FailureKind>,
     },
     KeptAlive {
@@ -279,6 +278,8 @@ impl World {
         crashed.paused_until = 0;
         crashed.alarm_at = None;
         crashed.disconnect();
+        crashed.attempts.clear();
+        crashed.former = None;
     }
 
     pub fn count_if(&mut self, happened: bool, kind: Kind) {

@@ -6,12 +6,11 @@ use crate::{
     backoff::Jitter,
     clock,
     config::Config,
-    etcd::{self, Keys},
+    etcd::Target,
     printable::Printable,
     protocol::{Failure, FailureKind, LeaseId, Rotation, Timing},
 };
 use anyhow::anyhow;
-use std::sync::Arc;
 use tracing::warn;
 
 /// Revokes the lease of a daemon that is gone. Nothing of its COMMAND may be left.
@@ -36,19 +35,16 @@ pub(in crate::daemon) async fn revoke_lease(config: Config, lease: LeaseId) -> a
 /// # Errors
 /// The last failure.
 async fn revoke_within_ttl(config: Config, lease: LeaseId) -> Result<(), Failure> {
-    let cluster = Arc::new(config.cluster().clone());
     let timing = Timing::new(config.ttl().as_duration(), config.grace());
     let until = clock::now() + timing.ttl();
-    let keys = Arc::new(Keys::new(config.leader_key()));
+    let target = Target::new(config.cluster().clone(), config.leader_key());
     let mut jitter = Jitter::new();
-    let mut rotation = Rotation::new(cluster.endpoint_count());
+    let mut rotation = Rotation::new(target.cluster().endpoint_count());
     loop {
         let endpoint = rotation.endpoint();
-        let keys = Arc::clone(&keys);
         let revoking = async {
             let limit = timing.limit();
-            let connection =
-                etcd::connect(Arc::clone(&cluster), endpoint, keys, None, limit).await?;
+            let connection = target.connect(endpoint, limit).await?;
             connection.revoke(lease, limit).await
         };
         let failure = match revoking.await {
@@ -56,7 +52,7 @@ async fn revoke_within_ttl(config: Config, lease: LeaseId) -> Result<(), Failure
             Err(failure) if clock::now() < until => failure,
             result => return result,
         };
-        if rotation.record_failure(Some(failure)) {
+        if rotation.record_failure(rotation.endpoint(), Some(failure)) {
             let at_most = rotation.back_off_limit(timing.longest_back_off());
             tokio::time::sleep(jitter.up_to(at_most)).await;
         }

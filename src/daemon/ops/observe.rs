@@ -114,6 +114,7 @@ fn text_line(observed: &Observed, leader_key: &LeaderKey, endpoints: &[String]) 
             let failure = render::endpoint_failure(&endpoints[*endpoint], failure);
             format!("{failure}; trying again until that changes.")
         }
+        Observed::AuthenticationOff => format!("{}.", render::AUTHENTICATION_OFF),
         Observed::AnsweredAgain { endpoint } => {
             format!("etcd at '{}' answers.", endpoints[*endpoint])
         }
@@ -128,6 +129,7 @@ fn json_line(observed: &Observed, endpoints: &[String]) -> String {
         Observed::State(state) => ("situation", render::state_fields(state)),
         Observed::Gap { after } => ("gap", Map::from_iter([field("after", json!(after))])),
         Observed::HistoryWentBack => ("history_went_back", Map::new()),
+        Observed::AuthenticationOff => ("authentication_off", Map::new()),
         Observed::Unanswered {
             endpoint: failed,
             failure,

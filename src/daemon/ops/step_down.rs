@@ -104,7 +104,7 @@ async fn next_leader(
                 *outage = Some((endpoint, failure));
             }
             Some(Observed::AnsweredAgain { .. }) => *outage = None,
-            Some(Observed::Gap { .. }) => {}
+            Some(Observed::Gap { .. } | Observed::AuthenticationOff) => {}
             None => bail!("the observation ended of itself, which is a fault of this program"),
         }
     }

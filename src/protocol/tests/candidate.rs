@@ -262,8 +262,8 @@ fn a_watch_that_ends_is_replaced_at_once_but_only_once_in_a_period() {
     assert!(end_watch(&mut harness));
 }
 
-fn unauthenticated() -> Failure {
-    Failure::new(FailureKind::Unauthenticated, "who are you?")
+fn expired() -> Failure {
+    Failure::new(FailureKind::TokenExpired, "invalid auth token")
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn an_expired_token_is_replaced_at_once_at_the_same_endpoint_and_without_a_word(
     harness.answer(held_by(OTHER, 10));
     harness.pass(1700 * MILLI);
     let (call, _) = harness.take_try();
-    let result = Err(unauthenticated());
+    let result = Err(expired());
     harness.handle(Input::Transacted { call, result });
     assert_eq!(harness.connect(), 0);
     harness.answer(held_by(OTHER, 10));
@@ -293,7 +293,7 @@ fn who_needs_help_is_told_once_even_in_the_middle_of_an_outage() {
             });
             harness.events.clear();
             let result = Err(failure);
-            harness.handle(Input::Opened { call, result });
+            harness.handle(Input::Connected { call, result });
             let call = harness.take(|action| match action {
                 Action::BackOff { call, .. } => Some(*call),
                 _ => None,

@@ -87,13 +87,17 @@ impl Harness {
         self.actions.iter().any(pick)
     }
 
-    pub fn connect(&mut self) -> usize {
-        let (call, endpoint) = self.take(|action| match action {
+    pub fn take_connect(&mut self) -> (CallId, usize) {
+        self.take(|action| match action {
             Action::Connect { call, endpoint, .. } => Some((*call, *endpoint)),
             _ => None,
-        });
+        })
+    }
+
+    pub fn connect(&mut self) -> usize {
+        let (call, endpoint) = self.take_connect();
         let result = Ok(());
-        self.handle(Input::Opened { call, result });
+        self.handle(Input::Connected { call, result });
         endpoint
     }
 
@@ -103,7 +107,7 @@ impl Harness {
             _ => None,
         });
         let result = Err(unreachable());
-        self.handle(Input::Opened { call, result });
+        self.handle(Input::Connected { call, result });
         endpoint
     }
 
@@ -120,14 +124,6 @@ impl Harness {
         let lease = LeaseId::new(self.leases);
         let result = Ok((lease, ttl));
         self.handle(Input::Granted { call, result });
-        let call = self.take(|action| match action {
-            Action::OpenKeepAlive {
-                call, lease: of, ..
-            } if *of == lease => Some(*call),
-            _ => None,
-        });
-        let result = Ok(());
-        self.handle(Input::Opened { call, result });
         lease
     }
 

@@ -121,12 +121,13 @@ fn one_dead_endpoint_of_two_does_not_cost_a_healthy_leader_its_term() {
 }
 
 #[test]
-fn a_dead_endpoint_is_left_at_once_but_asked_no_more_than_once_a_period() {
+fn a_connection_that_breaks_is_replaced_at_once_and_each_endpoint_is_tried_once_in_a_limit() {
     let (mut harness, _, began) = leader(2, Duration::ZERO);
     harness.pass(SECOND);
     let (call, _) = harness.take_try();
     let result = Err(unreachable());
     harness.handle(Input::KeptAlive { call, result });
+    assert_eq!(harness.refuse_connection(), 0);
     assert_eq!(harness.refuse_connection(), 1);
     assert!(!harness.has(|action| matches!(action, Action::Connect { .. })));
     harness.pass(999 * MILLI);
@@ -146,8 +147,9 @@ fn a_leader_with_a_long_ttl_is_back_within_seconds_when_its_connection_breaks() 
     let (call, _) = harness.take_try();
     let result = Err(unreachable());
     harness.handle(Input::Transacted { call, result });
+    harness.refuse_connection();
     assert!(!harness.has(|action| matches!(action, Action::Connect { .. })));
-    // Until then it would not hear that somebody asks it to step down.
+    // Until then it would not hear a request to step down.
     harness.pass(5 * SECOND);
     harness.connect();
 }
@@ -391,4 +393,105 @@ fn a_candidate_that_was_dropped_with_its_leadership_releases_its_lease_and_withd
     let result = Ok(());
     harness.handle(Input::Revoked { call, result });
     assert_eq!(harness.machine.status().role, Role::Withdrawn);
+}
+
+fn connects(action: &Action) -> bool {
+    matches!(action, Action::Connect { .. })
+}
+
+fn reports_an_outage(event: &Event) -> bool {
+    matches!(event, Event::Failed { .. } | Event::Unanswered { .. })
+}
+
+#[test]
+fn a_connection_that_has_worked_and_breaks_is_replaced_without_a_report_once_in_a_period() {
+    let (mut harness, lease, _) = leader(1, Duration::ZERO);
+    harness.pass(SECOND);
+    harness.events.clear();
+    let break_connection = |harness: &mut Harness| {
+        let (call, _) = harness.take_try();
+        let result = Err(unreachable());
+        harness.handle(Input::Transacted { call, result });
+    };
+    break_connection(&mut harness);
+    harness.connect();
+    harness.answer(held_by(lease, 10));
+    assert!(!harness.events.iter().any(reports_an_outage));
+    // An event that surprises calls for a read at once.
+    harness.changed(ElectionKey::Leader, 11, Some(key(lease, 10)));
+    break_connection(&mut harness);
+    assert!(harness.events.iter().any(reports_an_outage));
+}
+
+#[test]
+fn an_overdue_try_is_awaited_while_another_connection_opens_and_renews_when_it_is_answered() {
+    for opens_first in [false, true] {
+        let (mut harness, lease, _) = leader(1, Duration::ZERO);
+        harness.pass(SECOND);
+        let sent = harness.now;
+        let (call, _) = harness.take_try();
+        harness.events.clear();
+        harness.pass(SECOND);
+        assert!(harness.has(connects), "another connection is opened");
+        if opens_first {
+            harness.connect();
+        }
+        harness.transact(call, held_by(lease, 10));
+        harness.keep_alive(call, 1);
+        let Role::Leader { deadline, .. } = harness.machine.status().role else {
+            panic!("{:?}", harness.machine);
+        };
+        assert_eq!(deadline, sent + 4500 * MILLI);
+        assert!(
+            !harness.events.iter().any(reports_an_outage),
+            "one late response"
+        );
+        let stops = harness.has(|action| matches!(action, Action::StopConnecting));
+        assert_eq!(stops, !opens_first);
+    }
+}
+
+#[test]
+fn a_slow_connection_goes_on_while_the_next_endpoint_is_tried_and_the_first_to_open_is_used() {
+    for slow_wins in [false, true] {
+        let mut harness = Harness::new(2);
+        let slow = harness.take_connect();
+        harness.pass(999 * MILLI);
+        assert!(!harness.has(connects));
+        harness.pass(MILLI);
+        let quick = harness.take_connect();
+        assert_eq!((slow.1, quick.1), (0, 1));
+        let (winner, loser) = if slow_wins {
+            (slow, quick)
+        } else {
+            (quick, slow)
+        };
+        harness.handle(Input::Connected {
+            call: winner.0,
+            result: Ok(()),
+        });
+        assert_eq!(harness.machine.status().endpoint, winner.1);
+        harness.handle(Input::Connected {
+            call: loser.0,
+            result: Ok(()),
+        });
+        assert_eq!(harness.machine.status().endpoint, winner.1, "too late");
+        harness.grant();
+    }
+}
+
+#[test]
+fn an_only_endpoint_that_is_slow_is_not_connected_to_twice() {
+    let mut harness = Harness::new(1);
+    let (call, _) = harness.take_connect();
+    harness.pass(9 * SECOND);
+    assert!(
+        !harness.has(connects),
+        "checking a password twice takes twice as long"
+    );
+    harness.handle(Input::Connected {
+        call,
+        result: Ok(()),
+    });
+    harness.grant();
 }
