@@ -9,8 +9,7 @@ use super::{
 };
 use crate::{
     clock,
-    election::Leadership,
-    protocol::{Moment, Role, Status, Timing},
+    protocol::{Moment, Role, Status, Term, Timing},
 };
 use rustix::{
     net::{SendFlags, send},
@@ -38,7 +37,7 @@ pub(in crate::daemon) enum RunOutcome {
 
 /// A run of COMMAND in one term.
 pub(super) struct GuardedRun {
-    leadership: Leadership,
+    term: Term,
     timing: Timing,
     guard: GuardProcess,
     socket: UnixStream,
@@ -70,14 +69,14 @@ impl GuardedRun {
     ///
     /// # Errors
     /// If the system is short of processes or file descriptors.
-    pub fn start(
-        leadership: Leadership,
-        timing: Timing,
-        environment: &[(&str, String)],
-    ) -> io::Result<Self> {
-        let (guard, socket) = start_guard(leadership.term().lease, environment)?;
-        Ok(Self {
-            leadership,
+    pub fn start(term: Term, timing: Timing, environment: &[(&str, String)]) -> io::Result<Self> {
+        let (guard, socket) = start_guard(term.lease, environment)?;
+        Ok(Self::new(term, timing, guard, socket))
+    }
+
+    fn new(term: Term, timing: Timing, guard: Pid, socket: UnixStream) -> Self {
+        Self {
+            term,
             timing,
             guard: GuardProcess::Running(guard),
             socket,
@@ -89,7 +88,7 @@ impl GuardedRun {
             outcome: None,
             guard_is_late: false,
             kill_denial_logged: false,
-        })
+        }
     }
 
     /// Sends COMMAND a signal through the guard. It is lost if the guard cannot take it now.
@@ -143,7 +142,7 @@ impl GuardedRun {
                         GuardProcess::Running(guard) => Some(guard),
                         GuardProcess::Ended(_) => None,
                     };
-                    log.started(process, guard, self.leadership.token());
+                    log.started(process, guard, self.term.token);
                 }
                 Report::NotStarted { error } => self.outcome = Some(RunOutcome::NotStarted(error)),
                 Report::Stopped => self.outcome = Some(RunOutcome::Stopped),
@@ -177,15 +176,14 @@ impl GuardedRun {
 
     /// Returns the order that follows from the status of the election, and when it kills.
     fn order_by(&self, status: &Status) -> (Order, Moment) {
-        let own_term = self.leadership.term();
         let kill_at = match (self.kill_requested_at, status.role) {
             (Some(requested_at), _) => requested_at,
-            (None, Role::Leader { term, deadline }) if term == own_term => {
+            (None, Role::Leader { term, deadline }) if term == self.term => {
                 let stop_at = self.timing.stop_from(deadline);
                 let kill_at = self.timing.kill_at(deadline);
                 return (Order::Run { stop_at, kill_at }, kill_at);
             }
-            (None, Role::Stopping { term, by, .. }) if term == own_term => by,
+            (None, Role::Stopping { term, by, .. }) if term == self.term => by,
             // The election has failed. Its last promise still holds.
             _ => self.kill_at,
         };
@@ -210,15 +208,14 @@ impl GuardedRun {
         self.guard_has_ended() && nothing_is_left
     }
 
-    /// Returns how a run that is over has ended, and gives the leadership back.
-    pub fn into_outcome(self) -> (RunOutcome, Leadership) {
-        let outcome = match (self.outcome, self.guard) {
+    /// Returns how a run that is over has ended.
+    pub fn outcome(&self) -> RunOutcome {
+        match (self.outcome, self.guard) {
             (Some(outcome), _) => outcome,
             (None, _) if self.guard_is_late => RunOutcome::GuardLate,
             (None, GuardProcess::Ended(1..=127)) => RunOutcome::GuardFailed,
             (None, _) => RunOutcome::GuardKilled,
-        };
-        (outcome, self.leadership)
+        }
     }
 
     /// Returns true iff the guard has ended and all its reports were received.

@@ -29,7 +29,8 @@ pub(in crate::daemon) struct Supervisor {
     /// The children that this process had from the start, left by an entrypoint that `exec`ed it.
     spared: Vec<Pid>,
     log: CommandLog,
-    run: Option<GuardedRun>,
+    /// The run of this term, and the leadership that is given back when it is over.
+    run: Option<(GuardedRun, Leadership)>,
 }
 
 impl Supervisor {
@@ -61,8 +62,8 @@ impl Supervisor {
     /// If no guard can be started.
     pub fn start(&mut self, leadership: Leadership) -> io::Result<()> {
         let environment = self.environment(leadership.token());
-        let run = GuardedRun::start(leadership, self.timing, &environment)?;
-        self.run = Some(run);
+        let run = GuardedRun::start(leadership.term(), self.timing, &environment)?;
+        self.run = Some((run, leadership));
         Ok(())
     }
 
@@ -84,14 +85,14 @@ impl Supervisor {
 
     /// Forwards a signal to COMMAND, if it runs.
     pub fn forward_signal(&self, signal: SignalKind) {
-        if let Some(run) = &self.run {
+        if let Some((run, _)) = &self.run {
             run.forward_signal(signal.as_raw_value());
         }
     }
 
     /// Has COMMAND and all that it has started killed at once.
     pub fn kill(&mut self) {
-        if let Some(run) = &mut self.run {
+        if let Some((run, _)) = &mut self.run {
             run.request_kill();
         }
     }
@@ -106,7 +107,7 @@ impl Supervisor {
     pub async fn run_ended(&mut self) -> io::Result<(RunOutcome, Leadership)> {
         loop {
             self.reap_children();
-            let Some(run) = &mut self.run else {
+            let Some((run, _)) = &mut self.run else {
                 // As PID 1 of a container, this process adopts orphans.
                 self.child_ended.recv().await;
                 continue;
@@ -119,12 +120,13 @@ impl Supervisor {
             if let Some(Remaining::KillDenied(process)) = remaining {
                 run.log_kill_denied(process.as_raw_nonzero().get(), &self.log);
             }
-            if let Some(run) = self.run.take_if(|run| run.is_over(remaining)) {
-                let (outcome, leadership) = run.into_outcome();
+            let is_over = |(run, _): &mut (GuardedRun, _)| run.is_over(remaining);
+            if let Some((run, leadership)) = self.run.take_if(is_over) {
+                let outcome = run.outcome();
                 self.log.ended(outcome);
                 return Ok((outcome, leadership));
             }
-            let Some(run) = &self.run else {
+            let Some((run, _)) = &self.run else {
                 continue;
             };
             let wake_at = match remaining {
@@ -147,12 +149,12 @@ impl Supervisor {
         // What cannot be reaped now can be reaped later.
         while let Ok(reaped) = reaping::reap() {
             match (reaped, &mut self.run) {
-                (Reaped::Ended(child, code), Some(run)) if run.is_guard(child) => {
+                (Reaped::Ended(child, code), Some((run, _))) if run.is_guard(child) => {
                     run.record_guard_end(code);
                 }
                 (Reaped::Ended(child, _), _) => self.spared.retain(|spared| *spared != child),
                 // A suspended guard can neither kill in time nor report the end of COMMAND.
-                (Reaped::Suspended(child), Some(run)) if run.is_guard(child) => {
+                (Reaped::Suspended(child), Some((run, _))) if run.is_guard(child) => {
                     let _ = kill_process(child, Signal::CONT);
                 }
                 (Reaped::Suspended(_), _) => {}
