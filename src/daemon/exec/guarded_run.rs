@@ -168,7 +168,9 @@ impl GuardedRun {
         if self.last_order_sent != Some(order) && self.send(order) {
             self.last_order_sent = Some(order);
         }
-        if matches!(self.guard, GuardProcess::Running(_)) && clock::now() >= self.guard_late_at() {
+        // That the guard was reaped is not enough. After a pause of this process, its reports may not
+        // have been received yet, and the supervisor must not wait for a moment that has passed.
+        if !self.guard_has_ended() && clock::now() >= self.guard_late_at() {
             self.guard_is_late = true;
         }
         self.last_order_sent == Some(order)
@@ -190,7 +192,7 @@ impl GuardedRun {
         (Order::Stop { kill_at }, kill_at)
     }
 
-    /// Returns when a guard that has not ended is late, so that this process kills in its place:
+    /// Returns when a guard is late of which the end is not known, so that this process kills in its place:
     /// half-way between the moment at which the guard kills and the deadline.
     pub fn guard_late_at(&self) -> Moment {
         self.kill_at + self.timing.grace() / 20
@@ -229,5 +231,52 @@ impl GuardedRun {
         // Tokio's own write would wait for the runtime to notice that the socket has room.
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         send(&self.socket, line.as_bytes(), flags).is_ok_and(|length| length == line.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{FencingToken, LeaseId};
+    use std::{io::Write, time::Duration};
+
+    /// Returns the status of a candidate that leads no more. The moment to kill stays as it was,
+    /// which is that of the start.
+    fn status() -> Status {
+        Status {
+            role: Role::Follower,
+            leader: None,
+            acting: None,
+            endpoint: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guard_that_was_reaped_before_its_report_was_received_is_not_waited_for_in_a_loop() {
+        let (socket, mut socket_of_guard) = std::os::unix::net::UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let term = Term {
+            token: FencingToken::new(7),
+            lease: LeaseId::new(7),
+        };
+        let timing = Timing::new(Duration::from_secs(2), Duration::ZERO);
+        let socket = UnixStream::from_std(socket).unwrap();
+        let mut run = GuardedRun::new(term, timing, Pid::INIT, socket);
+        let log = CommandLog::new(&"one".parse().unwrap(), "program".as_ref());
+
+        // The runtime looks at the socket only when this test waits for something.
+        let report = Report::Stopped.to_string();
+        socket_of_guard.write_all(report.as_bytes()).unwrap();
+        drop(socket_of_guard);
+        run.record_guard_end(0);
+        run.receive_reports(&log);
+        run.update_guard(&status());
+        assert!(!run.is_over(None));
+        assert!(run.must_kill(), "the next step is in the past");
+
+        run.readable().await;
+        run.receive_reports(&log);
+        assert!(run.is_over(None));
+        assert_eq!(run.outcome(), RunOutcome::Stopped);
     }
 }
