@@ -1,5 +1,5 @@
-//! That no two replicas' COMMANDs, nor anything they left behind, run at one instant, whatever
-//! happens to the leader; by the commands' own records.
+//! No two replicas' COMMANDs, nor any processes that these have started, run at the same time,
+//! whatever happens to the leader, according to what they record themselves.
 mod support;
 
 use rustix::process::{Signal, kill_process, kill_process_group};
@@ -8,29 +8,29 @@ use support::daemon::{Daemon, FOLLOWER, LOST, Stream};
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::{Link, Proxy};
 use support::record::{Record, Sample, wait_for_guard};
-use support::{FAIL_OVER, PATIENCE, TTL, wait_until};
+use support::{FAIL_OVER, TTL, processes_with};
 
-/// A new term's COMMAND after an orderly end takes milliseconds; this is for a machine busy with
-/// other tests, and well below a TTL, after which it would start anyway.
+/// After a graceful end of a term, the next COMMAND starts within milliseconds. This is for a machine
+/// that is busy with other tests, and well below a TTL, after which it would start anyway.
 const HAND_OVER: Duration = Duration::from_secs(1);
 
 const MANNERS: [&str; 2] = ["obedient", "stubborn"];
 
-/// Replicas that run the recording COMMAND, each with a way of its own to etcd.
+/// Replicas that run the recording COMMAND, each with a proxy of its own to etcd.
 struct Replicas {
     record: Record,
     replicas: Vec<(Daemon, Proxy)>,
 }
 
 impl Replicas {
-    /// Three of them; the leader's COMMAND runs.
+    /// Starts three; waits until the leader's COMMAND runs and the others follow.
     fn start(etcd: &Etcd, manner: &str) -> (Self, Sample) {
         let record = Record::new();
         let replicas = (1..=3).map(|number| {
             let name = format!("server{number}");
-            let way = Proxy::start(&etcd.endpoint(), Link::Open);
-            let command = record.replica(&name, &way.endpoint(), manner);
-            (Daemon::spawn(&name, command), way)
+            let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
+            let command = record.replica(&name, &proxy.endpoint(), manner);
+            (Daemon::spawn(&name, command), proxy)
         });
         let replicas = Self {
             replicas: replicas.collect(),
@@ -39,13 +39,7 @@ impl Replicas {
         let first = replicas.record.wait_for_term_after(0);
         for (replica, _) in &replicas.replicas {
             if replica.name != first.name {
-                wait_until("it follows", PATIENCE, || {
-                    let lines = replica.lines();
-                    lines
-                        .iter()
-                        .any(|line| line.message() == FOLLOWER)
-                        .then_some(())
-                });
+                replica.wait_for_any(FOLLOWER);
             }
         }
         (replicas, first)
@@ -56,7 +50,7 @@ impl Replicas {
         self.replicas.iter_mut().find(it_is).unwrap()
     }
 
-    /// Waits for the next term; returns its first sample and how long nothing ran.
+    /// Waits for the next term; returns its first instant and for how long nothing ran before it.
     fn next(&mut self, before: &Sample) -> (Sample, Duration) {
         let next = self.record.wait_for_term_after(before.token);
         let last = self.record.last(before.token);
@@ -64,10 +58,10 @@ impl Replicas {
         (next, gap)
     }
 
-    /// That nothing of COMMAND's is left once all have been asked to stop.
+    /// Stops all replicas, and checks that nothing of COMMAND is left then.
     fn stop(mut self) -> Vec<String> {
-        for (replica, way) in &mut self.replicas {
-            way.set(Link::Open);
+        for (replica, proxy) in &mut self.replicas {
+            proxy.set(Link::Open);
             if !replica.has_ended() {
                 replica.signal(Signal::TERM);
             }
@@ -75,10 +69,10 @@ impl Replicas {
         for (replica, _) in &mut self.replicas {
             replica.wait_exit();
         }
-        let record = std::fs::read(self.record.path()).unwrap();
-        support::let_pass(Duration::from_millis(50));
-        let later = std::fs::read(self.record.path()).unwrap();
-        assert_eq!(record.len(), later.len(), "something still runs");
+        // COMMAND and what it has started have this in their arguments.
+        let record = self.record.path();
+        let left = processes_with(record.to_str().unwrap());
+        assert_eq!(left, [""; 0], "still running");
         self.record.check()
     }
 }
@@ -93,7 +87,7 @@ fn wait_for_the_end_of_command(replica: &mut Daemon) {
 }
 
 #[test]
-fn a_frozen_etcd() {
+fn commands_do_not_overlap_when_etcd_is_frozen() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
@@ -112,7 +106,7 @@ fn a_frozen_etcd() {
 }
 
 #[test]
-fn a_leader_that_nobody_hears_any_more() {
+fn commands_do_not_overlap_when_the_leader_is_cut_off() {
     on_each_etcd(|etcd| {
         for (manner, fault) in MANNERS.iter().flat_map(|manner| {
             [Link::Frozen, Link::NoResponses, Link::Cut].map(|fault| (manner, fault))
@@ -128,7 +122,7 @@ fn a_leader_that_nobody_hears_any_more() {
 }
 
 #[test]
-fn a_daemon_that_is_stopped_and_goes_on_later() {
+fn commands_do_not_overlap_when_a_daemon_is_stopped_and_continues_later() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
@@ -143,14 +137,14 @@ fn a_daemon_that_is_stopped_and_goes_on_later() {
 }
 
 #[test]
-fn a_daemon_that_is_killed() {
+fn commands_do_not_overlap_when_a_daemon_is_killed() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
             let old = &mut replicas.get(&first.name).0;
             let guard = wait_for_guard(old);
             old.signal(Signal::KILL);
-            // As a service manager does with all that is left; it may find nobody any more.
+            // As a service manager does with the rest; there may be nothing left.
             let _ = kill_process_group(guard, Signal::TERM);
             let (_, gap) = replicas.next(&first);
             assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
@@ -163,7 +157,7 @@ fn a_daemon_that_is_killed() {
 }
 
 #[test]
-fn a_guard_that_is_killed() {
+fn commands_do_not_overlap_when_a_guard_is_killed() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
@@ -182,12 +176,15 @@ fn a_guard_that_is_killed() {
 }
 
 #[test]
-fn a_guard_that_is_stopped_while_its_daemon_loses_the_lease() {
+fn commands_do_not_overlap_when_a_guard_is_stopped_while_its_daemon_loses_the_lease() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
             let (mut replicas, first) = Replicas::start(&etcd, manner);
-            let guard = wait_for_guard(&mut replicas.get(&first.name).0);
-            kill_process(guard, Signal::STOP).unwrap();
+            kill_process(
+                wait_for_guard(&mut replicas.get(&first.name).0),
+                Signal::STOP,
+            )
+            .unwrap();
             replicas.get(&first.name).1.set(Link::Frozen);
             let (_, gap) = replicas.next(&first);
             assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
@@ -197,7 +194,7 @@ fn a_guard_that_is_stopped_while_its_daemon_loses_the_lease() {
 }
 
 #[test]
-fn a_leader_key_that_is_deleted_or_overwritten() {
+fn commands_do_not_overlap_when_the_leader_key_is_deleted_or_overwritten() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
             let (mut replicas, mut before) = Replicas::start(&etcd, manner);
@@ -209,7 +206,7 @@ fn a_leader_key_that_is_deleted_or_overwritten() {
                     etcd.put("leader", b"somebody", Some(&lease));
                 }
                 wait_for_the_end_of_command(&mut replicas.get(&before.name).0);
-                // Where the key is held for longer than a leader holds off, that one may win again.
+                // If the key is held for longer than the old leader holds off, that one may win again.
                 before = replicas.next(&before).0;
             }
             replicas.stop();
