@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut observer = Observer::start(cluster, &LeaderKey::default());
     while let Some(observed) = observer.next().await {
         match observed {
-            Observed::State(situation) => match situation.leader {
+            Observed::State(state) => match state.leader {
                 Some(leader) => println!(
                     "{} leads at {}",
                     String::from_utf8_lossy(&leader.name).escape_debug(),
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                         .unwrap_or("no known address")
                         .escape_debug(),
                 ),
-                None if situation.acting.is_some() => println!("nobody leads, somebody may act"),
+                None if state.acting.is_some() => println!("nobody leads, somebody may act"),
                 None => println!("nobody leads"),
             },
             Observed::Gap { .. } => println!("changes may be missing"),

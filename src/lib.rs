@@ -26,8 +26,8 @@
 //! let cluster = Cluster::new(vec!["127.0.0.1:2379".parse()?])?;
 //! let mut observer = Observer::start(cluster, &LeaderKey::default());
 //! while let Some(observed) = observer.next().await {
-//!     if let Observed::State(situation) = observed {
-//!         println!("{:?}", situation.leader.map(|leader| leader.address));
+//!     if let Observed::State(state) = observed {
+//!         println!("{:?}", state.leader.map(|leader| leader.address));
 //!     }
 //! }
 //! # Ok(())

@@ -18,15 +18,19 @@
 //! | `protocol/rules.rs` | what follows from what the keys show, and the beginning and end of terms |
 //! | `protocol/answers.rs` | when a try is answered, and what its answer is worth |
 //! | `protocol/transaction.rs` | what is asked of etcd: guards, effect, reads |
+//! | `protocol/failures.rs` | after a failure: the same endpoint or the next, what is reported |
 //! | `protocol/calls.rs` | the pace of requests: one at a time, each within its limit |
+//! | `protocol/attempts.rs` | connection attempts, in parallel if one is slow |
 //! | `protocol/rotation.rs` | which endpoint is asked next, and the back-off |
 //! | `protocol/release.rs` | stop acting, then release the lease |
 //! | `protocol/timing.rs` | every duration |
 //! | `protocol/reporter.rs` | what is news |
 
 mod answers;
+mod attempts;
 mod calls;
 mod event;
+mod failures;
 mod messages;
 mod release;
 mod reporter;
@@ -89,7 +93,7 @@ struct Tenure {
     take_back_at: Option<Moment>,
 }
 
-/// What a candidate is doing, with exactly what that takes.
+/// The state of a candidate, with the data that exists only in that state.
 #[derive(Clone, Copy, Debug)]
 enum State {
     /// Has no lease.
@@ -345,7 +349,7 @@ impl Machine {
                             call,
                             lease,
                             transaction,
-                            new_stream: self.calls.take_stream(lease),
+                            new_stream: self.calls.use_stream(lease),
                             limit: timing.ttl(),
                         }
                     }
@@ -355,7 +359,8 @@ impl Machine {
         }
     }
 
-    /// Returns what is needed next, if anything; its pace is a matter of `calls`.
+    /// Rule 1: returns what is needed next, if anything: a connection, a lease, a try. Its pace is a
+    /// matter of `calls`.
     fn need(&self) -> Option<Need> {
         let state = match self.state {
             State::Withdrawn

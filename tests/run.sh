@@ -16,7 +16,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # The files whose tests need no server. What does need one there, or takes long, is in a module `gate_only`.
-unit=(checker command_line dependencies simulation wait_for_it)
+unit=(checker command_line dependencies documents simulation wait_for_it)
 # The files that inject faults, where one run in many may find something.
 faults=(cluster disturbances exclusion keys network outages)
 rounds=5

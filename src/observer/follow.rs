@@ -8,7 +8,7 @@ use crate::{
     backoff::Jitter,
     clock,
     etcd::{Connection, Target, WatchEnd},
-    protocol::{Failure, FailureKind, Rotation, View},
+    protocol::{Failure, FailureKind, Moment, Rotation, View},
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::sleep};
@@ -37,6 +37,8 @@ pub(super) struct Follower {
     target: Arc<Target>,
     history: Option<KeyHistory>,
     rotation: Rotation,
+    /// Since when the present connection has a watch.
+    works_since: Option<Moment>,
     has_reported_authentication_off: bool,
     observed: mpsc::Sender<Observed>,
 }
@@ -49,6 +51,7 @@ impl Follower {
     ) -> Self {
         Self {
             rotation: Rotation::new(target.cluster().endpoint_count()),
+            works_since: None,
             has_reported_authentication_off: false,
             target,
             history,
@@ -62,8 +65,17 @@ impl Follower {
         loop {
             let Err(end) = Box::pin(self.follow(self.rotation.endpoint())).await;
             let End::Failed(failure) = end else { return };
-            if failure.kind == FailureKind::TokenExpired {
-                // The next connection authenticates anew.
+            // As candidates do, by rule 15 of the protocol: a connection that has worked and breaks is
+            // replaced once before that is reported; and a new connection brings a new token.
+            let has_worked = self
+                .works_since
+                .take()
+                .is_some_and(|since| clock::now().since(since) >= LONGEST_BACK_OFF);
+            let may_pass = matches!(
+                failure.kind,
+                FailureKind::TokenExpired | FailureKind::Unreachable
+            );
+            if has_worked && may_pass {
                 continue;
             }
             if self
@@ -115,9 +127,9 @@ impl Follower {
                 Verdict::Same => return Ok(None),
             }
         }
-        let situation = ElectionState::from(&view);
+        let state = ElectionState::from(&view);
         self.history = Some(KeyHistory::new(view));
-        self.report(Observed::State(situation)).await?;
+        self.report(Observed::State(state)).await?;
         Ok(None)
     }
 
@@ -153,6 +165,9 @@ impl Follower {
                         Err(WatchEnd::Failed(failure)) => return Err(failure.into()),
                     }
                     owed_by = None;
+                    if watch.is_open() {
+                        self.works_since.get_or_insert_with(clock::now);
+                    }
                     if watch.is_open() && self.rotation.record_success() {
                         self.report(Observed::AnsweredAgain { endpoint }).await?;
                     }
@@ -179,7 +194,7 @@ impl Follower {
     async fn catch_up(&mut self, connection: &Connection) -> Result<bool, End> {
         while let Some(history) = &mut self.history {
             match history.next() {
-                Next::Report(situation) => self.report(Observed::State(situation)).await?,
+                Next::Report(state) => self.report(Observed::State(state)).await?,
                 Next::Read { key, revision } => {
                     let entry = connection.read_at(key, revision, LIMIT).await?;
                     history.settle(key, revision, entry.as_ref());

@@ -188,10 +188,10 @@ impl KeyHistory {
             };
             side.as_of = revision;
         }
-        Next::Report(self.situation(revision))
+        Next::Report(self.state(revision))
     }
 
-    fn situation(&self, revision: i64) -> ElectionState {
+    fn state(&self, revision: i64) -> ElectionState {
         let (leader, acting) = (self.leader.entry.as_ref(), self.acting.entry.as_ref());
         ElectionState::new(revision, leader, acting)
     }

@@ -1,4 +1,4 @@
-//! What follows from the answers to questions: when a try is answered, and what it is worth.
+//! What follows from the responses to requests: when a try is answered, and what that is worth.
 
 use super::{
     Action, CallId, Candidacy, Event, Failure, FailureKind, FencingToken, KeptAlive, Known, Lease,
@@ -34,7 +34,7 @@ impl Machine {
     }
 
     /// Returns true iff "the lease is gone" needs no second response: a former leader of etcd says
-    /// so of every lease that it has never heard of, and a term is too much to lose by that.
+    /// so of every lease that it does not know, and a term is too much to lose by that.
     fn believes_lease_gone(&self) -> bool {
         !matches!(self.state, State::Leader(_) | State::Stopping { .. })
     }
@@ -137,6 +137,7 @@ impl Machine {
             }
             Err(failure) => return self.fail_call(now, id, Some(failure)),
         };
+        // Rule 10: see `start_new_history`.
         let known = self.known.as_ref();
         let other_cluster = known.is_some_and(|known| known.cluster_id != view.cluster_id);
         let went_back = call
@@ -282,108 +283,5 @@ impl Machine {
             State::Stopping { .. } | State::Unleased { .. } | State::Withdrawn => return None,
         };
         Some(next)
-    }
-
-    /// Ends a call that failed, or was answered from two raft terms (then there is no failure to
-    /// report).
-    fn fail_call(&mut self, now: Moment, id: CallId, failure: Option<Failure>) {
-        if self.calls.finish_overdue(id).is_some() {
-            // Another connection is being opened already, or has been.
-            return;
-        }
-        self.fail_connection(now, failure);
-    }
-
-    /// Drops the connection because of a failure, and turns to the next endpoint.
-    pub(super) fn fail_connection(&mut self, now: Moment, failure: Option<Failure>) {
-        let endpoint = self.calls.endpoint();
-        let kind = failure.as_ref().map(|failure| failure.kind);
-        // A call that hung before it failed has used the time for a second try of its endpoint.
-        let is_prompt = self.calls.is_prompt(now, self.timing().limit() / 4);
-        let is_silent = match kind {
-            // A new connection brings a new token.
-            Some(FailureKind::TokenExpired) => true,
-            // A load balancer closes what was idle, and etcd restarts: the endpoint is asked once
-            // more before that is worth a report.
-            Some(FailureKind::Unreachable) => {
-                let period = self.timing().renew_every();
-                self.calls.take_silent_reconnect(now, period)
-            }
-            _ => false,
-        };
-        self.disconnect(now);
-        if is_silent {
-            if is_prompt {
-                self.calls.rotation.turn_to(endpoint);
-            } else {
-                self.calls.rotation.turn_from(endpoint);
-            }
-            return self.calls.next_now();
-        }
-        self.fail_endpoint(now, endpoint, failure);
-    }
-
-    /// Lets another connection be opened beside a try that is overdue, because the one that it was
-    /// sent on may be dead; or gives up a request for a lease.
-    pub(super) fn expire_calls(&mut self, now: Moment) {
-        if let Some((kind, failure)) = self.calls.take_overdue(now) {
-            let endpoint = self.calls.endpoint();
-            match kind {
-                CallKind::Grant => self.fail_connection(now, Some(failure)),
-                CallKind::Try { .. } if self.calls.has_answered() => {
-                    // One late response is worth no report.
-                    self.calls.pass_over_try();
-                    self.calls.rotation.turn_from(endpoint);
-                    self.calls.next_now();
-                }
-                CallKind::Try { .. } => {
-                    self.calls.pass_over_try();
-                    self.fail_endpoint(now, endpoint, Some(failure));
-                }
-            }
-        }
-        while self.need().is_some()
-            && let Some((endpoint, failure)) = self.calls.pass_over_attempt(now)
-        {
-            self.fail_endpoint(now, endpoint, Some(failure));
-        }
-    }
-
-    /// Turns to the next endpoint; once each has failed, reports that and waits.
-    pub(super) fn fail_endpoint(&mut self, now: Moment, endpoint: usize, failure: Option<Failure>) {
-        if let Some(failure) = failure.clone() {
-            self.events.push_back(Event::Failed { endpoint, failure });
-        }
-        if !self.calls.record_failure(endpoint, failure) {
-            return;
-        }
-        if self.withdrawing.is_none()
-            && let Some((endpoint, failure)) = self.calls.rotation.take_report()
-        {
-            self.events
-                .push_back(Event::Unanswered { endpoint, failure });
-        }
-        match self.state {
-            State::Elected { .. } | State::Leader(_) | State::Stopping { .. } => {
-                let next = self.calls.round_started() + self.timing().limit();
-                self.calls.next_at(next.max(now));
-            }
-            State::Unleased { .. } | State::Follower { .. } | State::Withdrawn => {
-                let longest = self.timing().longest_back_off();
-                self.back_off(self.calls.rotation.back_off_limit(longest));
-            }
-        }
-    }
-
-    pub(super) fn disconnect(&mut self, now: Moment) {
-        self.actions.push_back(Action::Disconnect);
-        self.calls.disconnected();
-        self.watch = None;
-        self.interrupt_releases(now);
-    }
-
-    pub(super) fn back_off(&mut self, at_most: Duration) {
-        let call = self.calls.back_off();
-        self.actions.push_back(Action::BackOff { call, at_most });
     }
 }

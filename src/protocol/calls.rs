@@ -1,8 +1,9 @@
-//! The pace of requests: one connection and one try at a time, each within its limit; and what
-//! happens in parallel when one is slow.
+//! The pace of requests: one connection and one try at a time, each within its limit, and beside it a
+//! try that is overdue.
 
 use super::{
     KeptAlive, Transaction,
+    attempts::Attempts,
     event::{Failure, FailureKind},
     rotation::Rotation,
     term::{FencingToken, LeaseId},
@@ -55,18 +56,6 @@ pub(super) struct Call {
     pub transacted: Option<Transacted>,
 }
 
-/// A connection attempt under way; there is at most one for each endpoint.
-#[derive(Clone, Copy, Debug)]
-struct Attempt {
-    id: CallId,
-    endpoint: usize,
-    started: Moment,
-    /// When the next endpoint is tried beside it.
-    patient_until: Moment,
-    /// Whether that has happened, so that its failure was counted.
-    is_passed_over: bool,
-}
-
 impl Call {
     /// Returns the lease that it keeps alive, if it is a try.
     pub fn lease(&self) -> Option<LeaseId> {
@@ -107,7 +96,7 @@ pub(super) struct Calls {
     /// A try whose limit has passed. It may still be answered, even after another connection has
     /// taken the place of the one that it was sent on.
     overdue: Option<Call>,
-    attempts: Vec<Attempt>,
+    attempts: Attempts,
     /// The lease of the keepalive stream that can be used again. A stream that owes a response
     /// cannot: a late response names no request and would be credited to a later one.
     stream: Option<LeaseId>,
@@ -117,7 +106,7 @@ pub(super) struct Calls {
     last_id: u64,
     /// When the first call of the present round of endpoints was sent.
     round_started: Moment,
-    /// Until when a connection that breaks is reported, although it has worked.
+    /// Before this moment, the loss of a working connection is reported.
     silent_again_from: Option<Moment>,
 }
 
@@ -128,7 +117,7 @@ impl Calls {
             link: Link::Down,
             current: None,
             overdue: None,
-            attempts: Vec::new(),
+            attempts: Attempts::default(),
             stream: None,
             next: Next::Now,
             hurry: false,
@@ -175,7 +164,10 @@ impl Calls {
     /// Returns when something runs out or may start.
     pub fn poll_timeout(&self, is_needed: bool) -> Option<Moment> {
         let overdue = self.current.map(|call| call.until);
-        let patience = self.patient_until().filter(|_| is_needed);
+        let patience = self
+            .attempts
+            .patient_until(&self.rotation)
+            .filter(|_| is_needed);
         let next = match self.next {
             Next::At(moment) if is_needed && self.may_start() => Some(moment),
             _ => None,
@@ -202,43 +194,27 @@ impl Calls {
     /// Returns true iff nothing under way stands against another call or attempt.
     pub fn may_start(&self) -> bool {
         if self.is_down() {
-            let mut attempts = self.attempts.iter();
-            attempts.all(|attempt| attempt.is_passed_over) && self.free_endpoint().is_some()
+            self.attempts.may_start(&self.rotation)
         } else {
             self.current.is_none()
         }
     }
 
-    /// Returns the next endpoint without an attempt under way.
-    fn free_endpoint(&self) -> Option<usize> {
-        let is_free = |endpoint: &usize| {
-            let mut attempts = self.attempts.iter();
-            attempts.all(|attempt| attempt.endpoint != *endpoint)
-        };
-        self.rotation.upcoming().find(is_free)
-    }
-
     /// Starts a connection attempt at the next endpoint without one; returns `None` if there is no
     /// such endpoint.
     pub fn start_attempt(&mut self, now: Moment, patience: Duration) -> Option<(CallId, usize)> {
-        let endpoint = self.free_endpoint()?;
+        let endpoint = self.attempts.free_endpoint(&self.rotation)?;
         let id = self.new_id();
         if self.rotation.is_at_start_of_round() {
             self.round_started = now;
-            // What was slow in an earlier round is no hope for this one.
-            for attempt in &self.attempts {
-                self.rotation.record_failure(attempt.endpoint, None);
+            // An attempt left over from an earlier round counts as failed in this one.
+            for endpoint in self.attempts.endpoints() {
+                self.rotation.record_failure(endpoint, None);
             }
         }
         self.rotation.turn_to(endpoint);
         self.hurry = false;
-        self.attempts.push(Attempt {
-            id,
-            endpoint,
-            started: now,
-            patient_until: now + patience,
-            is_passed_over: false,
-        });
+        self.attempts.start(id, endpoint, now, patience);
         Some((id, endpoint))
     }
 
@@ -266,9 +242,9 @@ impl Calls {
         id
     }
 
-    /// Returns true iff the next keepalive of a lease needs a new stream, and lets the stream owe its
-    /// response.
-    pub fn take_stream(&mut self, lease: LeaseId) -> bool {
+    /// Rule 16: lets the keepalive stream owe a response for a lease. Returns true iff that needs a new
+    /// stream.
+    pub fn use_stream(&mut self, lease: LeaseId) -> bool {
         self.stream.take() != Some(lease)
     }
 
@@ -300,8 +276,8 @@ impl Calls {
         self.overdue.take_if(|call| call.id == id)
     }
 
-    /// Returns the call under way if its limit has passed, as a failure.
-    pub fn take_overdue(&mut self, now: Moment) -> Option<(CallKind, Failure)> {
+    /// Returns the kind of the call under way if its limit has passed, with that as a failure.
+    pub fn overdue_call(&self, now: Moment) -> Option<(CallKind, Failure)> {
         let call = self.current.filter(|call| now >= call.until)?;
         let limit = call.until.since(call.sent).as_millis();
         let message = match call.kind {
@@ -325,25 +301,7 @@ impl Calls {
     /// Returns the endpoint of an attempt beside which another endpoint is to be tried, with its
     /// failure: it is slow, and there is another endpoint.
     pub fn pass_over_attempt(&mut self, now: Moment) -> Option<(usize, Failure)> {
-        let due = self.patient_until().is_some_and(|until| now >= until);
-        let attempt = self
-            .attempts
-            .iter_mut()
-            .find(|attempt| due && !attempt.is_passed_over)?;
-        attempt.is_passed_over = true;
-        let limit = attempt.patient_until.since(attempt.started).as_millis();
-        let message = format!("no connection within {limit} ms");
-        let failure = Failure::new(FailureKind::TimedOut, message);
-        Some((attempt.endpoint, failure))
-    }
-
-    /// Returns when another endpoint is to be tried beside an attempt; there must be one.
-    fn patient_until(&self) -> Option<Moment> {
-        if self.rotation.endpoints() == self.attempts.len() {
-            return None;
-        }
-        let attempt = self.attempts.iter().find(|attempt| !attempt.is_passed_over);
-        attempt.map(|attempt| attempt.patient_until)
+        self.attempts.pass_over(now, &self.rotation)
     }
 
     /// Forgets the calls under way: nothing follows from them any more.
@@ -360,9 +318,7 @@ impl Calls {
 
     /// Ends an attempt; returns its endpoint and whether it was passed over.
     pub fn finish_attempt(&mut self, id: CallId) -> Option<(usize, bool)> {
-        let place = self.attempts.iter().position(|attempt| attempt.id == id)?;
-        let attempt = self.attempts.swap_remove(place);
-        Some((attempt.endpoint, attempt.is_passed_over))
+        self.attempts.finish(id)
     }
 
     /// Uses a new connection to an endpoint, in place of the one before and of all other attempts.
@@ -426,10 +382,9 @@ impl Calls {
         )
     }
 
-    /// Returns true iff a connection that breaks now is replaced before that is worth a report:
-    /// because it has worked, and this has not happened within `period`.
-    pub fn take_silent_reconnect(&mut self, now: Moment, period: Duration) -> bool {
-        if !self.has_answered() || self.silent_again_from.is_some_and(|from| now < from) {
+    /// Allows a connection that broke to be replaced without a report: returns true once in a period.
+    pub fn try_silent_reconnect(&mut self, now: Moment, period: Duration) -> bool {
+        if self.silent_again_from.is_some_and(|from| now < from) {
             return false;
         }
         self.silent_again_from = Some(now + period);

@@ -39,7 +39,7 @@ pub struct Rotation {
     worst: Option<(usize, Failure)>,
     reported: Option<Severity>,
     /// Whether the last failure asks for patience.
-    is_patient: bool,
+    wants_long_back_off: bool,
 }
 
 impl Rotation {
@@ -59,7 +59,7 @@ impl Rotation {
             failed_rounds: 0,
             worst: None,
             reported: None,
-            is_patient: false,
+            wants_long_back_off: false,
         }
     }
 
@@ -108,7 +108,7 @@ impl Rotation {
     ///
     /// Without a failure there is nothing to report of it.
     pub fn record_failure(&mut self, endpoint: usize, failure: Option<Failure>) -> bool {
-        self.is_patient = false;
+        self.wants_long_back_off = false;
         if let Some(failure) = failure {
             self.record_cause(endpoint, failure);
         }
@@ -127,7 +127,7 @@ impl Rotation {
     /// Records why an endpoint failed, without counting it once more.
     pub fn record_cause(&mut self, endpoint: usize, failure: Failure) {
         let severity = Severity::of(&failure);
-        self.is_patient = matches!(
+        self.wants_long_back_off = matches!(
             failure.kind,
             FailureKind::Unauthenticated | FailureKind::Overloaded
         );
@@ -161,7 +161,7 @@ impl Rotation {
     /// failure asks for patience.
     #[must_use]
     pub fn back_off_limit(&self, longest: Duration) -> Duration {
-        let longest = if self.is_patient {
+        let longest = if self.wants_long_back_off {
             Self::LONGEST_WITH_PATIENCE
         } else {
             longest

@@ -221,7 +221,7 @@ impl Machine {
         self.events.push_back(Event::Lost { term, reason });
     }
 
-    /// Ends a term that is being lost, or makes a planned stop urgent: nothing revives it.
+    /// Ends a term at once, or shortens a planned stop. The term cannot be renewed afterwards.
     fn lose(&mut self, now: Moment, reason: LossReason, by: Moment) {
         let (tenure, reason, by) = match self.state {
             State::Leader(tenure) => {
@@ -251,7 +251,8 @@ impl Machine {
         self.calls.abandon();
     }
 
-    /// Ends what depends on a lease that etcd says is gone; that needs no second response to be true.
+    /// Ends what depends on a lease that is gone. The callers have checked that this is certain: in a
+    /// term, a keepalive alone does not prove it.
     pub(super) fn lose_lease(&mut self, now: Moment) {
         match self.state {
             State::Follower { candidacy, .. } | State::Elected { candidacy, .. } => {

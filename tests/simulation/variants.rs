@@ -22,7 +22,9 @@ pub struct Variant {
 
 const MACHINE: &str = "protocol.rs";
 const ANSWERS: &str = "protocol/answers.rs";
+const ATTEMPTS: &str = "protocol/attempts.rs";
 const CALLS: &str = "protocol/calls.rs";
+const FAILURES: &str = "protocol/failures.rs";
 const RELEASE: &str = "protocol/release.rs";
 const ROTATION: &str = "protocol/rotation.rs";
 const RULES: &str = "protocol/rules.rs";
@@ -88,7 +90,7 @@ pub const VARIANTS: &[Variant] = &[
         mix: Mix::Late,
         violation: "acts without leader/acting",
         edits: &[
-            edit(CALLS, "take_stream", "self.stream.take() != Some(lease)", "self.stream != Some(lease)"),
+            edit(CALLS, "use_stream", "self.stream.take() != Some(lease)", "self.stream != Some(lease)"),
             edit(CALLS, "pass_over_try", "self.link = Link::Late { endpoint };", "self.link = Link::Up { endpoint, has_answered: true };"),
         ],
     },
@@ -385,7 +387,7 @@ pub const VARIANTS: &[Variant] = &[
         mix: Mix::Calm,
         violation: "",
         edits: &[
-            edit(ANSWERS, "disconnect", "self.watch = None;", ""),
+            edit(FAILURES, "disconnect", "self.watch = None;", ""),
             edit(ANSWERS, "handle_connected", "self.watch = None;", ""),
         ],
     },
@@ -439,20 +441,20 @@ pub const VARIANTS: &[Variant] = &[
         mix: Mix::Passwords,
         violation: "twice at once",
         edits: &[
-            edit(CALLS, "patient_until", "if self.rotation.endpoints() == self.attempts.len() {", "if self.attempts.len() > 5 {"),
-            edit(CALLS, "free_endpoint", "self.rotation.upcoming().find(is_free)", "self.rotation.upcoming().find(|it| is_free(it) || true)"),
+            edit(ATTEMPTS, "patient_until", "if rotation.endpoints() == self.0.len() {", "if self.0.len() > 5 {"),
+            edit(ATTEMPTS, "free_endpoint", "rotation.upcoming().find(is_free)", "rotation.upcoming().find(|it| is_free(it) || true)"),
         ],
     },
     Variant {
         name: "The next endpoint waits until a slow one has failed",
         mix: Mix::Endpoint,
         violation: "no renewal was answered in time: untrue",
-        edits: &[edit(CALLS, "patient_until", "if self.rotation.endpoints() == self.attempts.len() {", "if self.rotation.endpoints() >= self.attempts.len() {")],
+        edits: &[edit(ATTEMPTS, "patient_until", "if rotation.endpoints() == self.0.len() {", "if rotation.endpoints() >= self.0.len() {")],
     },
     Variant {
         name: "A connection that breaks after it has worked is an outage",
         mix: Mix::Calm,
         violation: "reports an outage: untrue",
-        edits: &[edit(CALLS, "take_silent_reconnect", "if !self.has_answered() ||", "if self.has_answered() ||")],
+        edits: &[edit(FAILURES, "fail_connection", "Some(FailureKind::Unreachable) if self.calls.has_answered() => {", "Some(FailureKind::Unreachable) if !self.calls.has_answered() => {")],
     },
 ];

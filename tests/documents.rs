@@ -1,0 +1,70 @@
+//! The documents name what exists.
+
+use std::{fs, path::Path};
+
+/// Returns the text of all Rust files below a folder.
+fn rust_files(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &rust_files(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(path).unwrap();
+        }
+    }
+    text
+}
+
+fn project(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+#[test]
+fn each_test_that_the_documents_name_exists() {
+    let code = rust_files(&project("tests")) + &rust_files(&project("src"));
+    let mut missing = Vec::new();
+    for document in ["docs/bugs-found.md", "docs/protocol.md", "README.md"] {
+        let text = fs::read_to_string(project(document)).unwrap();
+        // In backquotes, and too long for anything but a sentence; `…` stands for the rest of it.
+        let names = text.split('`').skip(1).step_by(2).filter(|name| {
+            let is_word = |character: char| {
+                character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_'
+            };
+            name.len() > 24 && name.contains('_') && name.trim_end_matches('…').chars().all(is_word)
+        });
+        for name in names {
+            let function = match name.strip_suffix('…') {
+                Some(start) => format!("fn {start}"),
+                None => format!("fn {name}("),
+            };
+            if !code.contains(&function) {
+                missing.push(format!("{document}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn each_rule_of_the_protocol_is_marked_where_it_is_decided() {
+    let code = rust_files(&project("src"));
+    let document = fs::read_to_string(project("docs/protocol.md")).unwrap();
+    let (_, rules) = document.split_once("**A candidate**").unwrap();
+    let (rules, _) = rules.split_once("## Time").unwrap();
+    let numbers: Vec<u32> = rules
+        .lines()
+        .filter_map(|line| line.split_once(". ")?.0.parse().ok())
+        .collect();
+    assert!(numbers.len() >= 17, "{numbers:?}");
+    for number in numbers {
+        let marks = [
+            format!("Rule {number}:"),
+            format!("Rule {number},"),
+            format!("Rules {number} and"),
+            format!("and {number}:"),
+        ];
+        let is_marked = marks.iter().any(|mark| code.contains(mark));
+        assert!(is_marked, "no function is marked with rule {number}");
+    }
+}
