@@ -78,18 +78,19 @@ impl Connection {
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Failure> {
         let classified = async { call.await.map_err(|error| self.hint.classify(error)) };
-        match within(limit, doing, classified).await {
-            Ok(response) => {
-                if let Some(token) = &self.token {
-                    token.prove();
-                }
-                Ok(response)
-            }
-            Err(failure) => Err(self.judge(failure)),
+        within(limit, doing, classified)
+            .await
+            .map_err(|failure| self.judge(failure))
+    }
+
+    /// Records that etcd has accepted the token: not every request makes it look.
+    fn prove_token(&self) {
+        if let Some(token) = &self.token {
+            token.prove();
         }
     }
 
-    /// Tells a token that has expired, which a new connection replaces, from a user that etcd
+    /// Distinguishes a token that has expired, which a new connection replaces, from a user that etcd
     /// rejects.
     fn judge(&self, failure: Failure) -> Failure {
         if failure.kind != FailureKind::Unauthenticated {

@@ -54,7 +54,7 @@ pub(super) struct Driver {
     attempts: Vec<(CallId, AbortHandle)>,
     /// Of the call under way.
     call_tasks: Vec<AbortHandle>,
-    /// Of a try on the connection before this one.
+    /// Of tries on connections before this one.
     overdue_tasks: Vec<AbortHandle>,
     revocations: Vec<AbortHandle>,
     watch_task: Option<AbortHandle>,
@@ -160,6 +160,7 @@ impl Driver {
     }
 
     fn take_in(&mut self, message: Message) {
+        let now = clock::now();
         let input = match message {
             Message::Input(input) => input,
             Message::Connected { call, result } => {
@@ -167,6 +168,9 @@ impl Driver {
                     return;
                 };
                 self.attempts.swap_remove(place);
+                // What has run out before is over first: it may ask to disconnect, and not from this.
+                self.machine.handle_timeout(now);
+                self.carry_out();
                 let result = result.map(|connection| {
                     self.report_of(&connection);
                     self.use_connection(connection);
@@ -181,7 +185,7 @@ impl Driver {
                 return;
             }
         };
-        self.machine.handle(clock::now(), input);
+        self.machine.handle(now, input);
     }
 
     /// Takes in a command; `None` once nobody is left to send any.
@@ -368,9 +372,10 @@ impl Driver {
 
     /// Uses a new connection. What was asked in a try on the one before may still be answered.
     fn use_connection(&mut self, connection: Box<Connection>) {
-        let overdue = std::mem::take(&mut self.call_tasks);
+        // They end by their own limits.
+        self.overdue_tasks.retain(|task| !task.is_finished());
+        self.overdue_tasks.append(&mut self.call_tasks);
         self.disconnect();
-        abort_all(std::mem::replace(&mut self.overdue_tasks, overdue));
         abort_all(self.attempts.drain(..).map(|(_, task)| task));
         self.connection = Some(connection);
     }

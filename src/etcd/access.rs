@@ -16,7 +16,11 @@ pub(super) struct Access {
 
 impl Access {
     /// Blocks while files are read.
-    pub fn read(cluster: &Cluster, endpoint: &Endpoint) -> Result<Self, Failure> {
+    pub fn read(
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        needs_password: bool,
+    ) -> Result<Self, Failure> {
         let uses_tls = cluster.uses_tls();
         let mut member = transport::Endpoint::from_shared(endpoint.url(uses_tls))
             .map_err(|error| transport_failure(&error))?;
@@ -26,7 +30,8 @@ impl Access {
                 .tls_config(client_tls(cluster.tls())?)
                 .map_err(|error| unauthenticated(transport_failure(&error)))?;
         }
-        let user = cluster.credentials().map(|credentials| {
+        let credentials = cluster.credentials().filter(|_| needs_password);
+        let user = credentials.map(|credentials| {
             let password = credentials.password.read();
             let password =
                 password.map_err(|error| unreadable("the password of the etcd user", &error));
@@ -78,5 +83,5 @@ pub(crate) fn check_files(cluster: &Cluster) -> Result<(), Failure> {
     cluster
         .endpoints()
         .iter()
-        .try_for_each(|endpoint| Access::read(cluster, endpoint).map(drop))
+        .try_for_each(|endpoint| Access::read(cluster, endpoint, true).map(drop))
 }

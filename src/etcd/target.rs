@@ -55,8 +55,9 @@ impl Target {
         limit: Duration,
     ) -> Result<Connection, Failure> {
         let hint = Hint::new(&self.cluster);
+        let kept = self.tokens.kept();
         let transport = async {
-            let access = self.read_access(endpoint).await?;
+            let access = self.read_access(endpoint, kept.is_none()).await?;
             let mut http = HttpConnector::new();
             // TLS is a layer above.
             http.enforce_http(false);
@@ -73,11 +74,9 @@ impl Target {
         };
         let (channel, user) = within(limit, "connecting", transport).await?;
 
-        let kept = self.tokens.kept();
-        let (token, is_fresh) = match (user, kept) {
-            (None, _) => (None, false),
-            (Some(_), Some(kept)) => (Some(kept), false),
-            (Some(user), None) => {
+        let (token, is_fresh) = match user {
+            None => (kept, false),
+            Some(user) => {
                 let classify = |error| hint.classify(error);
                 let token = authenticate(channel.clone(), user, &self.tokens, classify).await?;
                 (token, true)
@@ -99,10 +98,20 @@ impl Target {
         })
     }
 
-    async fn read_access(self: &Arc<Self>, endpoint: usize) -> Result<Access, Failure> {
+    async fn read_access(
+        self: &Arc<Self>,
+        endpoint: usize,
+        needs_password: bool,
+    ) -> Result<Access, Failure> {
         let reads_files = self.cluster.uses_tls() || self.cluster.credentials().is_some();
         let target = Arc::clone(self);
-        let read = move || Access::read(&target.cluster, &target.cluster.endpoints()[endpoint]);
+        let read = move || {
+            Access::read(
+                &target.cluster,
+                &target.cluster.endpoints()[endpoint],
+                needs_password,
+            )
+        };
         if !reads_files {
             return read();
         }

@@ -115,6 +115,7 @@ impl Connection {
         let mut kv = self.client.kv_client();
         let asking = kv.txn(request);
         let response = self.call(limit, "asking for the keys", asking).await?;
+        self.prove_token();
         let header = response.header().ok_or_else(no_header)?;
         let mut view = View {
             cluster_id: header.cluster_id(),

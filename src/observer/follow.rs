@@ -11,7 +11,10 @@ use crate::{
     protocol::{Failure, FailureKind, Moment, Rotation, View},
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 /// How long one request or a new connection may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -99,7 +102,14 @@ impl Follower {
 
     /// Follows on one endpoint, until that fails.
     async fn follow(&mut self, endpoint: usize) -> Result<Infallible, End> {
-        let connection = self.target.connect(endpoint, LIMIT).await?;
+        let connecting = self.target.connect(endpoint, LIMIT);
+        let connection = if self.rotation.endpoints() == 1 {
+            connecting.await?
+        } else {
+            // A password that is checked late is no reason to wait while other endpoints may respond.
+            let late = |_| Failure::new(FailureKind::TimedOut, "no authentication in time");
+            timeout(2 * LIMIT, connecting).await.map_err(late)??
+        };
         if connection.authentication_is_off()
             && !std::mem::replace(&mut self.has_reported_authentication_off, true)
         {

@@ -177,15 +177,17 @@ impl Machine {
             return self.fail_call(now, id, None);
         }
         let is_overdue = self.calls.finish(id).is_none();
+        let is_of_late_link = self.calls.is_of_late_link(id);
         self.calls.finish_overdue(id);
         if kept_alive.ttl <= 0 {
             return self.lose_lease(now);
         }
-        if is_overdue && self.calls.return_to_late_link() {
+        if is_of_late_link && self.calls.return_to_late_link() {
             self.actions.push_back(Action::StopConnecting);
         } else if is_overdue {
             // Another connection has taken the place of its own; what it shows counts all the same.
             if !transacted.outdated {
+                self.report_answer();
                 self.accept_answer(now, sent, kept_alive, transacted.shows);
             }
             return;
@@ -202,12 +204,19 @@ impl Machine {
             }
         );
         let campaigned = matches!(kind, CallKind::Try { transaction, .. } if transaction.writes());
-        if (campaigned || !campaigns_next) && self.calls.record_answer() {
-            let endpoint = self.calls.endpoint();
-            self.events.push_back(Event::AnsweredAgain { endpoint });
+        if campaigned || !campaigns_next {
+            self.report_answer();
         }
         if let Some(next) = self.accept_answer(now, sent, kept_alive, transacted.shows) {
             self.calls.next_at(next);
+        }
+    }
+
+    /// Records that etcd answers, and reports that if it was reported that it does not.
+    fn report_answer(&mut self) {
+        if self.calls.record_answer() {
+            let endpoint = self.calls.endpoint();
+            self.events.push_back(Event::AnsweredAgain { endpoint });
         }
     }
 
@@ -227,7 +236,7 @@ impl Machine {
         };
         let next = match &mut self.state {
             State::Follower { candidacy, .. } => {
-                candidacy.answered = sent;
+                candidacy.answered = candidacy.answered.max(sent);
                 candidacy.follows_lost_lease = false;
                 let nobody = self.known.as_ref().is_some_and(Known::both_absent);
                 if nobody {
@@ -239,7 +248,7 @@ impl Machine {
             State::Elected {
                 candidacy, token, ..
             } => {
-                candidacy.answered = sent;
+                candidacy.answered = candidacy.answered.max(sent);
                 candidacy.follows_lost_lease = false;
                 let (lease, token) = (candidacy.lease, *token);
                 let deadline = acts_until(&lease);

@@ -93,9 +93,9 @@ pub(super) struct Calls {
     pub rotation: Rotation,
     link: Link,
     current: Option<Call>,
-    /// A try whose limit has passed. It may still be answered, even after another connection has
-    /// taken the place of the one that it was sent on.
-    overdue: Option<Call>,
+    /// Tries whose limit has passed, the oldest first. Each may still be answered, even after another
+    /// connection has taken the place of the one that it was sent on.
+    overdue: Vec<Call>,
     attempts: Attempts,
     /// The lease of the keepalive stream that can be used again. A stream that owes a response
     /// cannot: a late response names no request and would be credited to a later one.
@@ -108,6 +108,8 @@ pub(super) struct Calls {
     round_started: Moment,
     /// Before this moment, the loss of a working connection is reported.
     silent_again_from: Option<Moment>,
+    /// The same for a token that has expired.
+    token_silent_again_from: Option<Moment>,
 }
 
 impl Calls {
@@ -116,7 +118,7 @@ impl Calls {
             rotation: Rotation::new(endpoints),
             link: Link::Down,
             current: None,
-            overdue: None,
+            overdue: Vec::new(),
             attempts: Attempts::default(),
             stream: None,
             next: Next::Now,
@@ -124,6 +126,7 @@ impl Calls {
             last_id: 0,
             round_started: Moment::default(),
             silent_again_from: None,
+            token_silent_again_from: None,
         }
     }
 
@@ -252,7 +255,7 @@ impl Calls {
     /// connection's stream.
     pub fn clear_stream(&mut self, id: CallId) {
         let call = match self.link {
-            Link::Late { .. } => self.overdue,
+            Link::Late { .. } => self.overdue.last().copied(),
             Link::Up { .. } | Link::Down => self.current,
         };
         if let Some(call) = call.filter(|call| call.id == id) {
@@ -260,10 +263,15 @@ impl Calls {
         }
     }
 
+    /// Forgets the overdue tries whose answers would be of no use any more.
+    pub fn drop_older_than(&mut self, sent: Moment) {
+        self.overdue.retain(|call| call.sent >= sent);
+    }
+
     /// Returns the call under way of that name, be it in time or overdue.
     pub fn get(&mut self, id: CallId) -> Option<&mut Call> {
-        let calls = [&mut self.current, &mut self.overdue];
-        calls.into_iter().flatten().find(|call| call.id == id)
+        let mut calls = self.current.iter_mut().chain(&mut self.overdue);
+        calls.find(|call| call.id == id)
     }
 
     /// Ends the call under way of that name, if it is in time.
@@ -271,9 +279,16 @@ impl Calls {
         self.current.take_if(|call| call.id == id)
     }
 
+    /// Returns true iff this is the overdue try because of which another connection is needed.
+    pub fn is_of_late_link(&self, id: CallId) -> bool {
+        let last = self.overdue.last();
+        matches!(self.link, Link::Late { .. }) && last.is_some_and(|call| call.id == id)
+    }
+
     /// Ends the try of that name, if it is overdue.
     pub fn finish_overdue(&mut self, id: CallId) -> Option<Call> {
-        self.overdue.take_if(|call| call.id == id)
+        let place = self.overdue.iter().position(|call| call.id == id)?;
+        Some(self.overdue.remove(place))
     }
 
     /// Returns the kind of the call under way if its limit has passed, with that as a failure.
@@ -292,7 +307,7 @@ impl Calls {
 
     /// Leaves a try that is overdue to its connection, and lets another be opened.
     pub fn pass_over_try(&mut self) {
-        self.overdue = self.current.take();
+        self.overdue.extend(self.current.take());
         if let Link::Up { endpoint, .. } = self.link {
             self.link = Link::Late { endpoint };
         }
@@ -307,13 +322,7 @@ impl Calls {
     /// Forgets the calls under way: nothing follows from them any more.
     pub fn abandon(&mut self) {
         self.current = None;
-        self.overdue = None;
-        if let Link::Late { endpoint } = self.link {
-            self.link = Link::Up {
-                endpoint,
-                has_answered: false,
-            };
-        }
+        self.overdue.clear();
     }
 
     /// Ends an attempt; returns its endpoint and whether it was passed over.
@@ -325,12 +334,8 @@ impl Calls {
     pub fn connected(&mut self, endpoint: usize) {
         self.attempts.clear();
         // What is left of a try there may still be answered.
-        if let Some(call) = self
-            .current
-            .take_if(|call| matches!(call.kind, CallKind::Try { .. }))
-        {
-            self.overdue = Some(call);
-        }
+        let is_try = |call: &mut Call| matches!(call.kind, CallKind::Try { .. });
+        self.overdue.extend(self.current.take_if(is_try));
         self.current = None;
         self.stream = None;
         self.link = Link::Up {
@@ -359,7 +364,7 @@ impl Calls {
     /// Forgets the connection, and what was under way on it.
     pub fn disconnected(&mut self) {
         if matches!(self.link, Link::Late { .. }) {
-            self.overdue = None;
+            self.overdue.pop();
         }
         self.link = Link::Down;
         self.current = None;
@@ -382,12 +387,18 @@ impl Calls {
         )
     }
 
-    /// Allows a connection that broke to be replaced without a report: returns true once in a period.
-    pub fn try_silent_reconnect(&mut self, now: Moment, period: Duration) -> bool {
-        if self.silent_again_from.is_some_and(|from| now < from) {
+    /// Allows a connection that broke, or whose token has expired, to be replaced without a report:
+    /// returns true once in a period for each.
+    pub fn try_silent_reconnect(&mut self, now: Moment, period: Duration, for_token: bool) -> bool {
+        let again_from = if for_token {
+            &mut self.token_silent_again_from
+        } else {
+            &mut self.silent_again_from
+        };
+        if again_from.is_some_and(|from| now < from) {
             return false;
         }
-        self.silent_again_from = Some(now + period);
+        *again_from = Some(now + period);
         true
     }
 

@@ -24,11 +24,11 @@ impl Machine {
         let period = self.timing().renew_every();
         let is_silent = match kind {
             // A new connection brings a new token.
-            Some(FailureKind::TokenExpired) => self.calls.try_silent_reconnect(now, period),
+            Some(FailureKind::TokenExpired) => self.calls.try_silent_reconnect(now, period, true),
             // A load balancer closes what was idle, and etcd restarts: the endpoint is asked once
             // more before that is worth a report.
             Some(FailureKind::Unreachable) if self.calls.has_answered() => {
-                self.calls.try_silent_reconnect(now, period)
+                self.calls.try_silent_reconnect(now, period, false)
             }
             _ => false,
         };
@@ -48,6 +48,7 @@ impl Machine {
     /// the one that it was sent on may be dead, and beside an attempt that is slow; or gives up a
     /// request for a lease.
     pub(super) fn expire_calls(&mut self, now: Moment) {
+        self.calls.drop_older_than(now - self.timing().ttl());
         if let Some((kind, failure)) = self.calls.overdue_call(now) {
             let endpoint = self.calls.endpoint();
             match kind {

@@ -38,8 +38,11 @@ pub struct Rotation {
     /// The first of the worst failures, with its endpoint.
     worst: Option<(usize, Failure)>,
     reported: Option<Severity>,
-    /// Whether the last failure asks for patience.
+    /// Whether a failure of this round, or of the last one if none has failed in this, asks for a long
+    /// back-off.
     wants_long_back_off: bool,
+    /// Rounds in a row that did.
+    patient_rounds: u32,
 }
 
 impl Rotation {
@@ -60,6 +63,7 @@ impl Rotation {
             worst: None,
             reported: None,
             wants_long_back_off: false,
+            patient_rounds: 0,
         }
     }
 
@@ -108,7 +112,9 @@ impl Rotation {
     ///
     /// Without a failure there is nothing to report of it.
     pub fn record_failure(&mut self, endpoint: usize, failure: Option<Failure>) -> bool {
-        self.wants_long_back_off = false;
+        if self.failed_in_round == 0 {
+            self.wants_long_back_off = false;
+        }
         if let Some(failure) = failure {
             self.record_cause(endpoint, failure);
         }
@@ -121,13 +127,18 @@ impl Rotation {
         }
         self.failed_in_round = 0;
         self.failed_rounds = self.failed_rounds.saturating_add(1);
+        self.patient_rounds = if self.wants_long_back_off {
+            self.patient_rounds.saturating_add(1)
+        } else {
+            0
+        };
         true
     }
 
     /// Records why an endpoint failed, without counting it once more.
     pub fn record_cause(&mut self, endpoint: usize, failure: Failure) {
         let severity = Severity::of(&failure);
-        self.wants_long_back_off = matches!(
+        self.wants_long_back_off |= matches!(
             failure.kind,
             FailureKind::Unauthenticated | FailureKind::Overloaded
         );
@@ -142,6 +153,7 @@ impl Rotation {
     pub fn record_success(&mut self) -> bool {
         self.failed_in_round = 0;
         self.failed_rounds = 0;
+        self.patient_rounds = 0;
         self.worst = None;
         self.reported.take().is_some()
     }
@@ -157,17 +169,19 @@ impl Rotation {
         Some((endpoint, failure))
     }
 
-    /// Returns the limit of the back-off after a failed round: `longest` at most, unless the last
-    /// failure asks for patience.
+    /// Returns the limit of the back-off after a failed round: `longest` at most, unless the round asks
+    /// for a long one.
     #[must_use]
     pub fn back_off_limit(&self, longest: Duration) -> Duration {
-        let longest = if self.wants_long_back_off {
-            Self::LONGEST_WITH_PATIENCE
+        let doubled = |rounds: u32| Self::FIRST_BACK_OFF * (1 << rounds.saturating_sub(1).min(16));
+        let usual = doubled(self.failed_rounds).min(longest);
+        // Only the rounds that ask for it count, since an outage before them says nothing of the load.
+        let patient = doubled(self.patient_rounds).min(Self::LONGEST_WITH_PATIENCE);
+        if self.wants_long_back_off {
+            usual.max(patient)
         } else {
-            longest
-        };
-        let doublings = self.failed_rounds.saturating_sub(1).min(16);
-        (Self::FIRST_BACK_OFF * (1 << doublings)).min(longest)
+            usual
+        }
     }
 }
 
@@ -255,5 +269,22 @@ mod tests {
         assert_eq!(rotation.back_off_limit(longest), Duration::from_secs(30));
         rotation.record_failure(rotation.endpoint(), Some(failure(FailureKind::Unreachable)));
         assert_eq!(rotation.back_off_limit(longest), longest);
+    }
+
+    #[test]
+    fn one_overloaded_endpoint_of_several_asks_for_patience_and_an_outage_before_does_not_count() {
+        let mut rotation = rotation(2);
+        let longest = Duration::from_secs(1);
+        for _ in 0..12 {
+            rotation.record_failure(rotation.endpoint(), Some(failure(FailureKind::Unreachable)));
+        }
+        rotation.record_failure(0, Some(failure(FailureKind::Overloaded)));
+        assert!(rotation.record_failure(1, Some(failure(FailureKind::TimedOut))));
+        assert_eq!(rotation.back_off_limit(longest), longest);
+        for _ in 0..20 {
+            rotation.record_failure(0, Some(failure(FailureKind::Overloaded)));
+            rotation.record_failure(1, None);
+        }
+        assert_eq!(rotation.back_off_limit(longest), Duration::from_secs(30));
     }
 }

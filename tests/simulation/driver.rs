@@ -56,9 +56,8 @@ impl World {
                 Input::Connected { call, result }
             }
             ToNode::KeptAlive { stream, answer } => {
-                if let Some(former) = to.former
-                    && former.stream == Some(stream)
-                {
+                let mut former = to.former.iter();
+                if let Some(former) = former.find(|former| former.stream == Some(stream)) {
                     let (call, result) = (former.call, Ok(answer));
                     let input = Input::KeptAlive { call, result };
                     return self.handle(node, Some(input));

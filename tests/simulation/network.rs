@@ -233,9 +233,8 @@ impl World {
         if asker.life != life {
             return;
         }
-        let is_former = asker
-            .former
-            .is_some_and(|former| former.connection == connection);
+        let mut former = asker.former.iter();
+        let is_former = former.any(|former| former.connection == connection);
         let connects = matches!(asked, Asked::Connect { .. });
         let is_present = !asker.broken && asker.connection == connection;
         let gone = !(connects || is_former || is_present);

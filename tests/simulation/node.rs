@@ -132,7 +132,7 @@ pub struct Node {
     pub broken: bool,
     /// The connection attempts under way, with their members.
     pub attempts: Vec<(CallId, usize)>,
-    pub former: Option<Former>,
+    pub former: Vec<Former>,
     pub call: Option<Call>,
     pub revocations: Vec<CallId>,
     pub streams: u32,
@@ -165,7 +165,7 @@ impl Node {
             member: 0,
             broken: true,
             attempts: Vec::new(),
-            former: None,
+            former: Vec::new(),
             call: None,
             revocations: Vec::new(),
             streams: 0,
@@ -216,17 +216,15 @@ impl Node {
 
     /// Uses a new connection. What was asked in a try on the one before may still be answered.
     pub fn connect(&mut self, member: usize) {
-        let former = match self.call {
-            Some(Call::Try(call)) if !self.broken => Some(Former {
+        if let Some(Call::Try(call)) = self.call.filter(|_| !self.broken) {
+            self.former.push(Former {
                 connection: self.connection,
                 stream: self.stream.as_ref().map(|stream| stream.id),
                 call,
-            }),
-            _ => None,
-        };
+            });
+        }
         self.disconnect();
         self.attempts.clear();
-        self.former = former;
         self.member = member;
         self.broken = false;
     }

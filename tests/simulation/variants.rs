@@ -332,8 +332,8 @@ pub const VARIANTS: &[Variant] = &[
         edits: &[edit(
             ANSWERS,
             "complete_try",
-            "if (campaigned || !campaigns_next) && self.calls.record_answer() {",
-            "if (campaigned || !campaigns_next || true) && self.calls.record_answer() {",
+            "if campaigned || !campaigns_next {",
+            "if campaigned || !campaigns_next || true {",
         )],
     },
     Variant {

@@ -279,7 +279,7 @@ impl World {
         crashed.alarm_at = None;
         crashed.disconnect();
         crashed.attempts.clear();
-        crashed.former = None;
+        crashed.former.clear();
     }
 
     pub fn count_if(&mut self, happened: bool, kind: Kind) {

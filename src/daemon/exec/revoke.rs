@@ -54,7 +54,8 @@ async fn revoke_within_ttl(config: Config, lease: LeaseId) -> Result<(), Failure
         };
         if rotation.record_failure(rotation.endpoint(), Some(failure)) {
             let at_most = rotation.back_off_limit(timing.longest_back_off());
-            tokio::time::sleep(jitter.up_to(at_most)).await;
+            let left = until.since(clock::now());
+            tokio::time::sleep(jitter.up_to(at_most).min(left)).await;
         }
     }
 }

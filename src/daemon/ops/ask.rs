@@ -62,11 +62,14 @@ impl Asker {
         let mut failures = Vec::new();
         loop {
             let left = u32::try_from(rotation.left_in_round()).unwrap_or(u32::MAX);
-            let limit = (self.left() / left).min(LIMIT);
-            let failure = match Box::pin(self.ask_one(rotation.endpoint(), &request, limit)).await {
-                Ok(response) => return Ok(response),
-                Err(failure) => failure,
-            };
+            // Checking a password may take all of an endpoint's share, the rest no longer than that.
+            let share = self.left() / left;
+            let limit = share.min(LIMIT);
+            let failure =
+                match Box::pin(self.ask_one(rotation.endpoint(), &request, limit, share)).await {
+                    Ok(response) => return Ok(response),
+                    Err(failure) => failure,
+                };
             failures.push(failure.clone());
             if !rotation.record_failure(rotation.endpoint(), Some(failure)) {
                 continue;
@@ -100,9 +103,10 @@ impl Asker {
         endpoint: usize,
         request: &impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
         limit: Duration,
+        share: Duration,
     ) -> Result<T, Failure> {
         let until = clock::now() + limit;
-        let connecting = timeout(self.left(), self.target.connect(endpoint, limit));
+        let connecting = timeout(share, self.target.connect(endpoint, limit));
         let connection = connecting.await.unwrap_or_else(|_| {
             let message = "no connection, or no authentication, in time";
             Err(Failure::new(FailureKind::TimedOut, message))
@@ -116,7 +120,8 @@ impl Asker {
         match request(&connection, limit).await {
             // The next connection authenticates anew.
             Err(failure) if failure.kind == FailureKind::TokenExpired => {
-                let connection = self.target.connect(endpoint, limit).await?;
+                let connecting = timeout(self.left(), self.target.connect(endpoint, limit));
+                let connection = connecting.await.unwrap_or_else(|_| Err(failure))?;
                 request(&connection, limit).await
             }
             result => result,
