@@ -18,8 +18,9 @@ const MANNERS: [&str; 2] = ["obedient", "stubborn"];
 
 /// Replicas that run the recording COMMAND, each with a proxy of its own to etcd.
 struct Replicas {
-    record: Record,
     replicas: Vec<(Daemon, Proxy)>,
+    // Dropped after the replicas, whose COMMANDs write to it.
+    record: Record,
 }
 
 impl Replicas {
