@@ -256,6 +256,15 @@ impl Failure {
             message: message.into(),
         }
     }
+
+    /// Returns true iff it takes an operator to fix the cause, so that no retry helps.
+    #[must_use]
+    pub const fn is_permanent(&self) -> bool {
+        matches!(
+            self.kind,
+            FailureKind::Refused | FailureKind::Unauthenticated
+        )
+    }
 }
 
 impl fmt::Display for Failure {
