@@ -186,6 +186,8 @@ pub struct Machine {
     hold_off: Option<Moment>,
     /// Since when it withdraws.
     withdrawing: Option<Moment>,
+    /// When the request was sent whose response last showed both keys, in this history of etcd.
+    keys_as_of: Option<Moment>,
     reporter: Reporter,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
@@ -207,6 +209,7 @@ impl Machine {
             releases: Vec::new(),
             hold_off: None,
             withdrawing: None,
+            keys_as_of: None,
             reporter: Reporter::default(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
@@ -303,6 +306,8 @@ impl Machine {
                 },
                 State::Withdrawn => Role::Withdrawn,
             },
+            keys_as_of: self.keys_as_of,
+            keys_known_until: self.keys_as_of.map(|sent| sent + self.timing().ttl()),
             leader: self
                 .known
                 .as_ref()

@@ -183,6 +183,7 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
         "--log-format",
         "--log",
         "--if-leader",
+        "--force",
         "--timeout",
         "--json",
     ];

@@ -64,6 +64,15 @@ fn without_etcd_a_replica_is_alive_and_not_ready() {
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
     wait_for_code(&address, "/live", 200);
     assert_eq!(codes(&address), [503, 503, 200, 503]);
+    let status = get_json(&address, "/status");
+    assert_eq!(
+        (&status["age"], &status["leader"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(
+        status["leader_unknown_because"],
+        "etcd has not answered yet"
+    );
     etcd.up();
     replica.wait_for_next(LEADER);
     assert_eq!(codes(&address), [200, 503, 200, 200]);
@@ -73,6 +82,71 @@ fn without_etcd_a_replica_is_alive_and_not_ready() {
     assert_eq!(codes(&address), [503, 503, 200, 503]);
     etcd.up();
     wait_for_code(&address, "/ready", 200);
+}
+
+#[test]
+fn a_replica_that_is_cut_off_names_no_leader_once_its_knowledge_is_a_ttl_old() {
+    on_each_etcd(|mut etcd| {
+        let [(_leader, _), (_follower, follows)] = pair(&etcd);
+        let fresh = get_json(&follows, "/status");
+        assert_eq!(fresh["leader"]["name"], "leads");
+        assert_eq!(fresh["leader_unknown_because"], Value::Null);
+        etcd.freeze();
+        let stale = poll_until("the leader is unknown", || {
+            // Time passes between two requests, so only the first can be checked by the second.
+            let follower = get(&follows, "/follower").code;
+            let status = get_json(&follows, "/status");
+            let is_fresh = !status["leader"].is_null();
+            // It is rounded to the millisecond.
+            let older = status["age"].as_f64().unwrap() - TTL.as_secs_f64();
+            assert!(
+                if is_fresh {
+                    older <= 0.001
+                } else {
+                    older >= -0.001
+                },
+                "{status}"
+            );
+            assert_eq!(
+                status["leader_unknown_because"].is_null(),
+                is_fresh,
+                "{status}"
+            );
+            assert!(is_fresh || status["etcd_answers"] == false, "{status}");
+            assert!(
+                !(is_fresh && status["etcd_answers"] == true) || follower == 200,
+                "{status}"
+            );
+            (!is_fresh).then_some(status)
+        });
+        let expected = "etcd has not answered for longer than the TTL";
+        assert_eq!(stale["leader_unknown_because"], expected);
+        assert_eq!(codes(&follows), [503, 503, 200, 503]);
+        let metrics = get(&follows, "/metrics").body;
+        assert!(
+            metrics.contains("\nleader_election_etcd_answers 0\n"),
+            "{metrics}"
+        );
+        etcd.thaw();
+        let known = poll_until("a leader is known", || {
+            let status = get_json(&follows, "/status");
+            (!status["leader"].is_null()).then_some(status)
+        });
+        assert_eq!(known["leader_unknown_because"], Value::Null);
+        assert!(
+            known["age"].as_f64().unwrap() < TTL.as_secs_f64(),
+            "{known}"
+        );
+
+        // Nobody leads, and that is known.
+        etcd.put("leader", b"by hand", None);
+        poll_until("nobody leads", || {
+            let status = get_json(&follows, "/status");
+            let is_it = status["leader"].is_null() && status["leader_unknown_because"].is_null();
+            is_it.then_some(())
+        });
+        etcd.kill();
+    });
 }
 
 #[test]

@@ -5,13 +5,14 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
-use support::TTL;
 use support::daemon::{Daemon, LEADER, Line, json};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::operator::{
     ADDRESS, advertised, at, object, observe, run, status, wait_for_next_name, wait_for_next_state,
 };
 use support::proxy::{BlackHole, Proxy, refusing};
+use support::refusals::{DENIED, OVERLOADED, Refusing};
+use support::{PATIENCE, TTL, wait_until};
 
 /// The time, as `date` writes it.
 fn now() -> String {
@@ -174,6 +175,92 @@ fn status_and_step_down_time_out_and_name_each_endpoint_if_etcd_is_unreachable()
     etcd.thaw();
     // The endpoint that is reachable is found after those that are not.
     let found = run(at(&all, &["status", "--timeout", "20s"]));
+    assert_eq!(found.out, ["Nobody leads."], "{:?}", found.err);
+}
+
+#[test]
+fn an_overloaded_etcd_is_asked_again_until_it_responds_or_time_is_up() {
+    let overloaded = Refusing::anywhere(OVERLOADED);
+    for what in ["status", "step-down"] {
+        let before = overloaded.requests();
+        let run = run(at(&overloaded.endpoint(), &[what, "--timeout", "2s"]));
+        assert_eq!(run.code, 1, "{:?}", run.out);
+        let expected = format!(
+            "found out nothing within 2s: etcd at '{}' is overloaded (etcdserver: too many \
+             requests)",
+            overloaded.endpoint()
+        );
+        assert!(run.err[0].contains(&expected), "{:?}", run.err);
+        assert!(run.took > Duration::from_millis(1400), "{:?}", run.took);
+        assert!(overloaded.requests() > before + 3);
+    }
+
+    let mut etcd = Etcd::absent(binaries().last().unwrap());
+    let overloaded = Refusing::start(&etcd.endpoint(), OVERLOADED);
+    let asking = at(&etcd.endpoint(), &["status", "--timeout", "30s"]);
+    let asking = std::thread::spawn(|| run(asking));
+    wait_until("it is asked again", PATIENCE, || {
+        (overloaded.requests() >= 3).then_some(())
+    });
+    drop(overloaded);
+    etcd.up();
+    let run = asking.join().unwrap();
+    assert_eq!(run.out, ["Nobody leads."], "{:?}", run.err);
+}
+
+#[test]
+fn a_permanent_failure_is_reported_at_once_unless_another_endpoint_may_respond() {
+    let (denied, too) = (Refusing::anywhere(DENIED), Refusing::anywhere(DENIED));
+    let overloaded = Refusing::anywhere(OVERLOADED);
+    let etcd = Etcd::newest();
+    let refusal = |refusing: &Refusing| {
+        format!(
+            "etcd at '{}' refuses (etcdserver: permission denied)",
+            refusing.endpoint()
+        )
+    };
+    for what in ["status", "step-down"] {
+        let healthy = [denied.endpoint(), overloaded.endpoint(), etcd.endpoint()];
+        let found = run(at(&healthy.join(","), &[what]));
+        assert_eq!(found.out, ["Nobody leads."], "{:?}", found.err);
+
+        let all = [denied.endpoint(), too.endpoint()];
+        let refused = run(at(&all.join(","), &[what, "--timeout", "20s"]));
+        assert_eq!(refused.code, 1);
+        let expected = format!("error: {}; {}", refusal(&denied), refusal(&too));
+        assert_eq!(refused.err, [expected]);
+        assert!(refused.took < Duration::from_secs(10), "{:?}", refused.took);
+
+        let mixed = [denied.endpoint(), overloaded.endpoint()];
+        let failed = run(at(&mixed.join(","), &[what, "--timeout", "2s"]));
+        assert_eq!(failed.code, 1);
+        let expected = format!("found out nothing within 2s: {}; etcd", refusal(&denied));
+        assert!(failed.err[0].contains(&expected), "{:?}", failed.err);
+        assert!(
+            failed.took > Duration::from_millis(1400),
+            "{:?}",
+            failed.took
+        );
+    }
+}
+
+#[test]
+fn a_member_that_checks_no_password_in_time_hides_no_healthy_one() {
+    let quick = ["--bcrypt-cost", "4"].map(str::to_owned);
+    let etcd = Etcd::start_with(binaries().last().unwrap(), &quick, &[]);
+    for arguments in [
+        &["user", "add", "root:of all evil"][..],
+        &["user", "grant-role", "root", "root"],
+        &["auth", "enable"],
+    ] {
+        etcd.etcdctl(arguments);
+    }
+    let hanging = Etcd::newest();
+    hanging.freeze();
+    let endpoints = format!("{},{}", hanging.endpoint(), etcd.endpoint());
+    let mut command = at(&endpoints, &["status", "--etcd-user", "root"]);
+    command.env("LEADER_ELECTION_ETCD_PASSWORD", "of all evil");
+    let found = run(command);
     assert_eq!(found.out, ["Nobody leads."], "{:?}", found.err);
 }
 

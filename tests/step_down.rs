@@ -2,12 +2,15 @@
 mod support;
 
 use rustix::process::Signal;
+use serde_json::Value;
 use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, json, wait_for_leader, wait_for_next_roles};
-use support::etcd::{Etcd, on_each_etcd};
-use support::free_port;
+use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::http::get_json;
-use support::operator::{at, run};
+use support::operator::{at, object, run};
+use support::proxy::{Link, Proxy};
+use support::refusals::{DENIED, OVERLOADED, Refusing};
+use support::{PATIENCE, free_port, wait_until};
 
 #[test]
 fn step_down_hands_over_to_somebody_else_without_an_overlap() {
@@ -145,4 +148,132 @@ fn step_down_prints_the_state_if_nobody_takes_over_in_time() {
     assert!(!heir.leads());
     leader.signal(Signal::CONT);
     heir.wait_for_next(LEADER);
+}
+
+#[test]
+fn step_down_waits_through_an_overload_until_somebody_leads() {
+    for status in [OVERLOADED, DENIED] {
+        let etcd = Etcd::newest();
+        let arguments = ["--name", "server1", "--ttl", "60s", "--log-format", "json"];
+        let mut leader = Daemon::spawn("server1", at(&etcd.endpoint(), &arguments));
+        leader.wait_for_next(LEADER);
+        // Nobody else may act until it goes on.
+        leader.signal(Signal::STOP);
+        let mut heir = Daemon::spawn("heir", json("heir", &etcd.endpoint()));
+        heir.wait_for_next(FOLLOWER);
+        let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
+        let refusing = Refusing::anywhere(status);
+        let endpoints = format!("{},{}", refusing.endpoint(), proxy.endpoint());
+        let command = at(&endpoints, &["step-down", "--timeout", "60s"]);
+        let mut stepping = Daemon::spawn("step-down", command);
+        stepping.wait_for_next_line("the request", |line| {
+            line.text().starts_with("'server1' is asked to step down")
+        });
+        // It watches by way of the proxy, after it was refused once more.
+        let before = refusing.requests();
+        proxy.set(Link::Cut);
+        wait_until("it is refused while it waits", PATIENCE, || {
+            (refusing.requests() >= before + 3).then_some(())
+        });
+        proxy.set(Link::Open);
+        leader.signal(Signal::CONT);
+        stepping.wait_for_next_line("who leads", |line| line.text().starts_with("'heir' leads"));
+        assert_eq!(stepping.wait_exit().code(), Some(0));
+    }
+}
+
+#[test]
+fn step_down_ends_at_once_if_it_may_not_know_any_more_who_leads() {
+    for binary in binaries() {
+        let quick = ["--bcrypt-cost", "4"].map(str::to_owned);
+        let mut etcd = Etcd::start_with(&binary, &quick, &[]);
+        let lease = etcd.grant(Duration::from_mins(10));
+        etcd.put("leader", b"somebody", Some(&lease));
+        etcd.put("leader/acting", b"somebody", Some(&lease));
+        for arguments in [
+            &["user", "add", "root:of all evil"][..],
+            &["user", "grant-role", "root", "root"],
+            &["role", "add", "r"],
+            &["role", "grant-permission", "r", "readwrite", "leader"],
+            &["role", "grant-permission", "r", "read", "leader/acting"],
+            &["user", "add", "operator:sesame"],
+            &["user", "grant-role", "operator", "r"],
+            &["auth", "enable"],
+        ] {
+            etcd.etcdctl(arguments);
+        }
+        etcd.set_etcdctl_options(&["--user", "root:of all evil"]);
+        let arguments = ["step-down", "--timeout", "5m", "--etcd-user", "operator"];
+        let mut command = at(&etcd.endpoint(), &arguments);
+        command.env("LEADER_ELECTION_ETCD_PASSWORD", "sesame");
+        let mut stepping = Daemon::spawn("step-down", command);
+        stepping.wait_for_next_line("the request", |line| {
+            line.text().starts_with("'somebody' is asked to step down")
+        });
+        etcd.etcdctl(&["role", "revoke-permission", "r", "leader/acting"]);
+        assert_eq!(stepping.wait_exit().code(), Some(1));
+        let expected = format!(
+            "error: it is not known who leads next: etcd at '{}' refuses (etcdserver: permission \
+             denied)",
+            etcd.endpoint()
+        );
+        assert_eq!(stepping.lines().last().unwrap().text(), expected);
+    }
+}
+
+#[test]
+fn step_down_changes_nothing_while_the_database_is_full_unless_it_is_forced() {
+    for binary in binaries() {
+        let quota = ["--quota-backend-bytes", "4194304"].map(str::to_owned);
+        let etcd = Etcd::start_with(&binary, &quota, &[]);
+        let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
+        leader.wait_for_next(LEADER);
+        let mut follower = Daemon::spawn("server2", json("server2", &etcd.endpoint()));
+        follower.wait_for_next(FOLLOWER);
+        let no_alarm = run(at(&etcd.endpoint(), &["status", "--json"]));
+        assert_eq!(object(&no_alarm.out[0])["alarms"], Value::Array(Vec::new()));
+
+        let megabyte = vec![b'x'; 1 << 20];
+        let refusal = (0..20).find_map(|_| etcd.try_etcdctl(&["put", "filler"], &megabyte).err());
+        let refusal = refusal.expect("the database does not take twenty megabytes");
+        assert!(refusal.contains("space exceeded"), "{refusal}");
+        let full = "etcd's database is full (alarm NOSPACE), so that nobody can be elected";
+        let before = etcd.key("leader");
+        let refused = run(at(&etcd.endpoint(), &["step-down"]));
+        assert_eq!(refused.code, 1);
+        assert!(refused.out.is_empty(), "{:?}", refused.out);
+        let expected = format!(
+            "error: {full}; nothing was done, and 'server1' leads on unless you give --force"
+        );
+        assert_eq!(refused.err, [expected]);
+        assert_eq!(etcd.key("leader"), before);
+        leader.wait_for_next_refreshes(2);
+
+        let led = run(at(&etcd.endpoint(), &["status"]));
+        assert_eq!(led.code, 0);
+        assert_eq!(led.out.last().unwrap(), &format!("Warning: {full}."));
+        let alarms = run(at(&etcd.endpoint(), &["status", "--json"]));
+        assert_eq!(
+            object(&alarms.out[0])["alarms"],
+            serde_json::json!(["NOSPACE"])
+        );
+
+        let arguments = ["step-down", "--force", "--timeout", "2s"];
+        let forced = run(at(&etcd.endpoint(), &arguments));
+        assert_eq!(forced.code, 1);
+        assert!(
+            forced.out[0].starts_with("'server1' is asked to step down"),
+            "{:?}",
+            forced.out
+        );
+        let expected =
+            format!("nobody else began to lead within 2s: Nobody leads. Warning: {full}.");
+        assert!(forced.err[0].contains(&expected), "{:?}", forced.err);
+        let vacant = run(at(&etcd.endpoint(), &["status"]));
+        let expected = ["Nobody leads.", &format!("Warning: {full}.")];
+        assert_eq!(
+            (vacant.code, vacant.out),
+            (3, expected.map(str::to_owned).into())
+        );
+    }
 }

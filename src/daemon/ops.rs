@@ -25,9 +25,11 @@ pub(super) async fn run_etcd_command(
             status::run(cluster, leader_key, json, timeout).await
         }
         EtcdCommand::Observe { json } => observe::run(cluster, leader_key, json).await,
-        EtcdCommand::StepDown { if_leader, timeout } => {
-            step_down::run(cluster, leader_key, if_leader, timeout).await
-        }
+        EtcdCommand::StepDown {
+            if_leader,
+            force,
+            timeout,
+        } => step_down::run(cluster, leader_key, if_leader, force, timeout).await,
     }
 }
 

@@ -82,6 +82,20 @@ pub(super) fn state_sentence_with_end(
     sentence
 }
 
+/// Returns a clause that says what etcd's alarms mean; `None` if there is none.
+pub(super) fn alarms_clause(alarms: &[String]) -> Option<String> {
+    let names = alarms.join(", ");
+    match alarms {
+        [] => None,
+        [alarm] if alarm == "NOSPACE" => Some(format!(
+            "etcd's database is full (alarm {names}), so that nobody can be elected"
+        )),
+        _ => Some(format!(
+            "etcd has raised an alarm ({names}), so that nobody can be elected"
+        )),
+    }
+}
+
 fn acting_name(acting: &Acting) -> String {
     match &acting.record.name {
         Some(name) => format!("'{}'", Printable(name.as_bytes())),

@@ -2,7 +2,7 @@
 
 use super::{Connection, TermValues};
 use crate::protocol::{Failure, LeaseId, Transaction};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// The times of a lease, as etcd knows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,15 @@ impl Connection {
             .map(|(remaining, granted)| LeaseTime { granted, remaining }))
     }
 
+    /// Asks for the alarms of the cluster, such as `NOSPACE`. While there is one, etcd refuses
+    /// what takes room: a lease, and the keys of a new term.
+    pub async fn alarms(&self, limit: Duration) -> Result<Vec<String>, Failure> {
+        let mut maintenance = self.client.maintenance_client();
+        let asking = maintenance.status();
+        let status = self.call(limit, "asking for alarms", asking).await?;
+        Ok(alarm_names(status.errors()))
+    }
+
     /// Asks the holder of a term to step down; returns false if that term is over.
     ///
     /// Repeating it does no harm.
@@ -43,5 +52,34 @@ impl Connection {
         let values = TermValues::default();
         let outcome = self.transact(&transaction, &values, limit).await?;
         Ok(outcome.succeeded)
+    }
+}
+
+/// Returns the names of the alarms among a member's errors (`memberID:1 alarm:NOSPACE `), each once
+/// even if several members have raised it.
+fn alarm_names(errors: &[String]) -> Vec<String> {
+    let names = errors
+        .iter()
+        .flat_map(|error| error.split_whitespace())
+        .filter_map(|word| word.strip_prefix("alarm:"));
+    let names: BTreeSet<_> = names.map(str::to_owned).collect();
+    names.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::alarm_names;
+
+    #[test]
+    fn the_alarms_among_the_errors_are_named_once() {
+        let errors = [
+            "etcdserver: no leader",
+            "memberID:10276657743932975437 alarm:NOSPACE ",
+            "memberID:2 alarm:NOSPACE ",
+            "memberID:2 alarm:CORRUPT ",
+        ];
+        let names = alarm_names(&errors.map(str::to_owned));
+        assert_eq!(names, ["CORRUPT", "NOSPACE"]);
+        assert!(alarm_names(&[]).is_empty());
     }
 }

@@ -155,6 +155,7 @@ impl Machine {
             outdated,
             shows: call.lease().and_then(|lease| seen.acting_token(lease)),
         });
+        self.keys_as_of = self.keys_as_of.max(Some(call.sent));
         if !outdated {
             self.open_watch(first_unseen);
             self.known = Some(seen);

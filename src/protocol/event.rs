@@ -256,6 +256,15 @@ impl Failure {
             message: message.into(),
         }
     }
+
+    /// Returns true iff it takes an operator to fix the cause, so that no retry helps.
+    #[must_use]
+    pub const fn is_permanent(&self) -> bool {
+        matches!(
+            self.kind,
+            FailureKind::Refused | FailureKind::Unauthenticated
+        )
+    }
 }
 
 impl fmt::Display for Failure {
@@ -270,6 +279,11 @@ impl fmt::Display for Failure {
 pub struct Status {
     /// What it does.
     pub role: Role,
+    /// When the request was sent whose response last showed both keys.
+    pub keys_as_of: Option<Moment>,
+    /// When what is known of the keys gets too old to rely on, unless another response shows them: a
+    /// TTL after `keys_as_of`, because by then somebody else may lead.
+    pub keys_known_until: Option<Moment>,
     /// The `leader` key as last known, its own included.
     pub leader: Option<Entry>,
     /// The `leader/acting` key as last known, its own included.

@@ -163,6 +163,7 @@ impl Machine {
     pub(super) fn start_new_history(&mut self, now: Moment) {
         self.events.push_back(Event::HistoryWentBack);
         self.known = None;
+        self.keys_as_of = None;
         self.disconnect(now);
         match self.state {
             State::Follower { candidacy, .. } | State::Elected { candidacy, .. } => {

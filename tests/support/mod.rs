@@ -19,6 +19,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod record;
+pub mod refusals;
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;

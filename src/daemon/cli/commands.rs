@@ -48,12 +48,18 @@ pub(in crate::daemon) enum EtcdCommand {
     /// End the leader's term in order, and tell who leads next
     ///
     /// Deletes the leader key, and no more: the leader finishes, and nobody else acts meanwhile.
-    /// Another candidate leads next, where there is one. Ends with 0 once somebody leads again, with
-    /// 3 if nobody leads, and with 1 if nobody does in time or etcd does not answer.
+    /// Another candidate leads next, where there is one. Does nothing, and ends with 1, while etcd has
+    /// raised an alarm, such as for a full database: nobody could lead next. Ends with 0 once
+    /// somebody leads again, with 3 if nobody leads, and with 1 if nobody does in time or etcd does
+    /// not answer.
     StepDown {
         /// Do so only if this is who leads; else end with 1
         #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
         if_leader: Option<OsString>,
+
+        /// Do so even if etcd has raised an alarm, so that nobody can lead next
+        #[arg(long)]
+        force: bool,
 
         /// How long to try, and to wait for the next leader
         #[arg(

@@ -247,6 +247,8 @@ mod tests {
             role: Role::Follower,
             leader: None,
             acting: None,
+            keys_as_of: None,
+            keys_known_until: None,
             endpoint: 0,
         }
     }

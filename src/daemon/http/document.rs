@@ -14,6 +14,10 @@ use std::time::Duration;
 /// Renders all that this replica knows.
 pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
     let term = snapshot.term;
+    let (leader, unknown_because) = match &snapshot.leader {
+        Ok(leader) => (leader.as_ref(), None),
+        Err(reason) => (None, Some(reason)),
+    };
     let transitions = snapshot.transitions.iter();
     let transitions: Vec<_> = transitions
         .map(|it| transition(it, &snapshot.leader_key))
@@ -22,7 +26,9 @@ pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
     let mut object = text("name", snapshot.name.as_bytes());
     let rest = [
         ("role", json!(snapshot.role.as_str())),
-        ("leader", json!(snapshot.leader.as_ref().map(leader_fields))),
+        ("leader", json!(leader.map(leader_fields))),
+        ("leader_unknown_because", json!(unknown_because)),
+        ("age", json!(snapshot.age.map(seconds))),
         ("token", json!(term.map(|term| term.token.get()))),
         ("lease", json!(term.map(|term| term.lease.to_string()))),
         ("ttl", json!(snapshot.ttl.as_secs())),

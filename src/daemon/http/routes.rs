@@ -124,6 +124,8 @@ mod tests {
         let config = Config::new("one".parse().unwrap(), cluster);
         let (election, status) = watch::channel(Status {
             role: Role::Follower,
+            keys_as_of: None,
+            keys_known_until: None,
             leader: None,
             acting: None,
             endpoint: 0,

@@ -54,7 +54,10 @@ pub(super) struct Snapshot {
     pub term: Option<Term>,
     /// How long it may lead without a renewal, if it leads.
     pub remaining: Option<Duration>,
-    pub leader: Option<Leader>,
+    /// The leader, if somebody leads; or why that is not known.
+    pub leader: Result<Option<Leader>, &'static str>,
+    /// How long ago the request was sent whose response last showed the keys.
+    pub age: Option<Duration>,
     pub ttl: Duration,
     /// The endpoint that it uses.
     pub endpoint: Option<String>,
@@ -117,15 +120,17 @@ impl ReplicaState {
     /// Returns true iff this replica follows a leader that it knows.
     pub fn is_follower(&self) -> bool {
         let status = self.status.borrow();
-        let leader = Leader::of(status.leader.as_ref(), status.acting.as_ref());
+        let now = clock::now();
+        let leader = known_leader(&status, now).ok().flatten();
         matches!(status.role, Role::Follower)
             && leader.is_some_and(|leader| leader.acts)
-            && self.etcd_answers()
+            && self.lock().etcd_answers(&status, now)
     }
 
     /// Returns true iff etcd has answered and still does.
     pub fn etcd_answers(&self) -> bool {
-        self.lock().etcd_answers()
+        let status = self.status.borrow();
+        self.lock().etcd_answers(&status, clock::now())
     }
 
     /// Checks that the election goes on as it should.
@@ -170,10 +175,11 @@ impl ReplicaState {
             role,
             term,
             remaining: remaining.filter(|_| role == CurrentRole::Leader),
-            leader: Leader::of(status.leader.as_ref(), status.acting.as_ref()),
+            leader: known_leader(&status, now),
+            age: status.keys_as_of.map(|sent| now.since(sent)),
             ttl: known.timing.ttl(),
             endpoint: self.endpoints.get(status.endpoint).cloned(),
-            etcd_answers: known.etcd_answers(),
+            etcd_answers: known.etcd_answers(&status, now),
             transitions: known.transitions.iter().cloned().collect(),
         }
     }
@@ -193,9 +199,28 @@ impl ReplicaState {
 }
 
 impl Known {
-    fn etcd_answers(&self) -> bool {
-        self.etcd_answers == Some(true)
+    fn etcd_answers(&self, status: &Status, now: Moment) -> bool {
+        self.etcd_answers == Some(true) && !is_outdated(status, now)
     }
+}
+
+/// Returns true iff what is known of the keys is too old to rely on.
+fn is_outdated(status: &Status, now: Moment) -> bool {
+    status.keys_known_until.is_some_and(|until| now >= until)
+}
+
+/// Returns the leader, if somebody leads.
+///
+/// # Errors
+/// If that is not known; the error says why.
+fn known_leader(status: &Status, now: Moment) -> Result<Option<Leader>, &'static str> {
+    if status.keys_as_of.is_none() {
+        return Err("etcd has not answered yet");
+    }
+    if is_outdated(status, now) {
+        return Err("etcd has not answered for longer than the TTL");
+    }
+    Ok(Leader::of(status.leader.as_ref(), status.acting.as_ref()))
 }
 
 #[cfg(test)]
@@ -217,6 +242,8 @@ mod tests {
         let config = Config::new("one".parse().unwrap(), cluster);
         let (sender, status) = watch::channel(Status {
             role,
+            keys_as_of: None,
+            keys_known_until: None,
             leader: None,
             acting: None,
             endpoint: 0,
@@ -255,6 +282,44 @@ mod tests {
             known.overdue_since = known.overdue_since.map(|_| before);
             drop(known);
             assert_eq!(state.check_liveness().is_ok(), lives);
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_the_leader_is_given_with_its_age_and_no_longer_than_a_ttl() {
+        let lease = Some(LeaseId::new(1));
+        let entry = Entry {
+            value: b"two"[..].into(),
+            lease,
+            mod_revision: 1,
+        };
+        let (election, state) = state(Role::Follower);
+        state.lock().etcd_answers = Some(true);
+        let fresh = clock::now();
+        let old = Moment::from_origin(Duration::ZERO);
+        for (sent, leader, reason) in [
+            (None, None, Some("etcd has not answered yet")),
+            (Some(fresh), Some("two"), None),
+            (
+                Some(old),
+                None,
+                Some("etcd has not answered for longer than the TTL"),
+            ),
+            (Some(fresh), Some("two"), None),
+        ] {
+            election.send_modify(|status| {
+                status.leader = Some(entry.clone());
+                status.acting = Some(entry.clone());
+                status.keys_as_of = sent;
+                status.keys_known_until = sent.map(|sent| sent + Duration::from_secs(5));
+            });
+            let document = document(&state.snapshot());
+            assert_eq!(document["leader"]["name"].as_str(), leader);
+            assert_eq!(document["leader_unknown_because"].as_str(), reason);
+            assert_eq!(document["age"].is_null(), sent.is_none());
+            assert_eq!(state.is_follower(), leader.is_some());
+            assert_eq!(state.etcd_answers(), sent != Some(old));
+            assert_eq!(document["etcd_answers"], state.etcd_answers());
         }
     }
 

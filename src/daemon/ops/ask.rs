@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 /// The longest time that a request to one endpoint may take.
 const LIMIT: Duration = Duration::from_secs(2);
-/// The longest back-off after every endpoint failed.
+/// The longest back-off after every endpoint failed, and the time kept for a last round.
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
 
 /// Sends requests to a cluster until a deadline.
@@ -62,30 +62,20 @@ impl Asker {
         let mut failures = Vec::new();
         loop {
             let left = u32::try_from(rotation.left_in_round()).unwrap_or(u32::MAX);
-            // Checking a password may take all of an endpoint's share, the rest no longer than that.
             let share = self.left() / left;
-            let limit = share.min(LIMIT);
-            let failure =
-                match Box::pin(self.ask_one(rotation.endpoint(), &request, limit, share)).await {
-                    Ok(response) => return Ok(response),
-                    Err(failure) => failure,
-                };
+            let failure = match Box::pin(self.ask_one(rotation.endpoint(), &request, share)).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
+            };
             failures.push(failure.clone());
             if !rotation.record_failure(rotation.endpoint(), Some(failure)) {
                 continue;
             }
-            // It takes an operator to fix these.
-            let is_final = |failure: &Failure| {
-                matches!(
-                    failure.kind,
-                    FailureKind::Refused | FailureKind::Unauthenticated
-                )
-            };
-            if failures.iter().all(is_final) {
+            if failures.iter().all(Failure::is_permanent) {
                 bail!("{}", self.describe(&failures));
             }
-            let wait = jitter.up_to(rotation.back_off_limit(LONGEST_BACK_OFF));
-            if self.left() <= wait {
+            let wait_at_most = self.left().saturating_sub(LONGEST_BACK_OFF);
+            if wait_at_most.is_zero() {
                 let timeout = humantime::format_duration(self.timeout);
                 bail!(
                     "found out nothing within {timeout}: {}; --etcd says where to ask, --timeout \
@@ -94,38 +84,44 @@ impl Asker {
                 );
             }
             failures.clear();
-            sleep(wait).await;
+            let wait = jitter.up_to(rotation.back_off_limit(LONGEST_BACK_OFF));
+            sleep(wait.min(wait_at_most)).await;
         }
     }
 
+    /// Sends a request to one endpoint, within `share`.
     async fn ask_one<T>(
         &self,
         endpoint: usize,
         request: &impl AsyncFn(&Connection, Duration) -> Result<T, Failure>,
-        limit: Duration,
         share: Duration,
     ) -> Result<T, Failure> {
-        let until = clock::now() + limit;
-        let connecting = timeout(share, self.target.connect(endpoint, limit));
+        let until = clock::now() + share;
+        let attempt = async || {
+            let connection = self.connect(endpoint, until).await?;
+            let limit = until.since(clock::now()).min(LIMIT);
+            request(&connection, limit).await
+        };
+        match attempt().await {
+            // The next connection authenticates anew.
+            Err(failure) if failure.kind == FailureKind::TokenExpired => attempt().await,
+            result => result,
+        }
+    }
+
+    async fn connect(&self, endpoint: usize, until: Moment) -> Result<Connection, Failure> {
+        let left = until.since(clock::now());
+        // Authentication may take longer than the rest, but must leave other endpoints their share.
+        let connecting = timeout(left, self.target.connect(endpoint, left.min(LIMIT)));
         let connection = connecting.await.unwrap_or_else(|_| {
-            let message = "no connection, or no authentication, in time";
+            let message = format!("not authenticated within {} ms", left.as_millis());
             Err(Failure::new(FailureKind::TimedOut, message))
         })?;
         if connection.authentication_is_off() && !self.has_warned.swap(true, Ordering::Relaxed) {
             // A closed standard error is no reason to fail.
             let _ = writeln!(io::stderr(), "warning: {AUTHENTICATION_OFF}");
         }
-        // Authentication may have taken longer than the rest.
-        let limit = until.since(clock::now()).max(limit / 2).min(self.left());
-        match request(&connection, limit).await {
-            // The next connection authenticates anew.
-            Err(failure) if failure.kind == FailureKind::TokenExpired => {
-                let connecting = timeout(self.left(), self.target.connect(endpoint, limit));
-                let connection = connecting.await.unwrap_or_else(|_| Err(failure))?;
-                request(&connection, limit).await
-            }
-            result => result,
-        }
+        Ok(connection)
     }
 
     /// Returns how much of the time is left.

@@ -21,18 +21,24 @@ pub(super) async fn run(
     timeout: Duration,
 ) -> anyhow::Result<u8> {
     let asker = Asker::new(cluster, leader_key, timeout);
-    let (state, lease) = read_state(&asker).await?;
+    let found = read_state(&asker).await?;
+    let state = &found.state;
     if json {
-        print(&json_line(&state, lease))?;
-    } else if let Some(leader) = &state.leader
-        && leader.acts
-    {
-        for line in leader_lines(leader, lease) {
-            print(&line)?;
-        }
+        print(&json_line(&found))?;
     } else {
-        let sentence = render::state_sentence_with_end(&state, leader_key, lease);
-        print(&sentence)?;
+        match &state.leader {
+            Some(leader) if leader.acts => {
+                for line in leader_lines(leader, found.lease) {
+                    print(&line)?;
+                }
+            }
+            _ => {
+                print(&found.sentence(leader_key))?;
+            }
+        }
+        if let Some(alarm) = found.alarm_sentence() {
+            print(&alarm)?;
+        }
     }
     Ok(match state.leader {
         Some(_) => exit_code::SUCCESS,
@@ -40,27 +46,50 @@ pub(super) async fn run(
     })
 }
 
-/// Reads both keys, and the time to live of the leader's lease; without a leader, of the lease that
-/// the acting key is bound to.
-pub(super) async fn read_state(
-    asker: &Asker,
-) -> anyhow::Result<(ElectionState, Option<LeaseTime>)> {
+/// What etcd says of an election.
+pub(super) struct Found {
+    pub state: ElectionState,
+    /// The times of the leader's lease; without a leader, of the lease that the acting key is bound
+    /// to. `None` if there is no lease, or it is not known.
+    lease: Option<LeaseTime>,
+    /// etcd's alarms; `None` if they are not known.
+    alarms: Option<Vec<String>>,
+}
+
+impl Found {
+    /// Returns one sentence that says who leads, or why nobody does.
+    pub fn sentence(&self, leader_key: &LeaderKey) -> String {
+        render::state_sentence_with_end(&self.state, leader_key, self.lease)
+    }
+
+    /// Returns one sentence that says what etcd's alarms mean, if there are any.
+    pub fn alarm_sentence(&self) -> Option<String> {
+        let clause = render::alarms_clause(self.alarms.as_deref()?)?;
+        Some(format!("Warning: {clause}."))
+    }
+}
+
+/// Reads both keys, and what else is worth knowing of them.
+pub(super) async fn read_state(asker: &Asker) -> anyhow::Result<Found> {
     asker
         .ask(async |connection, limit| {
             let until = clock::now() + limit;
+            let left = || until.since(clock::now());
             let view = connection.read(limit).await?;
             let state = ElectionState::from(&view);
             let leader = state.leader.as_ref().map(|leader| leader.lease);
             let acting = state.acting.as_ref().and_then(|acting| acting.lease);
+            // The rest is worth printing even if these requests fail.
             let lease = match leader.or(acting) {
-                // The rest is worth printing even if this request fails.
-                Some(lease) => {
-                    let left = until.since(clock::now());
-                    connection.time_to_live(lease, left).await.ok().flatten()
-                }
+                Some(lease) => connection.time_to_live(lease, left()).await.ok().flatten(),
                 None => None,
             };
-            Ok((state, lease))
+            let alarms = connection.alarms(left()).await.ok();
+            Ok(Found {
+                state,
+                lease,
+                alarms,
+            })
         })
         .await
 }
@@ -102,9 +131,9 @@ fn leader_lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
     ]
 }
 
-fn json_line(state: &ElectionState, lease: Option<LeaseTime>) -> String {
-    let mut fields = render::state_fields(state);
-    let ttl = lease.map(|lease| {
+fn json_line(found: &Found) -> String {
+    let mut fields = render::state_fields(&found.state);
+    let ttl = found.lease.map(|lease| {
         json!({
             "granted": lease.granted.as_secs(),
             "remaining": lease.remaining.as_secs(),
@@ -112,5 +141,6 @@ fn json_line(state: &ElectionState, lease: Option<LeaseTime>) -> String {
         })
     });
     fields.insert("ttl".to_owned(), json!(ttl));
+    fields.insert("alarms".to_owned(), json!(found.alarms));
     render::line(fields)
 }

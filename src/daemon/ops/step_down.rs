@@ -2,16 +2,18 @@
 
 use super::{ask::Asker, print, status::read_state};
 use crate::{
+    clock,
     config::{Cluster, LeaderKey},
     daemon::{
         exit_code,
-        render::{HISTORY_WENT_BACK, endpoint_failure, state_sentence, state_sentence_with_end},
+        render::{HISTORY_WENT_BACK, alarms_clause, state_sentence},
     },
+    etcd::Connection,
     observer::{ElectionState, Leader, Observed, Observer},
     printable::Printable,
-    protocol::Failure,
+    protocol::{Failure, View},
 };
-use anyhow::bail;
+use anyhow::{Context, bail};
 use std::{ffi::OsString, os::unix::ffi::OsStringExt, time::Duration};
 use tokio::time::timeout;
 
@@ -20,12 +22,11 @@ pub(super) async fn run(
     cluster: &Cluster,
     leader_key: &LeaderKey,
     if_leader: Option<OsString>,
+    force: bool,
     limit: Duration,
 ) -> anyhow::Result<u8> {
     let asker = Asker::new(cluster, leader_key, limit);
-    let view = asker
-        .ask(async |connection, limit| connection.read(limit).await)
-        .await?;
+    let (view, alarms) = asker.ask(read_with_alarms).await?;
     let state = ElectionState::from(&view);
     let Some(leader) = state.leader else {
         print(&state_sentence(&state, leader_key))?;
@@ -40,6 +41,11 @@ pub(super) async fn run(
             Printable(&wanted)
         );
     }
+    if let Some(clause) = alarms_clause(&alarms)
+        && !force
+    {
+        bail!("{clause}; nothing was done, and '{name}' leads on unless you give --force");
+    }
     let token = leader.token;
     let was_deleted = asker
         .ask(async |connection, limit| connection.end_term(token.get(), leader.lease, limit).await)
@@ -53,29 +59,41 @@ pub(super) async fn run(
     print(&format!("'{name}' {what}, token {token}."))?;
 
     let observer = Observer::resume(cluster.clone(), leader_key, view);
-    let mut outage = None;
-    let waiting = next_leader(observer, &leader, &mut outage);
+    let waiting = next_leader(observer, &asker, &leader);
     if let Ok(next) = timeout(asker.left(), waiting).await {
         print(&state_sentence(&next?, leader_key))?;
         return Ok(exit_code::SUCCESS);
     }
     let limit = humantime::format_duration(limit);
-    if let Some((endpoint, failure)) = outage {
-        let endpoint = &asker.cluster().endpoints()[endpoint];
-        let failure = endpoint_failure(endpoint, &failure);
-        bail!("nobody was seen to lead within {limit}: {failure}");
-    }
     // Reading the state once more must not take much longer.
-    let asker = Asker::new(asker.cluster(), leader_key, Duration::from_secs(2));
-    let state = match read_state(&asker).await {
-        Ok((state, _)) if is_next(&state, &leader) => {
-            print(&state_sentence(&state, leader_key))?;
-            return Ok(exit_code::SUCCESS);
-        }
-        Ok((state, lease)) => state_sentence_with_end(&state, leader_key, lease),
-        Err(_) => "how things stand is not known.".to_owned(),
-    };
+    let last_asker = Asker::new(cluster, leader_key, Duration::from_secs(2));
+    let found = read_state(&last_asker)
+        .await
+        .with_context(|| format!("nobody was seen to lead within {limit}"))?;
+    if is_next(&found.state, &leader) {
+        print(&state_sentence(&found.state, leader_key))?;
+        return Ok(exit_code::SUCCESS);
+    }
+    let mut state = found.sentence(leader_key);
+    if let Some(alarm) = found.alarm_sentence() {
+        state = format!("{state} {alarm}");
+    }
     bail!("nobody else began to lead within {limit}: {state}")
+}
+
+/// Reads both keys and etcd's alarms.
+async fn read_with_alarms(
+    connection: &Connection,
+    limit: Duration,
+) -> Result<(View, Vec<String>), Failure> {
+    let until = clock::now() + limit;
+    let view = connection.read(limit).await?;
+    let alarms = match connection.alarms(until.since(clock::now())).await {
+        // Some versions of etcd let only its administrators ask.
+        Err(failure) if failure.is_permanent() => Vec::new(),
+        alarms => alarms?,
+    };
+    Ok((view, alarms))
 }
 
 /// Returns whether somebody leads in a later term than this leader's.
@@ -84,11 +102,14 @@ fn is_next(state: &ElectionState, before: &Leader) -> bool {
     leader.is_some_and(|leader| leader.token > before.token)
 }
 
-/// Waits for the next term; keeps the failure of an outage that has not ended in `outage`.
+/// Waits for the next term.
+///
+/// # Errors
+/// If etcd goes back in its history, or each endpoint fails for a reason that no retry removes.
 async fn next_leader(
     mut observer: Observer,
+    asker: &Asker,
     before: &Leader,
-    outage: &mut Option<(usize, Failure)>,
 ) -> anyhow::Result<ElectionState> {
     loop {
         match observer.next().await {
@@ -100,11 +121,23 @@ async fn next_leader(
             Some(Observed::HistoryWentBack) => {
                 bail!("{HISTORY_WENT_BACK}, so that it is not known who leads next")
             }
-            Some(Observed::Unanswered { endpoint, failure }) => {
-                *outage = Some((endpoint, failure));
+            // It is the worst failure of all endpoints: the others may get over theirs.
+            Some(Observed::Unanswered { failure, .. }) if failure.is_permanent() => {
+                let view = asker
+                    .ask(async |connection, limit| connection.read(limit).await)
+                    .await
+                    .context("it is not known who leads next")?;
+                let state = ElectionState::from(&view);
+                if is_next(&state, before) {
+                    return Ok(state);
+                }
             }
-            Some(Observed::AnsweredAgain { .. }) => *outage = None,
-            Some(Observed::Gap { .. } | Observed::AuthenticationOff) => {}
+            Some(
+                Observed::Unanswered { .. }
+                | Observed::AnsweredAgain { .. }
+                | Observed::Gap { .. }
+                | Observed::AuthenticationOff,
+            ) => {}
             None => bail!("the observation ended of itself, which is a fault of this program"),
         }
     }

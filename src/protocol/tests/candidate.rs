@@ -22,6 +22,32 @@ fn a_won_campaign_gives_the_right_to_act_from_its_send_not_from_its_answer() {
 }
 
 #[test]
+fn the_keys_are_known_until_a_ttl_after_the_request_that_showed_them() {
+    let mut harness = Harness::new(1);
+    let status = harness.machine.status();
+    assert_eq!((status.keys_as_of, status.keys_known_until), (None, None));
+    harness.connect();
+    harness.grant();
+    let mut sent = harness.now;
+    harness.pass(900 * MILLI);
+    harness.answer(held_by(OTHER, 10));
+    for _ in 0..2 {
+        let status = harness.machine.status();
+        assert_eq!(status.keys_as_of, Some(sent));
+        assert_eq!(status.keys_known_until, Some(sent + 5 * SECOND));
+        // What a watch shows makes the rest no younger.
+        harness.changed(ElectionKey::Leader, 11, Some(key(OTHER, 11)));
+        assert_eq!(harness.machine.status().keys_as_of, Some(sent));
+        let due = harness.machine.poll_timeout().unwrap_or(harness.now);
+        harness.pass(due.since(harness.now));
+        sent = harness.now;
+        let (call, _) = harness.take_try();
+        harness.transact(call, view(12, Some(key(OTHER, 11)), Some(key(OTHER, 10))));
+        harness.keep_alive(call, 1);
+    }
+}
+
+#[test]
 fn answers_from_two_raft_terms_do_not_make_a_leader() {
     let mut harness = Harness::new(1);
     harness.connect();
