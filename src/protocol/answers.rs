@@ -306,8 +306,14 @@ impl Machine {
             // A load balancer closes what was idle, and etcd restarts: the endpoint is asked once
             // more before that is worth a report.
             Some(FailureKind::Unreachable) => {
-                let period = self.timing().renew_every();
-                self.calls.take_silent_reconnect(now, period)
+                let period = self.timing().limit();
+                let is_silent = self.calls.take_silent_reconnect(now, period);
+                if is_silent {
+                    // The next watch ends with the next connection; if that is soon, a try at once
+                    // would find a failure that is reported.
+                    self.watch_replaced_until = Some(now + period);
+                }
+                is_silent
             }
             _ => false,
         };
