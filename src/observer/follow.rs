@@ -37,6 +37,8 @@ pub(super) struct Follower {
     target: Arc<Target>,
     history: Option<KeyHistory>,
     rotation: Rotation,
+    /// Whether the watch was opened on the present connection.
+    has_watched: bool,
     has_reported_authentication_off: bool,
     observed: mpsc::Sender<Observed>,
 }
@@ -49,6 +51,7 @@ impl Follower {
     ) -> Self {
         Self {
             rotation: Rotation::new(target.cluster().endpoint_count()),
+            has_watched: false,
             has_reported_authentication_off: false,
             target,
             history,
@@ -62,13 +65,18 @@ impl Follower {
         loop {
             let Err(end) = Box::pin(self.follow(self.rotation.endpoint())).await;
             let End::Failed(failure) = end else { return };
+            let has_watched = std::mem::take(&mut self.has_watched);
             if failure.kind == FailureKind::TokenExpired {
                 // The next connection authenticates anew.
                 continue;
             }
-            if self
-                .rotation
-                .record_failure(self.rotation.endpoint(), Some(failure))
+            // A load balancer closes what was idle, and etcd restarts: the endpoint is asked once more
+            // before that is worth a report.
+            let is_silent = has_watched && failure.kind == FailureKind::Unreachable;
+            if is_silent
+                || self
+                    .rotation
+                    .record_failure(self.rotation.endpoint(), Some(failure))
             {
                 if let Some((endpoint, failure)) = self.rotation.take_report() {
                     let unanswered = Observed::Unanswered { endpoint, failure };
@@ -153,8 +161,11 @@ impl Follower {
                         Err(WatchEnd::Failed(failure)) => return Err(failure.into()),
                     }
                     owed_by = None;
-                    if watch.is_open() && self.rotation.record_success() {
-                        self.report(Observed::AnsweredAgain { endpoint }).await?;
+                    if watch.is_open() {
+                        self.has_watched = true;
+                        if self.rotation.record_success() {
+                            self.report(Observed::AnsweredAgain { endpoint }).await?;
+                        }
                     }
                 }
                 () = sleep(owed_by.unwrap_or(next_read).since(clock::now())) => {
