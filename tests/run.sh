@@ -18,7 +18,7 @@ cd "$(dirname "$0")/.."
 # The files whose tests need no server. What does need one there, or takes long, is in a module `gate_only`.
 unit=(checker command_line dependencies documents simulation wait_for_it)
 # The files that inject faults, where one run in many may find something.
-faults=(cluster disturbances exclusion keys network outages)
+faults=(cluster connections disturbances exclusion keys network outages)
 rounds=5
 schedules=1000000
 
@@ -63,6 +63,8 @@ else
         if own=$(command -v docker-compose); then TEST_COMPOSES=$own:$TEST_COMPOSES; fi
     fi
     export TEST_COMPOSES
+    # Only then do tests take the minutes that some faults need to show.
+    if [[ $mode == all ]]; then export TEST_LONG=1; fi
     echo "tests/run.sh: etcds: $TEST_ETCDS"
     echo "tests/run.sh: composes: $TEST_COMPOSES"
 

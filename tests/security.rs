@@ -8,7 +8,7 @@ use std::process::Command;
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, Line, REFRESHED, plain};
 use support::etcd::{Etcd, binaries};
 use support::proxy::{Link, Proxy};
-use support::{TTL, let_pass};
+use support::{TTL, let_pass, users};
 use tempfile::TempDir;
 
 fn newest() -> PathBuf {
@@ -20,31 +20,8 @@ fn with_users(binary: &Path, options: &[String]) -> Etcd {
     // Checking a password takes long on purpose, and these tests have no time for that.
     let cheap = ["--bcrypt-cost", "4"].map(str::to_owned);
     let mut etcd = Etcd::start_with(binary, &[&cheap, options].concat(), &[]);
-    for arguments in [
-        &["user", "add", "root:of all evil"][..],
-        &["user", "grant-role", "root", "root"],
-        &["role", "add", "election"],
-        &[
-            "role",
-            "grant-permission",
-            "election",
-            "readwrite",
-            "leader",
-        ],
-        &[
-            "role",
-            "grant-permission",
-            "election",
-            "readwrite",
-            "leader/acting",
-        ],
-        &["user", "add", "replica:sesame"],
-        &["user", "grant-role", "replica", "election"],
-        &["auth", "enable"],
-    ] {
-        etcd.etcdctl(arguments);
-    }
-    etcd.set_etcdctl_options(&["--user", "root:of all evil"]);
+    users::add(&etcd);
+    users::enable(&mut etcd);
     etcd
 }
 

@@ -295,13 +295,14 @@ impl Calls {
     pub fn overdue_call(&self, now: Moment) -> Option<(CallKind, Failure)> {
         let call = self.current.filter(|call| now >= call.until)?;
         let limit = call.until.since(call.sent).as_millis();
-        let message = match call.kind {
-            CallKind::Grant => format!("no lease within {limit} ms"),
-            CallKind::Try { .. } => format!(
-                "no response within {limit} ms, which is what the TTL allows; a slower link needs a \
-                 longer one"
-            ),
+        let what = match call.kind {
+            CallKind::Grant => "lease",
+            CallKind::Try { .. } => "response",
         };
+        let message = format!(
+            "no {what} within {limit} ms, which is what the TTL allows; a slower link needs a longer \
+             one"
+        );
         Some((call.kind, Failure::new(FailureKind::TimedOut, message)))
     }
 

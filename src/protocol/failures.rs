@@ -21,14 +21,20 @@ impl Machine {
         let kind = failure.as_ref().map(|failure| failure.kind);
         // A call that hung before it failed has used the time for a second try of its endpoint.
         let is_prompt = self.calls.is_prompt(now, self.timing().limit() / 4);
-        let period = self.timing().renew_every();
+        let period = self.timing().limit();
         let is_silent = match kind {
             // A new connection brings a new token.
             Some(FailureKind::TokenExpired) => self.calls.try_silent_reconnect(now, period, true),
             // A load balancer closes what was idle, and etcd restarts: the endpoint is asked once
             // more before that is worth a report.
             Some(FailureKind::Unreachable) if self.calls.has_answered() => {
-                self.calls.try_silent_reconnect(now, period, false)
+                let is_silent = self.calls.try_silent_reconnect(now, period, false);
+                if is_silent {
+                    // The next watch ends with the next connection; if that is soon, a try at once
+                    // would find a failure that is reported.
+                    self.watch_replaced_until = Some(now + period);
+                }
+                is_silent
             }
             _ => false,
         };

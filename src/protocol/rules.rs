@@ -153,7 +153,7 @@ impl Machine {
             && self.watch_replaced_until.is_none_or(|until| now >= until)
             && !self.calls.is_down()
         {
-            self.watch_replaced_until = Some(now + self.timing().renew_every());
+            self.watch_replaced_until = Some(now + self.timing().limit());
             self.calls.hurry();
         }
     }

@@ -6,6 +6,7 @@
     reason = "each test file uses its own part of this"
 )]
 
+pub mod authority;
 pub mod checker;
 pub mod cluster;
 pub mod compose;
@@ -20,6 +21,7 @@ pub mod process;
 pub mod proxy;
 pub mod record;
 pub mod refusals;
+pub mod users;
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
@@ -48,6 +50,11 @@ pub const FAIL_OVER: Duration = Duration::from_millis(2000 + 1500 + 667 + 800);
 /// Returns the same for another TTL.
 pub fn fail_over(ttl: Duration) -> Duration {
     ttl + Duration::from_millis(1500) + ttl / 3 + ttl / 5 * 2
+}
+
+/// Whether tests take as long as they need to show what takes minutes: `tests/run.sh all`.
+pub fn is_long_run() -> bool {
+    std::env::var_os("TEST_LONG").is_some()
 }
 
 /// Returns the path of a file of the project.

@@ -28,7 +28,12 @@ pub struct Proxy {
 impl Proxy {
     /// Listens, and connects each client to `endpoint`.
     pub fn start(endpoint: &str, link: Link) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_at("127.0.0.1:0", endpoint, link)
+    }
+
+    /// Does the same at this address.
+    pub fn start_at(address: &str, endpoint: &str, link: Link) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("it listens");
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -86,6 +91,11 @@ impl Proxy {
         match link {
             Link::Cut => state.close(false, |_, _| true),
             Link::Reset => state.close(true, |_, _| true),
+            Link::Forget => {
+                for connection in state.connections.values_mut() {
+                    connection.is_forgotten = true;
+                }
+            }
             Link::CutPeer(peer) => state.close(false, |_, it| it.peer == Some(peer)),
             _ => {}
         }
@@ -125,6 +135,8 @@ struct Connection {
     held_streams: BTreeSet<u32>,
     /// The member of an etcd cluster that is the client, once it has said so.
     peer: Option<u64>,
+    /// Whether nothing passes it any more.
+    is_forgotten: bool,
 }
 
 /// What has been read and not yet forwarded.
@@ -142,11 +154,15 @@ impl Connection {
             queues: Default::default(),
             held_streams: BTreeSet::new(),
             peer: None,
+            is_forgotten: false,
         }
     }
 
     /// Returns the place of the first part in a queue that the link lets pass.
     fn next(&self, direction: Direction, link: Link) -> Option<usize> {
+        if self.is_forgotten {
+            return None;
+        }
         let parts = &self.queues[direction as usize].parts;
         parts.iter().position(|part| {
             let stream = part.stream();
@@ -256,8 +272,10 @@ impl Shared {
         } else if *link == Link::Garbage {
             fastrand::fill(&mut part.bytes);
         }
-        if *link == Link::Slow {
-            part.due += Duration::from_millis(fastrand::u64(200..=400));
+        match *link {
+            Link::Slow => part.due += Duration::from_millis(fastrand::u64(200..=400)),
+            Link::Delayed(time) => part.due += time,
+            _ => {}
         }
         let is_cut = matches!(*link, Link::CutPeer(peer) if connection.peer == Some(peer));
         let parts = &mut connection.queues[direction as usize].parts;
@@ -295,6 +313,7 @@ impl Shared {
             } = &mut *state;
             let connection = connections.get_mut(&number)?;
             let next = connection.next(direction, *link);
+            let is_forgotten = connection.is_forgotten;
             let queue = &mut connection.queues[direction as usize];
             let mut wait = Duration::MAX;
             if let Some(place) = next {
@@ -304,7 +323,7 @@ impl Shared {
                 if wait.is_zero() {
                     return queue.parts.remove(place);
                 }
-            } else if queue.ended && queue.parts.is_empty() {
+            } else if queue.ended && queue.parts.is_empty() && !is_forgotten {
                 return None;
             }
             let moved = self.moved.wait_timeout(state, wait);
@@ -336,7 +355,12 @@ pub struct BlackHole {
 impl BlackHole {
     /// Listens, and fills its own queue.
     pub fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::at("127.0.0.1:0")
+    }
+
+    /// Does the same at this address.
+    pub fn at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("it listens");
         let mut queue = Vec::new();
         while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {

@@ -424,6 +424,30 @@ fn a_connection_that_has_worked_and_breaks_is_replaced_without_a_report_once_in_
 }
 
 #[test]
+fn connections_that_are_closed_whenever_they_are_idle_are_replaced_without_a_report() {
+    let (mut harness, lease, _) = leader(1, Duration::ZERO);
+    harness.events.clear();
+    for _ in 0..20 {
+        harness.pass(600 * MILLI);
+        let watch = harness.take(|action| match action {
+            Action::Watch { watch, .. } => Some(*watch),
+            _ => None,
+        });
+        harness.handle(Input::WatchEnded { watch });
+        if !harness.has(|action| matches!(action, Action::Try { .. })) {
+            harness.pass(400 * MILLI);
+        }
+        let (call, _) = harness.take_try();
+        let result = Err(unreachable());
+        harness.handle(Input::Transacted { call, result });
+        harness.connect();
+        harness.answer(held_by(lease, 10));
+        let mut events = harness.events.iter();
+        assert!(!events.any(reports_an_outage), "{:?}", harness.events);
+    }
+}
+
+#[test]
 fn an_overdue_try_is_awaited_while_another_connection_opens_and_renews_when_it_is_answered() {
     for opens_first in [false, true] {
         let (mut harness, lease, _) = leader(1, Duration::ZERO);

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Result};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a proxy does with the traffic. There is one list for all kinds of faults, so that a test
 /// describes a fault in one way, whether it concerns bytes, connections, calls or peers.
@@ -18,6 +18,11 @@ pub enum Link {
     NoRequests,
     /// Delays everything by 200 to 400 ms.
     Slow,
+    /// Delays everything by this time, in either direction.
+    Delayed(Duration),
+    /// Forgets the open connections, as a firewall does: nothing passes them any more, not even
+    /// their end. Forwards everything on new ones.
+    Forget,
     /// Replaces what the server sends with noise of the same length.
     Garbage,
     /// Closes all connections, and new ones at once.
