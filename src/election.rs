@@ -127,7 +127,7 @@ impl Candidate {
     /// background.
     ///
     /// # Errors
-    /// If the election ended of itself, which is a fault of this program or of its system.
+    /// If the election ended by itself, which is a bug in this program or of its system.
     pub async fn withdraw(mut self) -> io::Result<()> {
         self.begin_withdrawal();
         // One that nobody has taken would never be dropped.

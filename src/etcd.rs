@@ -46,24 +46,6 @@ pub(crate) struct Connection {
     stream: Arc<Mutex<Option<KeepAliveStream>>>,
 }
 
-/// Whether this version of etcd may answer a linearizable read stale after a pause (etcd #20418);
-/// what is no version is given the benefit of the doubt.
-pub(crate) fn is_outdated(version: &str) -> bool {
-    let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) =
-        (numbers.next(), numbers.next(), numbers.next())
-    else {
-        return false;
-    };
-    let mended_in = match (major, minor) {
-        (3, 4) => 42,
-        (3, 5) => 28,
-        (3, 6) => 9,
-        _ => return (major, minor) < (3, 4),
-    };
-    patch < mended_in
-}
-
 impl Connection {
     /// Returns true iff a user is configured and etcd's authentication is off.
     pub fn authentication_is_off(&self) -> bool {
@@ -170,29 +152,4 @@ async fn within<T>(
 
 fn no_header() -> Failure {
     Failure::new(FailureKind::Refused, "the answer has no header")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_outdated;
-
-    #[test]
-    fn versions_that_may_answer_stale_are_known() {
-        for (version, outdated) in [
-            ("3.3.27", true),
-            ("3.4.41", true),
-            ("3.4.42", false),
-            ("3.5.27", true),
-            ("3.5.28", false),
-            ("3.5.28-rc.0", false),
-            ("3.6.8", true),
-            ("3.6.9", false),
-            ("3.7.0", false),
-            ("4.0.0", false),
-            ("2.3.8", true),
-            ("not decided", false),
-        ] {
-            assert_eq!(is_outdated(version), outdated, "{version}");
-        }
-    }
 }

@@ -188,8 +188,9 @@ impl ElectionState {
     }
 }
 
-impl From<&View> for ElectionState {
-    fn from(view: &View) -> Self {
+impl ElectionState {
+    /// Returns the state that a read shows.
+    pub(crate) fn of(view: &View) -> Self {
         Self::new(view.revision, view.leader.as_ref(), view.acting.as_ref())
     }
 }

@@ -41,6 +41,7 @@ mod term;
 mod tests;
 mod timing;
 mod transaction;
+mod version;
 mod view;
 
 pub use calls::CallId;
@@ -239,6 +240,14 @@ impl Machine {
             Input::Stopped { term } => self.handle_stopped(now, term),
             Input::Withdraw => self.withdraw(now),
             Input::Abandoned => self.handle_abandoned(now),
+            Input::Version { version } => {
+                let report = self.reporter.version(version);
+                self.events.extend(report);
+            }
+            Input::AuthenticationOff => {
+                let report = self.reporter.authentication_off();
+                self.events.extend(report);
+            }
         }
         self.advance(now);
     }

@@ -1,11 +1,12 @@
-//! Carries out what the machine asks for, and gives it back what came of it. It decides nothing.
+//! Carries out what the machine asks for, and gives it back what came of it. It decides nothing about
+//! the election.
 
 use super::{Leadership, offer::Offer};
 use crate::{
     backoff::Jitter,
     clock::{self, Alarm},
     config::Config,
-    etcd::{self, Connection, Target, TermValues},
+    etcd::{Connection, Target, TermValues},
     printable::Printable,
     protocol::{
         Action, CallId, Event, Failure, FailureKind, Input, LeaseId, Machine, Moment, Role,
@@ -37,8 +38,6 @@ enum Message {
         call: CallId,
         result: Result<Box<Connection>, Failure>,
     },
-    /// The version of the etcd that was asked first.
-    Version(String),
 }
 
 pub(super) struct Driver {
@@ -48,8 +47,6 @@ pub(super) struct Driver {
     alarm: Alarm,
     jitter: Jitter,
     back_off: Option<(CallId, Moment)>,
-    knows_version: bool,
-    has_reported_authentication_off: bool,
     connection: Option<Box<Connection>>,
     attempts: Vec<(CallId, AbortHandle)>,
     /// Of the call under way.
@@ -97,8 +94,6 @@ impl Driver {
             alarm: Alarm::new()?,
             jitter: Jitter::new(),
             back_off: None,
-            knows_version: false,
-            has_reported_authentication_off: false,
             connection: None,
             attempts: Vec::new(),
             call_tasks: Vec::new(),
@@ -172,17 +167,12 @@ impl Driver {
                 self.machine.handle_timeout(now);
                 self.carry_out();
                 let result = result.map(|connection| {
-                    self.report_of(&connection);
+                    if connection.authentication_is_off() {
+                        self.machine.handle(now, Input::AuthenticationOff);
+                    }
                     self.use_connection(connection);
                 });
                 Input::Connected { call, result }
-            }
-            Message::Version(version) => {
-                if !std::mem::replace(&mut self.knows_version, true) && etcd::is_outdated(&version)
-                {
-                    self.publish_event(Event::OutdatedEtcd { version });
-                }
-                return;
             }
         };
         self.machine.handle(now, input);
@@ -233,25 +223,14 @@ impl Driver {
         }
     }
 
-    /// Reports what only a connection shows of etcd.
-    fn report_of(&mut self, connection: &Connection) {
-        if !self.knows_version {
-            self.ask_for_version(connection);
-        }
-        if connection.authentication_is_off()
-            && !std::mem::replace(&mut self.has_reported_authentication_off, true)
-        {
-            self.publish_event(Event::AuthenticationOff);
-        }
-    }
-
     /// Asks for etcd's version beside everything else; it may stay unknown.
-    fn ask_for_version(&mut self, connection: &Connection) {
-        let (connection, results) = (connection.clone(), self.results_sent.clone());
-        let limit = self.config.ttl().as_duration();
+    fn ask_version(&mut self, limit: Duration) {
+        let connection = self.connection();
+        let results = self.results_sent.clone();
         self.tasks.spawn(async move {
-            if let Ok(version) = connection.version(limit).await {
-                let _ = results.send(Message::Version(version));
+            let asking = async { connection?.version(limit).await };
+            if let Ok(version) = asking.await {
+                let _ = results.send(Message::Input(Input::Version { version }));
             }
         });
     }
@@ -309,6 +288,7 @@ impl Driver {
                 });
                 self.attempts.push((call, attempt));
             }
+            Action::AskVersion { limit } => self.ask_version(limit),
             Action::StopConnecting => abort_all(self.attempts.drain(..).map(|(_, task)| task)),
             Action::Grant { call, ttl, limit } => {
                 let connection = self.connection();

@@ -137,7 +137,7 @@ impl Follower {
                 Verdict::Same => return Ok(None),
             }
         }
-        let state = ElectionState::from(&view);
+        let state = ElectionState::of(&view);
         self.history = Some(KeyHistory::new(view));
         self.report(Observed::State(state)).await?;
         Ok(None)

@@ -258,7 +258,7 @@ fn a_lower_revision_or_another_cluster_is_another_history() {
 fn a_key_without_a_lease_leads_nobody_and_an_unreadable_witness_still_counts() {
     let mut by_hand = view(9, Some(5), None);
     by_hand.leader.as_mut().unwrap().lease = None;
-    let situation = ElectionState::from(&by_hand);
+    let situation = ElectionState::of(&by_hand);
     assert_eq!(situation.leader, None);
     assert!(matches!(
         situation.without_lease,
@@ -267,13 +267,13 @@ fn a_key_without_a_lease_leads_nobody_and_an_unreadable_witness_still_counts() {
 
     let mut unreadable = view(9, None, Some(5));
     unreadable.acting.as_mut().unwrap().value = b"\xff{".as_slice().into();
-    assert!(ElectionState::from(&unreadable).acting.is_some());
+    assert!(ElectionState::of(&unreadable).acting.is_some());
 }
 
 #[test]
 fn the_address_is_that_of_the_leaders_own_term() {
     // A client overwrote `leader` with the very lease.
-    let leader = ElectionState::from(&view(9, Some(6), Some(5)))
+    let leader = ElectionState::of(&view(9, Some(6), Some(5)))
         .leader
         .unwrap();
     assert!(!leader.acts && leader.address.is_none() && leader.since.is_none());

@@ -23,6 +23,10 @@ impl Machine {
                 self.watch = None;
                 self.interrupt_releases(now);
                 self.calls.connected(endpoint);
+                if self.reporter.needs_version() {
+                    let limit = self.timing().ttl();
+                    self.actions.push_back(Action::AskVersion { limit });
+                }
             }
             Err(failure) if was_passed_over => {
                 // It was counted when the next endpoint was tried beside it.

@@ -129,7 +129,7 @@ pub enum LossReason {
     Withdrawn,
     /// What acted has stopped of its own accord.
     Resigned,
-    /// Whatever ran the election has ended of itself.
+    /// What ran the election has ended by itself.
     Died,
 }
 
@@ -183,7 +183,7 @@ impl fmt::Display for LossReason {
             Self::HistoryWentBack => "etcd went back in its history",
             Self::Withdrawn => "asked to stop",
             Self::Resigned => "it resigned",
-            Self::Died => "the election ended of itself",
+            Self::Died => "the election ended by itself",
         })
     }
 }

@@ -82,6 +82,13 @@ pub enum Input {
     },
     /// The candidate shall take no part any more.
     Withdraw,
+    /// The outcome of [`Action::AskVersion`], if there is one.
+    Version {
+        /// The version of the member that was asked.
+        version: String,
+    },
+    /// A connection has shown that etcd's authentication is off, though a user is configured.
+    AuthenticationOff,
     /// The candidate and all its leaderships were dropped: nothing acts, and nothing ever will.
     Abandoned,
 }
@@ -115,6 +122,11 @@ pub enum Action {
     },
     /// Drop all connection attempts under way.
     StopConnecting,
+    /// Ask for etcd's version, beside everything else.
+    AskVersion {
+        /// How long it may take.
+        limit: Duration,
+    },
     /// Ask for a lease.
     Grant {
         /// Names the call in its [`Input::Granted`].

@@ -1,6 +1,6 @@
 //! What was last reported of the election, so that nothing is reported twice.
 
-use super::{ElectionKey, Entry, Event};
+use super::{ElectionKey, Entry, Event, version::is_outdated};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Report {
@@ -18,6 +18,8 @@ pub(super) struct Reporter {
     has_campaigned: bool,
     /// The `mod_revision` of the key without a lease that was reported last.
     without_lease: Option<i64>,
+    knows_version: bool,
+    has_reported_authentication_off: bool,
 }
 
 impl Reporter {
@@ -59,6 +61,23 @@ impl Reporter {
     pub fn key_without_lease(&mut self, key: ElectionKey, entry: &Entry) -> Option<Event> {
         let before = self.without_lease.replace(entry.mod_revision);
         (before != Some(entry.mod_revision)).then_some(Event::KeyWithoutLease { key })
+    }
+
+    /// Returns true iff no member has told its version.
+    pub fn needs_version(&self) -> bool {
+        !self.knows_version
+    }
+
+    /// Reports an etcd that is too old for the promises on which this election relies.
+    pub fn version(&mut self, version: String) -> Option<Event> {
+        let is_news = !std::mem::replace(&mut self.knows_version, true);
+        (is_news && is_outdated(&version)).then_some(Event::OutdatedEtcd { version })
+    }
+
+    /// Reports that a user is configured for nothing.
+    pub fn authentication_off(&mut self) -> Option<Event> {
+        let is_news = !std::mem::replace(&mut self.has_reported_authentication_off, true);
+        is_news.then_some(Event::AuthenticationOff)
     }
 
     fn replace_last(&mut self, report: Report) -> Option<()> {

@@ -191,6 +191,8 @@ impl World {
                 to.attempts.push((call, endpoint));
                 return self.connect(node, call, endpoint, nanos(limit));
             }
+            // It concerns people alone.
+            Action::AskVersion { .. } => return Ok(()),
             Action::StopConnecting => {
                 to.attempts.clear();
                 return Ok(());

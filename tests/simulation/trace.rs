@@ -123,6 +123,8 @@ pub fn input_text(input: &Input) -> String {
         Input::BackedOff { .. } => "backed off".to_owned(),
         Input::Stopped { term } => format!("what acted with token {} has stopped", term.token),
         Input::Withdraw => "is asked to withdraw".to_owned(),
+        Input::Version { version } => format!("etcd is of version {version}"),
+        Input::AuthenticationOff => "etcd's authentication is off".to_owned(),
         Input::Abandoned => "is dropped, with what acts".to_owned(),
     }
 }
@@ -131,6 +133,7 @@ pub fn input_text(input: &Input) -> String {
 pub fn action_text(action: &Action) -> String {
     match action {
         Action::Connect { endpoint, .. } => format!("connects to member {}", endpoint + 1),
+        Action::AskVersion { .. } => "asks for the version".to_owned(),
         Action::StopConnecting => "stops connecting".to_owned(),
         Action::Grant { .. } => "asks for a lease".to_owned(),
         Action::Try {

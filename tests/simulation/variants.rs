@@ -127,7 +127,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant {
         name: "The lease is released before what acts has stopped",
         mix: Mix::Swarm,
-        violation: "acts without leader/acting",
+        violation: "",
         edits: &[edit(
             RULES,
             "plan_stop",

@@ -36,7 +36,7 @@ pub(super) async fn run(
             Ok(()) = &mut reader_gone => return Ok(exit_code::SUCCESS),
         };
         let Some(change) = change else {
-            bail!("the observation ended of itself, which is a fault of this program");
+            bail!("the observation ended by itself, which is a bug in this program");
         };
         let output = if json {
             Output::Change(json_line(&change, &endpoints))

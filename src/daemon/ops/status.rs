@@ -76,7 +76,7 @@ pub(super) async fn read_state(asker: &Asker) -> anyhow::Result<Found> {
             let until = clock::now() + limit;
             let left = || until.since(clock::now());
             let view = connection.read(limit).await?;
-            let state = ElectionState::from(&view);
+            let state = ElectionState::of(&view);
             let leader = state.leader.as_ref().map(|leader| leader.lease);
             let acting = state.acting.as_ref().and_then(|acting| acting.lease);
             // The rest is worth printing even if these requests fail.

@@ -27,7 +27,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<u8> {
     let asker = Asker::new(cluster, leader_key, limit);
     let (view, alarms) = asker.ask(read_with_alarms).await?;
-    let state = ElectionState::from(&view);
+    let state = ElectionState::of(&view);
     let Some(leader) = state.leader else {
         print(&state_sentence(&state, leader_key))?;
         return Ok(exit_code::NO_LEADER);
@@ -127,7 +127,7 @@ async fn next_leader(
                     .ask(async |connection, limit| connection.read(limit).await)
                     .await
                     .context("it is not known who leads next")?;
-                let state = ElectionState::from(&view);
+                let state = ElectionState::of(&view);
                 if is_next(&state, before) {
                     return Ok(state);
                 }
@@ -138,7 +138,7 @@ async fn next_leader(
                 | Observed::Gap { .. }
                 | Observed::AuthenticationOff,
             ) => {}
-            None => bail!("the observation ended of itself, which is a fault of this program"),
+            None => bail!("the observation ended by itself, which is a bug in this program"),
         }
     }
 }
