@@ -63,6 +63,17 @@ pub struct Store {
 }
 
 impl Store {
+    /// Returns the store of an etcd that nobody has used.
+    pub fn empty() -> Self {
+        Self {
+            revision: 1,
+            keys: [None; 2],
+            history: Vec::new(),
+            compacted: 0,
+            leases: Vec::new(),
+        }
+    }
+
     /// Writes or deletes keys in one revision.
     pub fn commit(&mut self, changes: &[(ElectionKey, Option<(i64, usize)>)]) {
         self.revision += 1;
@@ -203,13 +214,7 @@ impl Etcd {
             ..Member::default()
         };
         Self {
-            store: Store {
-                revision: 1,
-                keys: [None; 2],
-                history: Vec::new(),
-                compacted: 0,
-                leases: Vec::new(),
-            },
+            store: Store::empty(),
             cluster_id: 1,
             histories_before: 0,
             members: vec![member; members],

@@ -3,7 +3,7 @@
 use super::{
     MILLI, SECOND, Time,
     checks::Violation,
-    etcd::{Lease, Refusal, lease_id},
+    etcd::{Lease, Refusal, Store, lease_id},
     node::Actor,
     plan::{Kind, Mix},
     trace::lease_name,
@@ -71,6 +71,7 @@ impl World {
                 Ok(self.upset_etcd(kind))
             }
             Kind::Restore => self.restore(),
+            Kind::LoseData => self.lose_data(),
             Kind::Pause | Kind::ClockRate | Kind::Crash => Ok(self.harm_process(kind)),
             Kind::Resign | Kind::Withdraw | Kind::Abandon => Ok(self.stop_something(kind)),
             Kind::DeleteLeader
@@ -283,11 +284,22 @@ impl World {
         let Some(backup) = self.etcd.take_backup() else {
             return Ok(false);
         };
-        let (now, new_cluster) = (self.now, self.rng.bool());
-        self.excuse_everybody(now + self.granted());
+        let new_cluster = self.rng.bool();
         self.note(|_| "fault   backup restored".to_owned());
+        self.begin_history(backup, new_cluster)
+    }
+
+    /// As after etcd was started again with an empty folder.
+    fn lose_data(&mut self) -> Result<bool, Violation> {
+        self.note(|_| "fault   all data lost".to_owned());
+        self.begin_history(Store::empty(), true)
+    }
+
+    fn begin_history(&mut self, store: Store, new_cluster: bool) -> Result<bool, Violation> {
+        let now = self.now;
+        self.excuse_everybody(now + self.granted());
         self.checks.history_began(self.etcd.leases_granted());
-        self.change(|etcd| etcd.restore(backup, now, new_cluster))?;
+        self.change(|etcd| etcd.restore(store, now, new_cluster))?;
         for node in 0..self.nodes.len() {
             self.break_connection(node);
         }

@@ -45,6 +45,7 @@ kinds! {
     Compact "compaction",
     BackUp "backup taken",
     Restore "backup restored",
+    LoseData "all data lost",
     // Of processes and their machines.
     Pause "process paused or machine asleep",
     ClockRate "clock's rate changed",
@@ -189,6 +190,7 @@ impl Mix {
             Self::Histories => vec![
                 K::BackUp,
                 K::Restore,
+                K::LoseData,
                 K::LateWatch,
                 K::Resign,
                 K::Crash,
