@@ -36,6 +36,8 @@ pub struct Checks {
     /// When each process's connection was cut last, and until when that is worth a report because
     /// it was cut before that.
     cut: Vec<Time>,
+    /// When each process connected last: a connection that has not worked yet is worth a report.
+    connected: Vec<Time>,
     cut_again: Vec<Time>,
     /// Since when a leader goes on though its `leader` key was taken.
     unheard: Vec<Option<(Term, Time)>>,
@@ -70,6 +72,7 @@ impl Checks {
             ready_from: vec![0; plan.nodes],
             watch_ended: vec![0; plan.nodes],
             cut: vec![0; plan.nodes],
+            connected: vec![0; plan.nodes],
             cut_again: vec![0; plan.nodes],
             unheard: vec![None; plan.nodes],
             holds_off_until: vec![0; plan.nodes],
@@ -108,10 +111,15 @@ impl Checks {
         }
     }
 
+    pub fn connected(&mut self, node: usize, now: Time) {
+        self.connected[node] = now;
+    }
+
     /// A connection that breaks is replaced without a report, but once in a period only.
     pub fn connection_cut(&mut self, node: usize, now: Time, ttl: Time) {
         let before = std::mem::replace(&mut self.cut[node], now);
-        if before > 0 && now - before < ttl / 2 {
+        let is_new = now < self.connected[node] + SECOND;
+        if is_new || before > 0 && now - before < ttl / 2 {
             self.cut_again[node] = now + ttl;
         }
     }

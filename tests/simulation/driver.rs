@@ -51,6 +51,7 @@ impl World {
                 let (_, member) = to.attempts.swap_remove(place);
                 if result.is_ok() {
                     to.connect(member);
+                    self.checks.connected(node, self.now);
                 }
                 let result = result.map_err(|kind| self.failure(kind));
                 Input::Connected { call, result }
