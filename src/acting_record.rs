@@ -1,4 +1,7 @@
 //! What a leader publishes about itself in `leader/acting`.
+//!
+//! Another field is written by [`ActingRecord::now`] and [`ActingRecord::encode`], read by
+//! [`ActingRecord::decode`], and shown by `src/observer.rs` and `src/daemon/render.rs`.
 
 use crate::wall_clock;
 use serde_json::{Value, json};

@@ -95,6 +95,10 @@ struct Tenure {
 }
 
 /// The state of a candidate, with the data that exists only in that state.
+///
+/// What each state does is decided in `rules.rs` (what the keys show, the passing of time),
+/// `answers.rs` (an answered try), `failures.rs` (a failed one) and `release.rs` (stopping and
+/// withdrawing); what it needs next, when it wakes up and how others see it, in this file.
 #[derive(Clone, Copy, Debug)]
 enum State {
     /// Has no lease.

@@ -1,5 +1,9 @@
 //! Transactions on the election's keys, as data: the machine builds them, and etcd and the
 //! simulator's model of it execute the same values.
+//!
+//! Another transaction costs a constructor here and its place in [`Machine`](super::Machine)'s
+//! choice of the next try. Another [`Effect`] is also executed in `src/etcd/transact.rs` and in
+//! `tests/simulation/etcd.rs`, where the compiler asks for it.
 
 use super::{ElectionKey, LeaseId};
 
