@@ -1,7 +1,8 @@
 //! The clock that counts: boot time, which goes on while the machine sleeps.
 //!
-//! Nothing else reads a clock: `clippy.toml` forbids it. The state machine in `protocol` gets the time
-//! with each input, and the simulator compiles it without this module. Limits of single requests may
+//! Nothing else reads a clock but `wall_clock`, for people: `clippy.toml` forbids it, `lib.rs` switches
+//! that on, and `.ci/run` makes it an error. The state machine in `protocol` gets the time with each
+//! input; the wrong variants (`tests/simulation/patch.rs`) compile it without this module. Limits of single requests may
 //! use the runtime's timers, because no right to act depends on them.
 
 use crate::protocol::Moment;

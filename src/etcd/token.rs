@@ -110,7 +110,7 @@ pub(super) async fn client(service: Service) -> Result<Client, Error> {
     Client::from_channel(Channel::Custom(BoxCloneSyncService::new(service)), None).await
 }
 
-/// Authenticates, and keeps the token; returns `None` if etcd's authentication is off.
+/// Rule 14: authenticates within a limit of its own, and keeps the token; returns `None` if etcd's authentication is off.
 ///
 /// # Errors
 /// If the password is wrong, or etcd does not respond in time.

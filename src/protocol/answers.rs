@@ -168,7 +168,8 @@ impl Machine {
         self.complete_try(now, id);
     }
 
-    /// Ends a try once both halves are there, and draws the conclusion that takes both.
+    /// Rule 13: ends a try, in time or overdue, once both halves are there, and draws the conclusion
+    /// that takes both.
     fn complete_try(&mut self, now: Moment, id: CallId) {
         let Some(call) = self.calls.get(id) else {
             return;
@@ -225,7 +226,7 @@ impl Machine {
         }
     }
 
-    /// Accepts the answer to a try sent at `sent`, whose keys are judged already: it renews, or lets a
+    /// Rules 3 and 5: accepts the answer to a try sent at `sent`, whose keys are judged already: it renews, or lets a
     /// term begin. Returns when the next try is to be sent.
     fn accept_answer(
         &mut self,

@@ -169,7 +169,7 @@ impl Rotation {
         Some((endpoint, failure))
     }
 
-    /// Returns the limit of the back-off after a failed round: `longest` at most, unless the round asks
+    /// Rule 17: returns the limit of the back-off after a failed round: `longest` at most, unless the round asks
     /// for a long one.
     #[must_use]
     pub fn back_off_limit(&self, longest: Duration) -> Duration {

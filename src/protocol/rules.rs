@@ -294,6 +294,7 @@ impl Machine {
         self.expire_releases(now);
     }
 
+    /// Rules 3 and 6: ends a state whose time has passed.
     fn expire_state(&mut self, now: Moment) {
         match self.state {
             State::Leader(tenure)

@@ -3,7 +3,8 @@
 //!
 //! Another transaction costs a constructor here and its place in [`Machine`](super::Machine)'s
 //! choice of the next try. Another [`Effect`] is also executed in `src/etcd/transact.rs` and in
-//! `tests/simulation/etcd.rs`, where the compiler asks for it.
+//! `tests/simulation/etcd.rs`, where the compiler asks for it, and so is another [`Guard`]. What a
+//! command asks for stands in `src/etcd/questions.rs`.
 
 use super::{ElectionKey, LeaseId};
 
