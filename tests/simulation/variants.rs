@@ -107,7 +107,7 @@ pub const VARIANTS: &[Variant] = &[
         edits: &[edit(MACHINE, "handle", "self.expire(now); match input {", "match input {")],
     },
     Variant {
-        name: "Whoever has won acts, even past the deadline",
+        name: "The winner acts, even past the deadline",
         mix: Mix::Late,
         violation: "begins a term past its deadline",
         edits: &[

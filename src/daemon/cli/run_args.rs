@@ -26,8 +26,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ADDRESS", env = "LEADER_ELECTION_ADVERTISE")]
     advertise: Option<Address>,
 
-    /// How long a leader that was killed or cut off is missed, and up to a second more: whole
-    /// seconds, 2s to 1h
+    /// How long it takes to replace a leader that was killed or cut off, and up to a second more:
+    /// whole seconds, 2s to 1h
     #[arg(
         long,
         value_name = "DURATION",
