@@ -26,7 +26,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ADDRESS", env = "LEADER_ELECTION_ADVERTISE")]
     advertise: Option<Address>,
 
-    /// How long it takes to replace a leader that was killed or cut off, and up to a second more:
+    /// A leader that was killed or cut off is replaced after this time, or up to a second later:
     /// whole seconds, 2s to 1h
     #[arg(
         long,
