@@ -303,7 +303,7 @@ fn behind_a_load_balancer(idle: Duration, ttl: Duration, time: Duration) {
 #[test]
 fn a_load_balancer_that_closes_idle_connections_causes_no_outage() {
     behind_a_load_balancer(
-        Duration::from_secs(1),
+        Duration::from_millis(900),
         Duration::from_secs(10),
         Duration::from_secs(12),
     );

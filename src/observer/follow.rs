@@ -20,6 +20,9 @@ use tokio::{
 const LIMIT: Duration = Duration::from_secs(2);
 /// The longest back-off after every endpoint failed.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
+/// How long a watch must have been open for its end to be no failure: load balancers close what was idle for a second
+/// or more, and an endpoint that closes every watch at once is a failure.
+const HAS_WORKED: Duration = Duration::from_millis(500);
 /// How often the keys are read, because a dead watch reports nothing.
 const READ_EVERY: Duration = Duration::from_secs(5);
 
@@ -73,7 +76,7 @@ impl Follower {
             let has_worked = self
                 .works_since
                 .take()
-                .is_some_and(|since| clock::now().since(since) >= LONGEST_BACK_OFF);
+                .is_some_and(|since| clock::now().since(since) >= HAS_WORKED);
             let may_pass = matches!(
                 failure.kind,
                 FailureKind::TokenExpired | FailureKind::Unreachable
