@@ -9,7 +9,7 @@ mod variables;
 
 pub(super) use commands::{EtcdCommand, LocalCommand};
 pub(super) use documents::{completions, man_page};
-pub(super) use run_args::{RunOptions, Work};
+pub(super) use run_args::{CommandToRun, RunOptions, Work};
 
 use crate::{
     config::{Cluster, LeaderKey},
@@ -132,7 +132,7 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
     if let Some((subcommand, _)) = matches.subcommand() {
         refuse_run_args(&matches, command, subcommand)?;
     } else if command.is_none() && run.release.is_none() {
-        refuse_times_of_command(&matches)?;
+        refuse_options_of_command(&matches)?;
     }
 
     match subcommand {
@@ -155,8 +155,8 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
         None => {
             let (cluster, leader_key) = complete_election(election, &matches)?;
             read_variables(&mut run, &matches)?;
-            let command = command.map(<[_]>::to_vec);
-            let options = run.validate(command, cluster, leader_key);
+            let program = command.and_then(<[_]>::first).cloned();
+            let options = run.validate(program, cluster, leader_key);
             Ok(Task::Run(Box::new(options.map_err(invalid_values)?)))
         }
     }
@@ -204,11 +204,15 @@ fn refuse_run_args(
     Err(usage_error(ErrorKind::ArgumentConflict, message))
 }
 
-/// Refuses the options about how long COMMAND gets to stop. Their variables may be set for another
-/// replica on this machine, and are ignored without a COMMAND.
-fn refuse_times_of_command(matches: &ArgMatches) -> Result<(), clap::Error> {
-    let times = [("grace", "--grace"), ("stop_timeout", "--stop-timeout")];
-    let Some((_, given)) = times.into_iter().find(|(id, _)| is_given(matches, id)) else {
+/// Refuses the options about how COMMAND is stopped. Their variables may be set for another replica on
+/// this machine, and are ignored without a COMMAND.
+fn refuse_options_of_command(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let options = [
+        ("grace", "--grace"),
+        ("stop_timeout", "--stop-timeout"),
+        ("stop_signal", "--stop-signal"),
+    ];
+    let Some((_, given)) = options.into_iter().find(|(id, _)| is_given(matches, id)) else {
         return Ok(());
     };
     let message = format!("{given} is about a COMMAND, and there is none");

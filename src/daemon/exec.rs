@@ -11,12 +11,14 @@
 //! - `supervisor`: what the daemon does over all terms.
 //! - `guarded_run`: what the daemon does in one term.
 //! - `guard`: what the guard does.
-//! - `schedule`: when COMMAND is told to stop (SIGTERM), and when it is killed (SIGKILL).
+//! - `schedule`: when COMMAND is told to stop (SIGTERM, by default), and when it is killed (SIGKILL).
+//! - `stopping`: which of COMMAND's processes are told to stop.
 //! - `reaping`: how COMMAND and all its descendants are killed.
 //! - `launch`: how a guard is started.
 //! - `messages`: what the daemon and the guard send each other.
 //! - `revoke`: how the lease of a daemon that is gone is revoked.
 //! - `lookup`: how COMMAND is checked before the election.
+//! - `orphans`: how a daemon without COMMAND reaps what it adopts.
 //! - `command_log`: the log lines about COMMAND.
 
 mod command_log;
@@ -25,13 +27,16 @@ mod guarded_run;
 mod launch;
 mod lookup;
 mod messages;
+mod orphans;
 mod reaping;
 mod revoke;
 mod schedule;
+mod stopping;
 mod supervisor;
 
 pub(super) use guard::run_if_guard;
 pub(super) use guarded_run::RunOutcome;
 pub(super) use lookup::check_command;
+pub(super) use orphans::Orphans;
 pub(super) use revoke::revoke_lease;
 pub(super) use supervisor::Supervisor;

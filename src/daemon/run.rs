@@ -2,8 +2,8 @@
 //! that ends first decides the exit code.
 
 use super::{
-    cli::{self, RunOptions, Task, Work},
-    exec::{self, RunOutcome, Supervisor},
+    cli::{self, CommandToRun, RunOptions, Task, Work},
+    exec::{self, Orphans, RunOutcome, Supervisor},
     exit_code,
     http::Server,
     log,
@@ -11,7 +11,7 @@ use super::{
     ops,
     render::failure_reason,
     report::Reporter,
-    signals::{Received, Signals},
+    signals::{self, Received, Signals},
 };
 use crate::{
     config::{Cluster, Config},
@@ -24,7 +24,6 @@ use anyhow::{Context, anyhow};
 use rustix::io::Errno;
 use std::{
     env,
-    ffi::OsString,
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
@@ -43,6 +42,8 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs the program from its command line to its exit code.
 #[must_use]
 pub fn run() -> ExitCode {
+    // If that fails, signals that were blocked stay so.
+    let _ = signals::unblock_all();
     if let Some(exit) = exec::run_if_guard(env::args_os()) {
         return exit;
     }
@@ -129,12 +130,12 @@ fn check_files(cluster: &Cluster) -> anyhow::Result<()> {
 
 fn run_election(
     config: Config,
-    command: Option<Vec<OsString>>,
+    command: Option<CommandToRun>,
     http: Option<SocketAddr>,
 ) -> anyhow::Result<Outcome> {
     let checked = command
         .as_ref()
-        .map(|command| exec::check_command(&command[0]));
+        .map(|command| exec::check_command(&command.program));
     if let Some(Err(error)) = checked {
         error!("{error}");
         return Ok(Outcome::CommandEnded(error.exit_code()));
@@ -159,7 +160,7 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 
 async fn take_part(
     config: Config,
-    command: Option<Vec<OsString>>,
+    command: Option<CommandToRun>,
     http: Option<SocketAddr>,
 ) -> anyhow::Result<Outcome> {
     let mut signals = Signals::new(command.is_some()).context("could not listen to signals")?;
@@ -282,20 +283,27 @@ fn code_of_end(ended: RunOutcome) -> Option<u8> {
 /// What runs while this replica leads.
 enum Workload {
     /// Nothing: the leadership is only held until it is lost.
-    Idle(Option<Leadership>),
+    Idle {
+        held: Option<Leadership>,
+        orphans: Orphans,
+    },
     Command(Box<Supervisor>),
 }
 
 impl Workload {
     fn new(
-        command: Option<Vec<OsString>>,
+        command: Option<CommandToRun>,
         config: &Config,
         candidate: &Candidate,
     ) -> anyhow::Result<Self> {
         let Some(command) = command else {
-            return Ok(Self::Idle(None));
+            let orphans = Orphans::new().context("could not get ready to reap orphans")?;
+            return Ok(Self::Idle {
+                held: None,
+                orphans,
+            });
         };
-        let supervisor = Supervisor::new(&command[0], config, candidate.status());
+        let supervisor = Supervisor::new(&command, config, candidate.status());
         let supervisor = supervisor.context("could not get ready to run COMMAND")?;
         Ok(Self::Command(Box::new(supervisor)))
     }
@@ -303,14 +311,14 @@ impl Workload {
     /// Returns whether something runs that has to end before the program does.
     fn is_running(&self) -> bool {
         match self {
-            Self::Idle(_) => false,
+            Self::Idle { .. } => false,
             Self::Command(supervisor) => supervisor.is_running(),
         }
     }
 
     fn start(&mut self, leadership: Leadership) -> io::Result<()> {
         match self {
-            Self::Idle(held) => *held = Some(leadership),
+            Self::Idle { held, .. } => *held = Some(leadership),
             Self::Command(supervisor) => supervisor.start(leadership)?,
         }
         Ok(())
@@ -319,13 +327,16 @@ impl Workload {
     /// Waits until a run has ended, or for ever if there is none. Cancel safe.
     async fn ended(&mut self) -> io::Result<(RunOutcome, Leadership)> {
         match self {
-            Self::Idle(held) => {
+            Self::Idle { held, orphans } => {
                 if let Some(leadership) = held {
-                    leadership.lost().await;
+                    tokio::select! {
+                        _ = leadership.lost() => {}
+                        never = orphans.reap() => match never {},
+                    }
                 }
                 match held.take() {
                     Some(leadership) => Ok((RunOutcome::Stopped, leadership)),
-                    None => std::future::pending().await,
+                    None => match orphans.reap().await {},
                 }
             }
             Self::Command(supervisor) => supervisor.run_ended().await,

@@ -4,7 +4,7 @@ use super::{
     super::log::Format,
     values::{
         default_filter, parse_address, parse_duration, parse_filter, parse_grace, parse_lease,
-        parse_ttl,
+        parse_stop_signal, parse_ttl,
     },
 };
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     printable::Printable,
     protocol::{LeaseId, Ttl},
 };
+use rustix::process::Signal;
 use std::{env, ffi::OsString, net::SocketAddr, str::FromStr, time::Duration};
 use tracing_subscriber::filter::Targets;
 
@@ -60,6 +61,16 @@ pub(super) struct RunArgs {
     )]
     stop_timeout: Duration,
 
+    /// The signal that asks COMMAND to stop
+    #[arg(
+        long,
+        value_name = "SIGNAL",
+        env = "LEADER_ELECTION_STOP_SIGNAL",
+        default_value = "TERM",
+        value_parser = parse_stop_signal
+    )]
+    stop_signal: Signal,
+
     /// Tell over HTTP how this replica stands: /leader, /follower, /live, /ready, /status, /metrics
     #[arg(
         long,
@@ -107,11 +118,17 @@ pub(in crate::daemon) struct RunOptions {
 pub(in crate::daemon) enum Work {
     /// Takes part in the election; runs COMMAND while it leads and serves HTTP, if they are given.
     TakePart {
-        command: Option<Vec<OsString>>,
+        command: Option<CommandToRun>,
         http: Option<SocketAddr>,
     },
     /// Revokes the lease of a daemon that is gone.
     Release(LeaseId),
+}
+
+/// What to run while this replica leads.
+pub(in crate::daemon) struct CommandToRun {
+    pub program: OsString,
+    pub stop_signal: Signal,
 }
 
 impl RunArgs {
@@ -122,13 +139,13 @@ impl RunArgs {
     /// Says what is invalid.
     pub fn validate(
         self,
-        command: Option<Vec<OsString>>,
+        program: Option<OsString>,
         cluster: Cluster,
         leader_key: LeaderKey,
     ) -> Result<RunOptions, String> {
         let name = self.name.map_or_else(host_name, Ok)?;
         // Without a COMMAND, stopping takes no time: comparing clocks is all that it takes.
-        let grace = command.as_ref().map_or(Duration::ZERO, |_| {
+        let grace = program.as_ref().map_or(Duration::ZERO, |_| {
             self.grace.unwrap_or(self.ttl.as_duration() / 5)
         });
         let mut config = Config::new(name, cluster)
@@ -148,6 +165,11 @@ impl RunArgs {
             })
         });
         let http = self.http;
+        let stop_signal = self.stop_signal;
+        let command = program.map(|program| CommandToRun {
+            program,
+            stop_signal,
+        });
         Ok(RunOptions {
             config,
             work: self

@@ -1,6 +1,7 @@
 //! Parsers for the values of options; their errors say what to give instead.
 
 use crate::protocol::{InvalidTtl, LeaseId, Ttl};
+use rustix::process::Signal;
 use std::{net::SocketAddr, num::ParseIntError, str::FromStr, time::Duration};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
@@ -32,6 +33,28 @@ pub(super) fn parse_grace(text: &str) -> Result<Duration, String> {
         return Err("give 100ms at least: stopping takes time".to_owned());
     }
     Ok(grace)
+}
+
+/// Parses a signal that can tell a program to stop: a name, with or without SIG, or a number.
+pub(super) fn parse_stop_signal(text: &str) -> Result<Signal, &'static str> {
+    let name = text.to_ascii_uppercase();
+    let named =
+        nix::sys::signal::Signal::from_str(&format!("SIG{}", name.trim_start_matches("SIG")));
+    let number = named.map_or_else(|_| text.parse(), |signal| Ok(signal as i32));
+    let signal = number.ok().and_then(Signal::from_named_raw);
+    let signal =
+        signal.ok_or("give the name or the number of a signal, such as TERM, QUIT or 15")?;
+    match signal {
+        Signal::STOP
+        | Signal::TSTP
+        | Signal::TTIN
+        | Signal::TTOU
+        | Signal::CONT
+        | Signal::CHILD => {
+            Err("this signal does not stop a program; give one such as TERM, QUIT or INT")
+        }
+        signal => Ok(signal),
+    }
 }
 
 /// Parses how long a command may try.
@@ -67,4 +90,34 @@ pub(super) fn parse_filter(text: &str) -> Result<Targets, String> {
 /// Returns the filter that applies if none is given.
 pub(super) fn default_filter() -> Targets {
     Targets::new().with_default(Level::INFO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_signal_is_a_name_or_a_number_that_can_stop_a_program() {
+        for (text, signal) in [
+            ("TERM", Signal::TERM),
+            ("SIGQUIT", Signal::QUIT),
+            ("sigwinch", Signal::WINCH),
+            ("2", Signal::INT),
+        ] {
+            assert_eq!(parse_stop_signal(text), Ok(signal), "{text}");
+        }
+        for text in [
+            "",
+            "SIG",
+            "0",
+            "65",
+            "-1",
+            "TERMINATE",
+            "STOP",
+            "SIGCONT",
+            "19",
+        ] {
+            assert!(parse_stop_signal(text).is_err(), "{text}");
+        }
+    }
 }

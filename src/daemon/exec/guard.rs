@@ -9,13 +9,14 @@ use super::{
     messages::{Order, Report, receive_stdin, take_lines},
     reaping::{self, RETRY_INTERVAL, Reaped, Remaining},
     schedule::Schedule,
+    stopping::Stopping,
 };
-use crate::{clock, protocol::Moment};
+use crate::{clock, daemon::signals, protocol::Moment};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::{AsFd, OwnedFd},
     io::Errno,
-    process::{Pid, Signal, kill_process, kill_process_group},
+    process::{Pid, Signal, kill_process, kill_process_group, setsid},
 };
 use std::{
     ffi::OsString,
@@ -26,8 +27,19 @@ use std::{
     thread,
 };
 
-/// Variables that are meant for this program alone, and are removed from COMMAND's environment.
-const PRIVATE_VARIABLES: [&str; 2] = ["LEADER_ELECTION_ETCD_PASSWORD", "NOTIFY_SOCKET"];
+/// Variables that are meant for this program alone, and are removed from COMMAND's environment: the
+/// password, and what a service manager passes to the process that it has started.
+const PRIVATE_VARIABLES: [&str; 9] = [
+    "LEADER_ELECTION_ETCD_PASSWORD",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "JOURNAL_STREAM",
+];
 
 /// Signals that may reach a guard together with its daemon, and that only the daemon acts on.
 const IGNORED_SIGNALS: [Signal; 6] = [
@@ -44,7 +56,7 @@ pub(in crate::daemon) fn run_if_guard(
     arguments: impl Iterator<Item = OsString>,
 ) -> Option<ExitCode> {
     let arguments = GuardArguments::parse(arguments)?;
-    let result = Guard::new(&arguments.command).and_then(|guard| match guard.run() {
+    let result = Guard::new(&arguments).and_then(|guard| match guard.run() {
         GuardEnd::Reported => Ok(()),
         GuardEnd::DaemonGone => arguments.run_release(),
     });
@@ -68,6 +80,7 @@ enum GuardEnd {
 
 struct Guard {
     command: Command,
+    stop_signal: Signal,
     daemon: UnixStream,
     daemon_is_gone: bool,
     /// What was read from the daemon and is no whole line yet.
@@ -83,19 +96,35 @@ struct Guard {
 enum Progress {
     /// COMMAND starts with the first order of the daemon.
     AwaitingOrder,
-    Running {
-        process: Pid,
-        schedule: Schedule,
-    },
-    /// COMMAND has ended, or never ran. The report is sent once nothing of COMMAND is left.
-    Over(Report),
+    /// COMMAND has started. The report is sent once nothing of COMMAND is left.
+    Started(Run),
+    /// COMMAND never ran.
+    NotRun(Report),
+}
+
+/// COMMAND and all that it has started.
+struct Run {
+    /// COMMAND's own process, and its process group.
+    command: Pid,
+    schedule: Schedule,
+    stopping: Option<Stopping>,
+    /// How COMMAND's own process has ended.
+    report: Option<Report>,
 }
 
 impl Guard {
-    fn new(command: &[OsString]) -> io::Result<Self> {
+    fn new(arguments: &GuardArguments) -> io::Result<Self> {
         reaping::become_subreaper()?;
         rustix::thread::set_name(c"leader-guard")?;
+        // In the session of a terminal, COMMAND would never be in the foreground, and the terminal could suspend it for
+        // good.
+        setsid()?;
+        let ignored_from_start = signals::ignored_from_start();
         for signal in IGNORED_SIGNALS {
+            // `nohup` and the like are meant for COMMAND as well.
+            if ignored_from_start.contains(signal.as_raw()) {
+                continue;
+            }
             // A handler that does nothing, because COMMAND would inherit that a signal is ignored.
             signal_hook::flag::register(signal.as_raw(), Arc::new(AtomicBool::new(false)))?;
         }
@@ -106,10 +135,11 @@ impl Guard {
         let daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let stdin = receive_stdin(&daemon)?;
         daemon.set_nonblocking(true)?;
-        let (program, arguments) = command.split_first().ok_or(ErrorKind::InvalidInput)?;
+        let words = arguments.command.split_first();
+        let (program, words) = words.ok_or(ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
         command
-            .args(arguments)
+            .args(words)
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .process_group(0);
         for variable in PRIVATE_VARIABLES {
@@ -117,6 +147,7 @@ impl Guard {
         }
         Ok(Self {
             command,
+            stop_signal: arguments.stop_signal,
             daemon,
             daemon_is_gone: false,
             unread: Vec::new(),
@@ -140,7 +171,12 @@ impl Guard {
                 if self.daemon_is_gone {
                     return GuardEnd::DaemonGone;
                 }
-                if let Progress::Over(report) = self.progress {
+                let report = match &self.progress {
+                    Progress::AwaitingOrder => None,
+                    Progress::Started(run) => run.report,
+                    Progress::NotRun(report) => Some(*report),
+                };
+                if let Some(report) = report {
                     self.send(report);
                     return GuardEnd::Reported;
                 }
@@ -177,45 +213,34 @@ impl Guard {
                 let is_signal = |order: &Order| matches!(order, Order::Signal(_));
                 match orders.into_iter().rfind(|order| !is_signal(order)) {
                     Some(Order::Run { stop_at, kill_at }) => self.start(stop_at, kill_at),
-                    Some(Order::Stop { .. }) => self.progress = Progress::Over(Report::Stopped),
+                    Some(Order::Stop { .. }) => self.progress = Progress::NotRun(Report::Stopped),
                     Some(Order::Signal(_)) | None => {}
                 }
             }
-            Progress::Running { process, schedule } => {
-                for order in orders {
-                    match order {
-                        Order::Run { stop_at, kill_at } => schedule.renew(stop_at, kill_at),
-                        Order::Stop { kill_at } => schedule.order_stop(clock::now(), kill_at),
-                        Order::Signal(signal) => {
-                            if let Some(signal) = Signal::from_named_raw(signal) {
-                                // This fails if COMMAND has ended and is not reaped yet.
-                                let _ = kill_process(*process, signal);
-                            }
-                        }
-                    }
-                }
-            }
-            Progress::Over(_) => {}
+            Progress::Started(run) => orders.into_iter().for_each(|order| run.follow(order)),
+            Progress::NotRun(_) => {}
         }
     }
 
     /// Starts COMMAND, unless its time is over already.
     fn start(&mut self, stop_at: Moment, kill_at: Moment) {
         self.progress = if clock::now() >= stop_at {
-            Progress::Over(Report::Stopped)
+            Progress::NotRun(Report::Stopped)
         } else {
             match self.command.spawn() {
                 Ok(child) => {
-                    let process = Pid::from_child(&child);
+                    let command = Pid::from_child(&child);
                     self.send(Report::Started {
-                        process: process.as_raw_nonzero().get(),
+                        process: command.as_raw_nonzero().get(),
                     });
-                    Progress::Running {
-                        process,
+                    Progress::Started(Run {
+                        command,
                         schedule: Schedule::new(stop_at, kill_at),
-                    }
+                        stopping: None,
+                        report: None,
+                    })
                 }
-                Err(error) => Progress::Over(Report::NotStarted {
+                Err(error) => Progress::NotRun(Report::NotStarted {
                     error: Errno::from_io_error(&error)
                         .unwrap_or(Errno::INVAL)
                         .raw_os_error(),
@@ -229,14 +254,10 @@ impl Guard {
         loop {
             match reaping::reap() {
                 Ok(Reaped::Ended(child, code)) => {
-                    if let Progress::Running { process, schedule } = &self.progress
-                        && *process == child
+                    if let Progress::Started(run) = &mut self.progress
+                        && run.command == child
                     {
-                        self.progress = Progress::Over(if schedule.is_stopping() {
-                            Report::Stopped
-                        } else {
-                            Report::Exited { code }
-                        });
+                        run.record_end(code, self.stop_signal);
                     }
                 }
                 // COMMAND may suspend itself and its descendants.
@@ -252,15 +273,13 @@ impl Guard {
     fn stop_or_kill(&mut self, now: Moment) -> Option<Moment> {
         match &mut self.progress {
             Progress::AwaitingOrder => return None,
-            Progress::Running { process, schedule } => {
-                if schedule.begin_stop(now) {
-                    send_stop_signal(*process);
-                }
-                if !self.daemon_is_gone && !schedule.is_kill_due(now) {
-                    return Some(schedule.next_step_at());
+            Progress::Started(run) => {
+                let look_again_at = run.stop(now, self.stop_signal);
+                if !self.daemon_is_gone && !run.schedule.is_kill_due(now) {
+                    return Some(look_again_at);
                 }
             }
-            Progress::Over(_) => {}
+            Progress::NotRun(_) => {}
         }
         let remaining = reaping::kill_children(&[]);
         if let Remaining::KillDenied(process) = remaining
@@ -306,13 +325,48 @@ impl Guard {
     }
 }
 
-/// Sends SIGTERM to COMMAND's process group, and SIGCONT, because a stopped process does not react
-/// to SIGTERM.
-fn send_stop_signal(command: Pid) {
-    for signal in [Signal::TERM, Signal::CONT] {
-        // COMMAND may have moved to another process group.
-        if kill_process_group(command, signal).is_err() {
-            let _ = kill_process(command, signal);
+impl Run {
+    fn follow(&mut self, order: Order) {
+        match order {
+            Order::Run { stop_at, kill_at } => self.schedule.renew(stop_at, kill_at),
+            Order::Stop { kill_at } => self.schedule.order_stop(clock::now(), kill_at),
+            // Once COMMAND's own process was reaped, its number could be that of another group.
+            Order::Signal(signal) if self.report.is_none() => {
+                if let Some(signal) = Signal::from_named_raw(signal)
+                    && kill_process_group(self.command, signal).is_err()
+                {
+                    // COMMAND has moved to another group; it may have ended without being reaped yet.
+                    let _ = kill_process(self.command, signal);
+                }
+            }
+            Order::Signal(_) => {}
+        }
+    }
+
+    /// Records that COMMAND's own process has ended. What it has left behind goes on with the stop, or
+    /// begins with it.
+    fn record_end(&mut self, code: u8, stop_signal: Signal) {
+        if self.schedule.is_stopping() {
+            self.report = Some(Report::Stopped);
+        } else {
+            self.report = Some(Report::Exited { code });
+            self.schedule.stop_leftovers(clock::now());
+            self.stopping = Some(Stopping::begin_without_command(stop_signal));
+        }
+    }
+
+    /// Tells COMMAND to stop, if that is due at `now`; returns when to look again.
+    fn stop(&mut self, now: Moment, signal: Signal) -> Moment {
+        if self.schedule.begin_stop(now) {
+            self.stopping = Some(Stopping::begin(signal, self.command));
+        }
+        let next = self.schedule.next_step_at();
+        let stopping = self.stopping.as_mut();
+        // No signal says that a process has become an orphan.
+        if stopping.is_some_and(Stopping::tell_orphans) {
+            next.min(now + RETRY_INTERVAL)
+        } else {
+            next
         }
     }
 }

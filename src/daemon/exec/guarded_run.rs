@@ -13,7 +13,7 @@ use crate::{
 };
 use rustix::{
     net::{SendFlags, send},
-    process::Pid,
+    process::{Pid, Signal},
 };
 use std::io::{self, ErrorKind};
 use tokio::net::UnixStream;
@@ -69,8 +69,13 @@ impl GuardedRun {
     ///
     /// # Errors
     /// If the system is short of processes or file descriptors.
-    pub fn start(term: Term, timing: Timing, environment: &[(&str, String)]) -> io::Result<Self> {
-        let (guard, socket) = start_guard(term.lease, environment)?;
+    pub fn start(
+        term: Term,
+        timing: Timing,
+        stop_signal: Signal,
+        environment: &[(&str, String)],
+    ) -> io::Result<Self> {
+        let (guard, socket) = start_guard(term.lease, stop_signal, environment)?;
         Ok(Self::new(term, timing, guard, socket))
     }
 
@@ -91,7 +96,7 @@ impl GuardedRun {
         }
     }
 
-    /// Sends COMMAND a signal through the guard. It is lost if the guard cannot take it now.
+    /// Sends COMMAND's process group a signal through the guard. It is lost if the guard cannot take it now.
     pub fn forward_signal(&self, signal: i32) {
         self.send(Order::Signal(signal));
     }

@@ -4,13 +4,13 @@
 //! Both get the daemon's own command line, so that they have its options and do what it does:
 //!
 //! ```text
-//! leader-election --guard LEASE OPTIONS -- COMMAND
+//! leader-election --guard LEASE SIGNAL OPTIONS -- COMMAND
 //! leader-election OPTIONS --release LEASE
 //! ```
 
 use super::messages::send_stdin;
 use crate::protocol::LeaseId;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -30,13 +30,14 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 /// How many times the revoking program is started if a signal ends it.
 const RELEASE_ATTEMPTS: usize = 5;
 
-/// Starts a guard that keeps COMMAND within a term; returns its process, and this end of the socket
-/// between the two.
+/// Starts a guard that keeps COMMAND within a term, and stops it with `stop_signal`; returns its
+/// process, and this end of the socket between the two.
 ///
 /// # Errors
 /// If the system is short of processes or file descriptors.
 pub(super) fn start_guard(
     lease: LeaseId,
+    stop_signal: Signal,
     environment: &[(&str, String)],
 ) -> io::Result<(Pid, UnixStream)> {
     let (socket, socket_of_guard) = std::os::unix::net::UnixStream::pair()?;
@@ -50,10 +51,10 @@ pub(super) fn start_guard(
     }
     let guard = guard
         .args([GUARD, &lease.to_string()])
+        .arg(stop_signal.as_raw().to_string())
         .args(arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::from(OwnedFd::from(socket_of_guard)))
-        .process_group(0)
         .spawn()?;
     Ok((Pid::from_child(&guard), socket))
 }
@@ -63,6 +64,8 @@ pub(super) fn start_guard(
 pub(super) struct GuardArguments {
     program: OsString,
     lease: OsString,
+    /// What tells COMMAND to stop.
+    pub stop_signal: Signal,
     /// The daemon's options.
     options: Vec<OsString>,
     /// COMMAND with its arguments.
@@ -79,6 +82,7 @@ impl GuardArguments {
         Some(Self {
             program,
             lease: arguments.next()?,
+            stop_signal: Signal::from_named_raw(arguments.next()?.to_str()?.parse().ok()?)?,
             options: arguments
                 .by_ref()
                 .take_while(|argument| argument != "--")
@@ -120,9 +124,10 @@ mod tests {
 
     #[test]
     fn a_guard_gets_the_options_of_its_daemon_and_the_whole_command() {
-        let arguments = parse("program --guard 7b --ttl 2s -- run --guard -- it").unwrap();
+        let arguments = parse("program --guard 7b 3 --ttl 2s -- run --guard -- it").unwrap();
         assert_eq!(arguments.program, "program");
         assert_eq!(arguments.lease, "7b");
+        assert_eq!(arguments.stop_signal, Signal::QUIT);
         assert_eq!(arguments.options, ["--ttl", "2s"]);
         assert_eq!(arguments.command, ["run", "--guard", "--", "it"]);
     }
@@ -132,6 +137,7 @@ mod tests {
         for line in [
             "program",
             "program --guard",
+            "program --guard 7b --ttl 2s -- it",
             "program --ttl 2s -- --guard 7b",
         ] {
             assert_eq!(parse(line), None, "{line}");

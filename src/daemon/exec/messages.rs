@@ -26,7 +26,7 @@ pub(super) enum Order {
     Run { stop_at: Moment, kill_at: Moment },
     /// Tell COMMAND to stop now, and kill it at that moment, unless the next order moves it.
     Stop { kill_at: Moment },
-    /// Send COMMAND the signal with this number.
+    /// Send COMMAND's process group the signal with this number.
     Signal(i32),
 }
 

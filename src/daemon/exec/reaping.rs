@@ -110,10 +110,33 @@ pub(super) fn reap() -> io::Result<Reaped> {
 }
 
 /// Lists all children, including those that have ended and are not reaped yet.
-fn children() -> io::Result<Vec<Pid>> {
+///
+/// # Errors
+/// If there are too few file descriptors.
+pub(super) fn children() -> io::Result<Vec<Pid>> {
+    children_of("self")
+}
+
+/// Lists all descendants that this process may see, at some moment of this call each.
+pub(super) fn descendants() -> Vec<Pid> {
+    let mut descendants = children().unwrap_or_default();
+    let mut next = 0;
+    while let Some(process) = descendants.get(next) {
+        let process = process.as_raw_nonzero().to_string();
+        // One that has just ended has none.
+        let mut children = children_of(&process).unwrap_or_default();
+        // A process that changes its parent meanwhile may be found twice.
+        children.retain(|child| !descendants.contains(child));
+        descendants.append(&mut children);
+        next += 1;
+    }
+    descendants
+}
+
+fn children_of(process: &str) -> io::Result<Vec<Pid>> {
     let mut children = Vec::new();
     // Each thread has the children that it has started or adopted.
-    for thread in fs::read_dir("/proc/self/task")? {
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
         let thread = thread?;
         match fs::read_to_string(thread.path().join("children")) {
             Ok(ids) => {

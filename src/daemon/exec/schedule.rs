@@ -1,11 +1,18 @@
 //! When COMMAND is told to stop, and when it is killed.
 //!
 //! COMMAND is told to stop when its time gets short, or earlier if the daemon orders that. A while
-//! later, all that is left of COMMAND is killed. Each order of the daemon moves these two moments,
-//! with one exception: once COMMAND was told to stop because its time got short, no order gives it
-//! more time.
+//! later, all that is left of COMMAND is killed. If COMMAND ends by itself, what it leaves behind is
+//! told to stop then. Each order of the daemon moves these two moments, with one exception: once
+//! COMMAND was told to stop because its time got short, or has ended by itself, no order gives more
+//! time.
 
 use crate::protocol::Moment;
+use std::time::Duration;
+
+/// How long the processes that COMMAND leaves behind when it ends by itself get to stop.
+///
+/// Another replica waits for them, and they were not meant to outlive COMMAND.
+pub(super) const TIME_FOR_LEFTOVERS: Duration = Duration::from_secs(1);
 
 /// The two moments, and whether the first one has come.
 #[derive(Debug)]
@@ -14,7 +21,7 @@ pub(super) struct Schedule {
     kill_at: Moment,
     /// Whether the daemon ordered the stop.
     stop_ordered: bool,
-    /// Whether COMMAND was told to stop.
+    /// Whether COMMAND was told to stop, or has ended by itself.
     is_stopping: bool,
 }
 
@@ -57,7 +64,13 @@ impl Schedule {
         begins
     }
 
-    /// Returns true iff COMMAND was told to stop.
+    /// Begins the stop of what COMMAND has left behind, because it ended by itself at `now`.
+    pub fn stop_leftovers(&mut self, now: Moment) {
+        (self.is_stopping, self.stop_ordered) = (true, false);
+        self.kill_at = self.kill_at.min(now + TIME_FOR_LEFTOVERS);
+    }
+
+    /// Returns true iff COMMAND was told to stop, or has ended by itself.
     pub fn is_stopping(&self) -> bool {
         self.is_stopping
     }
@@ -80,7 +93,6 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn at(seconds: u64) -> Moment {
         Moment::from_origin(Duration::from_secs(seconds))
@@ -108,6 +120,19 @@ mod tests {
         assert_eq!(schedule.next_step_at(), at(5));
         schedule.order_stop(at(4), at(4));
         assert!(schedule.is_kill_due(at(4)));
+    }
+
+    #[test]
+    fn what_a_command_leaves_behind_gets_a_short_time_and_no_more_than_the_lease_allows() {
+        let mut schedule = Schedule::new(at(4), at(5));
+        schedule.stop_leftovers(at(2));
+        schedule.renew(at(8), at(9));
+        schedule.order_stop(at(2), at(10));
+        assert!(schedule.is_stopping() && !schedule.begin_stop(at(2)));
+        assert_eq!(schedule.next_step_at(), at(2) + TIME_FOR_LEFTOVERS);
+        let mut schedule = Schedule::new(at(4), at(5));
+        schedule.stop_leftovers(at(5));
+        assert!(schedule.is_kill_due(at(5)));
     }
 
     #[test]

@@ -8,11 +8,12 @@ use super::{
 use crate::{
     clock::{self, Alarm},
     config::{Config, LeaderKey, Name},
+    daemon::cli::CommandToRun,
     election::Leadership,
     protocol::{FencingToken, Status, Timing},
 };
 use rustix::process::{Pid, Signal, kill_process};
-use std::{ffi::OsStr, io};
+use std::io;
 use tokio::{
     signal::unix::{self, SignalKind},
     sync::watch,
@@ -23,6 +24,7 @@ pub(in crate::daemon) struct Supervisor {
     name: Name,
     leader_key: LeaderKey,
     timing: Timing,
+    stop_signal: Signal,
     status: watch::Receiver<Status>,
     child_ended: unix::Signal,
     alarm: Alarm,
@@ -34,12 +36,12 @@ pub(in crate::daemon) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Prepares to run the COMMAND whose program is `program`.
+    /// Prepares to run COMMAND.
     ///
     /// # Errors
     /// If the system is short of file descriptors, or does not list the children of a process.
     pub fn new(
-        program: &OsStr,
+        command: &CommandToRun,
         config: &Config,
         status: watch::Receiver<Status>,
     ) -> io::Result<Self> {
@@ -47,11 +49,12 @@ impl Supervisor {
             name: config.name().clone(),
             leader_key: config.leader_key().clone(),
             timing: Timing::new(config.ttl().as_duration(), config.grace()),
+            stop_signal: command.stop_signal,
             status,
             spared: reaping::become_subreaper()?,
             child_ended: unix::signal(SignalKind::child())?,
             alarm: Alarm::new()?,
-            log: CommandLog::new(config.name(), program),
+            log: CommandLog::new(config.name(), &command.program),
             run: None,
         })
     }
@@ -62,7 +65,12 @@ impl Supervisor {
     /// If no guard can be started.
     pub fn start(&mut self, leadership: Leadership) -> io::Result<()> {
         let environment = self.environment(leadership.token());
-        let run = GuardedRun::start(leadership.term(), self.timing, &environment)?;
+        let run = GuardedRun::start(
+            leadership.term(),
+            self.timing,
+            self.stop_signal,
+            &environment,
+        )?;
         self.run = Some((run, leadership));
         Ok(())
     }
