@@ -113,6 +113,12 @@ impl Candidate {
         self.status.clone()
     }
 
+    /// Returns a handle that tells whether the election's loop is stuck, for watchdogs.
+    #[must_use]
+    pub fn liveness(&self) -> Liveness {
+        Liveness(self.commands.downgrade())
+    }
+
     /// Asks to take part no more: leadership is lost with [`LossReason::Withdrawn`], and once it has been
     /// dropped, the lease is revoked. [`withdraw`](Self::withdraw) waits for that.
     pub fn begin_withdrawal(&self) {
@@ -136,6 +142,27 @@ impl Candidate {
         (&mut self.driver)
             .await
             .unwrap_or_else(|error| Err(io::Error::other(format!("the election died: {error}"))))
+    }
+}
+
+/// Tells whether the loop that runs an election is stuck.
+#[derive(Clone, Debug)]
+pub struct Liveness(mpsc::WeakUnboundedSender<Command>);
+
+impl Liveness {
+    /// Waits until the loop has responded; false if the election has ended. While the loop is stuck, this
+    /// waits.
+    ///
+    /// Cancel safe.
+    pub async fn check(&self) -> bool {
+        let Some(commands) = self.0.upgrade() else {
+            return false;
+        };
+        let (responded, response) = oneshot::channel();
+        // If the loop has ended, nothing responds.
+        let _ = commands.send(Command::Respond(responded));
+        drop(commands);
+        response.await.is_ok()
     }
 }
 

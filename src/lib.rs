@@ -88,7 +88,7 @@ pub use config::{
     Address, Cluster, Config, Credentials, Endpoint, InvalidConfig, InvalidEndpoint, InvalidText,
     LeaderKey, Name, Password, Tls,
 };
-pub use election::{Candidate, Election, Events, Leadership};
+pub use election::{Candidate, Election, Events, Leadership, Liveness};
 pub use observer::{Acting, ElectionState, Leader, Observed, Observer};
 pub use printable::Printable;
 pub use protocol::{

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LEADER, json};
 use support::etcd::{Etcd, binaries};
+use support::proxy::refusing;
 use support::{PATIENCE, TTL};
 
 /// The socket of a service manager.
@@ -96,6 +97,63 @@ fn a_manager_that_is_absent_or_does_not_read_does_not_delay_the_election() {
 }
 
 #[test]
+fn a_watchdog_hears_of_a_replica_that_works_whether_etcd_does_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    let timeout = Duration::from_millis(1500);
+    let start = |process: Option<&str>| {
+        // Nothing answers there.
+        let mut command = managed("server1", &refusing(), path.to_str().unwrap());
+        command.env("WATCHDOG_USEC", timeout.as_micros().to_string());
+        command.envs(process.map(|process| ("WATCHDOG_PID", process)));
+        Daemon::spawn("server1", command)
+    };
+    let mut replica = start(None);
+    for _ in 0..5 {
+        assert_eq!(manager.next(timeout).as_deref(), Some("WATCHDOG=1"));
+    }
+    replica.signal(Signal::TERM);
+    assert_eq!(replica.wait_exit().code(), Some(0));
+    while manager.next(Duration::from_millis(1)).is_some() {}
+
+    // The watchdog of another process.
+    let mut replica = start(Some("1"));
+    assert_eq!(manager.next(2 * timeout), None);
+    replica.signal(Signal::TERM);
+    manager.expect("STOPPING=1");
+    assert_eq!(replica.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_command_gets_nothing_that_the_manager_gave_to_its_daemon() {
+    let etcd = Etcd::newest();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let _manager = Manager(UnixDatagram::bind(&path).unwrap());
+    let mut command = managed("server1", &etcd.endpoint(), path.to_str().unwrap());
+    for variable in [
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "LISTEN_PID",
+        "JOURNAL_STREAM",
+    ] {
+        command.env(variable, "1");
+    }
+    command.env("INVOCATION_ID", "7").args(["--", "env"]);
+    let mut replica = Daemon::spawn("server1", command);
+    assert_eq!(replica.wait_exit().code(), Some(0));
+    let lines = replica.texts();
+    assert!(lines.contains(&"INVOCATION_ID=7".to_owned()), "{lines:?}");
+    for start in ["NOTIFY_", "WATCHDOG_", "LISTEN_", "JOURNAL_"] {
+        let passed = lines.iter().find(|line| line.starts_with(start));
+        assert_eq!(passed, None);
+    }
+}
+
+#[test]
 fn the_example_unit_waits_until_it_is_ready_and_sets_variables_that_exist() {
     let unit = fs::read_to_string(concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -107,6 +165,9 @@ fn the_example_unit_waits_until_it_is_ready_and_sets_variables_that_exist() {
         "ExecStart=/usr/local/bin/leader-election",
         "TimeoutStartSec=infinity",
         "Restart=always",
+        "WatchdogSec=30",
+        "#LoadCredential=etcd-password:/etc/leader-election.password",
+        "#Environment=LEADER_ELECTION_ETCD_PASSWORD_FILE=%d/etcd-password",
     ] {
         assert!(unit.lines().any(|it| it == line), "{line}");
     }

@@ -1,6 +1,6 @@
 //! Reports to the service manager: the protocol of systemd's `Type=notify`.
 
-use crate::{printable::Printable, protocol::Event};
+use crate::{election::Liveness, printable::Printable, protocol::Event};
 use std::{
     env,
     ffi::OsStr,
@@ -12,8 +12,14 @@ use std::{
             net::{SocketAddr, UnixDatagram},
         },
     },
+    process,
+    time::Duration,
 };
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
+
+/// A shorter watchdog would keep this program busy.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// The connection to the service manager, if there is one.
 // Not sd-notify: it waits while the manager's queue is full, which would delay the election, and it
@@ -63,6 +69,12 @@ impl Notifier {
         }
     }
 
+    /// Reports that this replica works, for the manager's watchdog.
+    pub fn report_alive(&mut self) {
+        // If the queue is full, the next report is early enough.
+        self.send("WATCHDOG=1");
+    }
+
     /// Reports that this replica stops.
     pub fn report_stopping(&mut self) {
         self.send("STOPPING=1");
@@ -81,6 +93,45 @@ impl Notifier {
                 self.manager = None;
                 true
             }
+        }
+    }
+}
+
+/// When to report to the manager's watchdog.
+pub(super) struct Watchdog {
+    liveness: Liveness,
+    interval: Option<Interval>,
+}
+
+impl Watchdog {
+    /// Creates it for the watchdog of which the environment tells (`sd_watchdog_enabled(3)`), if there is
+    /// one. Must be called within a tokio runtime.
+    pub fn from_environment(liveness: Liveness) -> Self {
+        let number = |name| env::var(name).ok()?.parse::<u64>().ok();
+        // The variables may have been inherited from the process that they are meant for.
+        let is_meant =
+            number("WATCHDOG_PID").is_none_or(|process| process == u64::from(process::id()));
+        let timeout = number("WATCHDOG_USEC").filter(|timeout| is_meant && *timeout > 0);
+        let interval = timeout.map(|timeout| {
+            // Half of it is recommended; this leaves time for one report that gets lost.
+            let mut interval = interval(Duration::from_micros(timeout).max(SHORTEST_TIMEOUT) / 3);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        });
+        Self { liveness, interval }
+    }
+
+    /// Waits until it is time to report, and until the election's loop has responded: that it is not
+    /// stuck is what the report is worth. For ever if there is no watchdog.
+    ///
+    /// Cancel safe, but for a report that the next one makes up for.
+    pub async fn passed(&mut self) {
+        let Some(interval) = &mut self.interval else {
+            return std::future::pending().await;
+        };
+        interval.tick().await;
+        if !self.liveness.check().await {
+            std::future::pending::<()>().await;
         }
     }
 }

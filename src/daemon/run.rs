@@ -7,7 +7,7 @@ use super::{
     exit_code,
     http::Server,
     log,
-    notify::Notifier,
+    notify::{Notifier, Watchdog},
     ops,
     render::failure_reason,
     report::Reporter,
@@ -185,6 +185,7 @@ async fn take_part(
         reporter: Reporter::new(name, endpoints, &config),
         server: listener.map(|listener| Server::new(listener, &config, candidate.status())),
     };
+    let mut watchdog = Watchdog::from_environment(candidate.liveness());
     let mut workload = Workload::new(command, &config, &candidate)?;
     let mut stop_requested = false;
     let mut election_runs = true;
@@ -206,6 +207,7 @@ async fn take_part(
                     candidate.begin_withdrawal();
                 }
             },
+            () = watchdog.passed(), if election_runs => outputs.notifier.report_alive(),
             event = events.next(), if election_runs => match event {
                 Some(event) => outputs.report(event),
                 None => election_runs = false,
@@ -231,6 +233,8 @@ async fn take_part(
             }
         }
     }
+    // Giving the lease back may take longer than the service manager's watchdog waits.
+    outputs.notifier.report_stopping();
     candidate.withdraw().await.context("the election ended")?;
     outcome
 }

@@ -29,6 +29,8 @@ pub(super) enum Command {
         term: Term,
         resigned: oneshot::Sender<()>,
     },
+    /// To show that this loop is not stuck.
+    Respond(oneshot::Sender<()>),
 }
 
 /// The result of a task.
@@ -186,6 +188,11 @@ impl Driver {
             Some(Command::Resigned { term, resigned }) => {
                 self.resigning.push((term.lease, resigned));
                 Input::Stopped { term }
+            }
+            Some(Command::Respond(responded)) => {
+                // It may be waited for no more.
+                let _ = responded.send(());
+                return;
             }
             None => Input::Abandoned,
         };
