@@ -1,6 +1,7 @@
 //! The program: command line, log, signals, COMMAND, HTTP, and the commands for operators.
 
 mod cli;
+mod descriptors;
 mod exec;
 mod exit_code;
 mod http;

@@ -6,8 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, plain};
+use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, command, plain};
 use support::etcd::Etcd;
+use support::free_port;
+use support::http::get;
+use support::proxy::refusing;
 use support::{TTL, poll_until};
 
 /// The limit for what takes milliseconds, on a machine that is busy with other tests.
@@ -328,4 +331,53 @@ fn a_daemon_without_command_leaves_no_zombies() {
     kill_process(late_process, Signal::KILL).unwrap();
     poll_until("the other one is reaped", || (!exists(&late)).then_some(()));
     replica.wait_for_next_refreshes(1);
+}
+
+#[test]
+fn too_few_file_descriptors_are_an_error_at_the_start_and_the_number_it_names_is_enough() {
+    let etcd = Etcd::newest();
+    let with_limit = |limit: usize, endpoint: &str, args: &[&str]| {
+        let mut replica = plain("one", endpoint);
+        replica.args(args);
+        Daemon::spawn("one", after(&format!("ulimit -n {limit}"), &replica))
+    };
+    let http = format!("127.0.0.1:{}", free_port());
+    for (args, code) in [
+        (&[] as &[&str], 1),
+        (&["--http", &http], 1),
+        (&["--http", &http, "--", "sleep", "60"], 125),
+    ] {
+        let mut needed = 0;
+        for limit in [6, 12] {
+            let mut replica = with_limit(limit, &refusing(), args);
+            assert_eq!(replica.wait_exit().code(), Some(code), "{limit} {args:?}");
+            let lines = replica.texts();
+            let [line] = &lines[..] else {
+                panic!("{lines:?}");
+            };
+            let start = format!("may open {limit} file descriptors, ");
+            assert!(line.contains(&start), "{line}");
+            let words: Vec<_> = line.split(' ').collect();
+            let place = words.iter().rposition(|word| *word == "are").unwrap();
+            needed = words[place - 1].parse().unwrap();
+        }
+        let mut replica = with_limit(needed, &etcd.endpoint(), args);
+        replica.wait_for_next(LEADER);
+        if args.contains(&"--") {
+            replica.wait_for_next_start("Running ");
+        }
+        if args.contains(&"--http") {
+            assert_eq!(get(&http, "/leader").code, 200);
+        }
+        replica.wait_for_next_refreshes(2);
+        replica.signal(Signal::TERM);
+        assert_eq!(replica.wait_exit().code(), Some(0));
+        assert!(replica.warnings().is_empty(), "{:?}", replica.warnings());
+    }
+    // A command for operators needs little, and says so too.
+    let mut status = command();
+    status.args(["status", "--etcd", &refusing()]);
+    let mut status = Daemon::spawn("status", after("ulimit -n 6", &status));
+    assert_eq!(status.wait_exit().code(), Some(1));
+    assert!(status.texts()[0].contains("file descriptors"));
 }

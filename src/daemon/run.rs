@@ -3,6 +3,7 @@
 
 use super::{
     cli::{self, CommandToRun, RunOptions, Task, Work},
+    descriptors::{self, Plan},
     exec::{self, Orphans, RunOutcome, Supervisor},
     exit_code,
     http::Server,
@@ -54,8 +55,14 @@ pub fn run() -> ExitCode {
             cluster,
             leader_key,
         } => {
+            let plan = Plan {
+                endpoints: cluster.endpoints().len(),
+                has_command: false,
+                has_http: false,
+            };
+            let ready = descriptors::check(&plan).and_then(|()| check_files(&cluster));
             let running = ops::run_etcd_command(command, &cluster, &leader_key);
-            code_of_command(check_files(&cluster).and_then(|()| block_on(running)))
+            code_of_command(ready.and_then(|()| block_on(running)))
         }
         Task::Local(command) => code_of_command(ops::run_local_command(&command)),
     };
@@ -133,6 +140,11 @@ fn run_election(
     command: Option<CommandToRun>,
     http: Option<SocketAddr>,
 ) -> anyhow::Result<Outcome> {
+    descriptors::check(&Plan {
+        endpoints: config.cluster().endpoints().len(),
+        has_command: command.is_some(),
+        has_http: http.is_some(),
+    })?;
     let checked = command
         .as_ref()
         .map(|command| exec::check_command(&command.program));

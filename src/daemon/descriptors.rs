@@ -1,0 +1,53 @@
+//! Whether this process may open enough file descriptors.
+
+use anyhow::ensure;
+use rustix::process::{Resource, getrlimit};
+use std::{fs, io};
+
+/// What the runtime, the timers, the log and reading files need at most.
+const ALWAYS: u64 = 20;
+/// What each endpoint of etcd needs at most: a connection, and the one that replaces it.
+const PER_ENDPOINT: u64 = 2;
+/// What watching over COMMAND needs at most.
+const FOR_COMMAND: u64 = 8;
+
+/// What a process is going to do.
+pub(super) struct Plan {
+    pub endpoints: usize,
+    pub has_command: bool,
+    pub has_http: bool,
+}
+
+/// Checks that the limit on file descriptors allows for what is planned. A process that found out
+/// later would lead, and yet do only a part of its work.
+///
+/// # Errors
+/// If it does not.
+pub(super) fn check(plan: &Plan) -> anyhow::Result<()> {
+    let Some(allowed) = getrlimit(Resource::Nofile).current else {
+        return Ok(());
+    };
+    let open = count_open().unwrap_or(allowed);
+    let endpoints = u64::try_from(plan.endpoints).unwrap_or(u64::MAX);
+    let mut needed = open + ALWAYS + endpoints.saturating_mul(PER_ENDPOINT);
+    if plan.has_command {
+        needed += FOR_COMMAND;
+    }
+    if plan.has_http {
+        // HTTP connections may take a quarter of all.
+        needed = (needed + 1).div_ceil(3) * 4;
+    }
+    ensure!(
+        allowed >= needed,
+        "this process may open {allowed} file descriptors, {open} are open already, and {needed} \
+         are needed; raise the limit (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of Docker)"
+    );
+    Ok(())
+}
+
+/// Counts the descriptors that are open.
+fn count_open() -> io::Result<u64> {
+    let open = fs::read_dir("/proc/self/fd")?.count();
+    // One of them was for reading this.
+    Ok(u64::try_from(open).unwrap_or(u64::MAX).saturating_sub(1))
+}
