@@ -1,7 +1,7 @@
 //! Signals, COMMAND's descendants, terminals and limits, as launchers, shells and containers bring them.
 mod support;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -77,6 +77,28 @@ fn all_descendants_of_a_command_get_the_whole_time_to_stop() {
         assert_eq!(told, 1, "{script}");
         assert_eq!(etcd.leases(), [""; 0]);
     }
+}
+
+#[test]
+fn a_service_manager_that_stops_all_processes_at_once_leaves_them_the_whole_time() {
+    let etcd = Etcd::newest();
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = shell(&etcd, folder.path(), &[], "WORKER; true");
+    // Longer than what COMMAND leaves behind by itself gets.
+    let worker = WORKER.replace("sleep 0.7", "sleep 1.7");
+    fs::write(folder.path().join("worker"), worker).unwrap();
+    command.stdin(Stdio::null());
+    let mut replica = Daemon::spawn("one", command);
+    let process = replica.wait_for_any_start("Running ").text();
+    let process = process.rsplit(' ').next().unwrap().trim_end_matches('.');
+    let process = Pid::from_raw(process.parse().unwrap()).unwrap();
+    replica.wait_for_any("runs");
+    kill_process_group(process, Signal::TERM).unwrap();
+    replica.wait_for_any("stopping");
+    replica.signal(Signal::TERM);
+    replica.wait_for_any("cleaned");
+    assert_eq!(replica.wait_exit().code(), Some(0));
+    replica.wait_for_any_start(LEADER_STOPS);
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //!
 //! COMMAND is told to stop when its time gets short, or earlier if the daemon orders that. A while
 //! later, all that is left of COMMAND is killed. If COMMAND ends by itself, what it leaves behind is
-//! told to stop then. Each order of the daemon moves these two moments, with one exception: once
-//! COMMAND was told to stop because its time got short, or has ended by itself, no order gives more
-//! time.
+//! told to stop then. Each order of the daemon moves these two moments, with two exceptions: once
+//! COMMAND was told to stop because its time got short, no order gives it more time; and once it has
+//! ended by itself, only an order to stop does. A service manager sends COMMAND and the daemon the same
+//! signal, so that COMMAND may have ended before the order comes.
 
 use crate::protocol::Moment;
 use std::time::Duration;
@@ -19,8 +20,9 @@ pub(super) const TIME_FOR_LEFTOVERS: Duration = Duration::from_secs(1);
 pub(super) struct Schedule {
     stop_at: Moment,
     kill_at: Moment,
-    /// Whether the daemon ordered the stop.
-    stop_ordered: bool,
+    /// Whether an order to stop moves the moment to kill: it does not if COMMAND was told to stop because
+    /// its time got short.
+    stop_is_planned: bool,
     /// Whether COMMAND was told to stop, or has ended by itself.
     is_stopping: bool,
 }
@@ -31,7 +33,7 @@ impl Schedule {
         Self {
             stop_at,
             kill_at,
-            stop_ordered: false,
+            stop_is_planned: false,
             is_stopping: false,
         }
     }
@@ -39,7 +41,7 @@ impl Schedule {
     /// Moves both moments, because the lease was renewed. Once COMMAND is to stop, this changes
     /// nothing.
     pub fn renew(&mut self, stop_at: Moment, kill_at: Moment) {
-        if !self.stop_ordered && !self.is_stopping {
+        if !self.stop_is_planned && !self.is_stopping {
             (self.stop_at, self.kill_at) = (stop_at, kill_at);
         }
     }
@@ -47,11 +49,11 @@ impl Schedule {
     /// Makes `now` the moment to stop, because the daemon ordered that, and moves the moment to
     /// kill.
     pub fn order_stop(&mut self, now: Moment, kill_at: Moment) {
-        if self.is_stopping && !self.stop_ordered {
+        if self.is_stopping && !self.stop_is_planned {
             self.kill_at = self.kill_at.min(kill_at);
             return;
         }
-        self.stop_ordered = true;
+        self.stop_is_planned = true;
         self.stop_at = self.stop_at.min(now);
         self.kill_at = kill_at;
     }
@@ -66,7 +68,7 @@ impl Schedule {
 
     /// Begins the stop of what COMMAND has left behind, because it ended by itself at `now`.
     pub fn stop_leftovers(&mut self, now: Moment) {
-        (self.is_stopping, self.stop_ordered) = (true, false);
+        (self.is_stopping, self.stop_is_planned) = (true, true);
         self.kill_at = self.kill_at.min(now + TIME_FOR_LEFTOVERS);
     }
 
@@ -123,13 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_command_leaves_behind_gets_a_short_time_and_no_more_than_the_lease_allows() {
+    fn what_a_command_leaves_behind_gets_a_short_time_unless_the_daemon_stops_too() {
         let mut schedule = Schedule::new(at(4), at(5));
         schedule.stop_leftovers(at(2));
         schedule.renew(at(8), at(9));
-        schedule.order_stop(at(2), at(10));
         assert!(schedule.is_stopping() && !schedule.begin_stop(at(2)));
         assert_eq!(schedule.next_step_at(), at(2) + TIME_FOR_LEFTOVERS);
+        schedule.order_stop(at(2), at(10));
+        assert_eq!(schedule.next_step_at(), at(10));
         let mut schedule = Schedule::new(at(4), at(5));
         schedule.stop_leftovers(at(5));
         assert!(schedule.is_kill_due(at(5)));
