@@ -1,15 +1,18 @@
 //! `--http`: which requests and connections the server accepts, and that none delays the election.
 mod support;
 
+use rustix::net::sockopt::{set_socket_linger, set_tcp_cork};
+use rustix::process::Signal;
+use std::fs;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
-use support::TTL;
 use support::daemon::{Daemon, LEADER, LOST};
 use support::etcd::Etcd;
-use support::http::{get, read_code, request};
+use support::http::{get, read_code, read_response, request, wait_for_code};
 use support::proxy::refusing;
 use support::served::{address, codes, served};
+use support::{TTL, poll_until};
 
 #[test]
 fn other_methods_and_paths_and_nonsense_are_refused() {
@@ -52,7 +55,7 @@ fn other_methods_and_paths_and_nonsense_are_refused() {
     ] {
         let mut stream = TcpStream::connect(&address).unwrap();
         stream.write_all(nonsense).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
         let code = read_code(stream);
         assert!(code.is_none_or(|code| code >= 400), "{code:?}");
     }
@@ -70,6 +73,109 @@ fn other_methods_and_paths_and_nonsense_are_refused() {
     let code = read_code(stream);
     assert!(code.is_none_or(|code| code == 431), "{code:?}");
     assert_eq!(codes(&address), [200, 503, 200, 200]);
+}
+
+/// Sends a request and closes the sending half of the connection, as `nc -N` does.
+fn half_close_after(request: &str, address: &str, in_the_same_segment: bool) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(!in_the_same_segment).unwrap();
+    // Holds the request back until the end of the stream is sent with it.
+    set_tcp_cork(&stream, in_the_same_segment).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream
+}
+
+#[test]
+fn a_client_that_closes_its_sending_half_after_the_request_gets_the_response() {
+    let address = address();
+    let replica = Daemon::spawn("one", served("one", &refusing(), &address));
+    wait_for_code(&address, "/live", 200);
+    let host = format!("Host: {address}\r\n");
+    let requests = [
+        (format!("GET /live HTTP/1.1\r\n{host}\r\n"), 200),
+        (format!("HEAD /live HTTP/1.1\r\n{host}\r\n"), 200),
+        (
+            format!("GET /live HTTP/1.1\r\n{host}Connection: close\r\n\r\n"),
+            200,
+        ),
+        ("GET /live HTTP/1.0\r\n\r\n".to_owned(), 200),
+        (
+            "GET /live HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_owned(),
+            200,
+        ),
+        ("HEAD /leader HTTP/1.0\r\n\r\n".to_owned(), 503),
+        (format!("GET /metrics HTTP/1.1\r\n{host}\r\n"), 200),
+        (
+            format!("POST /live HTTP/1.1\r\n{host}Content-Length: 9\r\n\r\nabc"),
+            405,
+        ),
+    ];
+    for in_the_same_segment in [true, false] {
+        let send = |request: &str| half_close_after(request, &address, in_the_same_segment);
+        let check = |(request, code): &(String, u16), stream| {
+            let response = read_response(stream);
+            let what = format!("{request:?}, in the same segment: {in_the_same_segment}");
+            assert!(
+                response.contains(&format!(" {code} ")),
+                "{what}: {response:?}"
+            );
+            if request.starts_with("GET /live") {
+                assert!(
+                    response.ends_with("\r\n\r\nalive\n"),
+                    "{what}: {response:?}"
+                );
+            }
+        };
+        // The server finds the request and the end of the stream together.
+        replica.signal(Signal::STOP);
+        let waiting = [(); 10].map(|()| requests.each_ref().map(|(request, _)| send(request)));
+        replica.signal(Signal::CONT);
+        for streams in waiting {
+            for (request, stream) in requests.iter().zip(streams) {
+                check(request, stream);
+            }
+        }
+        // It finds them at all distances in time that occur by themselves.
+        for request in requests.iter().cycle().take(100 * requests.len()) {
+            check(request, send(&request.0));
+        }
+    }
+}
+
+#[test]
+fn clients_that_go_away_leave_no_connection_behind() {
+    let etcd = Etcd::newest();
+    let address = address();
+    let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
+    replica.wait_for_next(LEADER);
+    let sockets = || {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", replica.pid())).unwrap();
+        // What has been closed meanwhile is no link any more.
+        let links = descriptors.filter_map(|it| fs::read_link(it.ok()?.path()).ok());
+        links
+            .filter(|link| link.to_string_lossy().starts_with("socket:"))
+            .count()
+    };
+    let before = sockets();
+    let whole = "GET /leader HTTP/1.1\r\nHost: test\r\n\r\n";
+    let mut half_closed = Vec::new();
+    for request in [whole, &whole[..20], ""] {
+        for _ in 0..100 {
+            let mut reset = TcpStream::connect(&address).unwrap();
+            reset.write_all(request.as_bytes()).unwrap();
+            // Closing it resets the connection.
+            set_socket_linger(&reset, Some(Duration::ZERO)).unwrap();
+            drop(reset);
+            drop(half_close_after(request, &address, true));
+            half_closed.push(half_close_after(request, &address, false));
+        }
+    }
+    poll_until("all connections are closed", || {
+        (sockets() <= before).then_some(())
+    });
+    assert_eq!(codes(&address), [200, 503, 200, 200]);
+    drop(half_closed);
 }
 
 #[test]

@@ -100,14 +100,21 @@ pub fn wait_for_code(address: &str, path: &str, code: u16) {
 ///
 /// # Panics
 /// If the server does not close the connection.
-pub fn read_code(mut stream: TcpStream) -> Option<u16> {
+pub fn read_code(stream: TcpStream) -> Option<u16> {
+    read_response(stream).split(' ').nth(1)?.parse().ok()
+}
+
+/// Reads until the server closes the connection. Returns what it sent.
+///
+/// # Panics
+/// If the server does not close the connection.
+pub fn read_response(mut stream: TcpStream) -> String {
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut response = Vec::new();
     if let Err(error) = stream.read_to_end(&mut response) {
         assert_ne!(error.kind(), ErrorKind::WouldBlock, "it stays open");
     }
-    let response = String::from_utf8_lossy(&response);
-    response.split(' ').nth(1)?.parse().ok()
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 /// A server of another program, which is killed at the end of the test.

@@ -103,6 +103,8 @@ impl Server {
 async fn serve_one_request(stream: TcpStream, router: Router) {
     let serving = http1::Builder::new()
         .keep_alive(false)
+        // A client may close its sending half once it has sent the request, and wait for the response.
+        .half_close(true)
         .max_buf_size(MAX_HEAD_LENGTH)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     // An error concerns only the client, which sees it too.
