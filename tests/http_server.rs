@@ -14,6 +14,26 @@ use support::proxy::refusing;
 use support::served::{address, codes, served};
 use support::{TTL, poll_until};
 
+const ALLOWED: &str = "GET, HEAD, OPTIONS";
+
+/// Checks that HEAD and OPTIONS have the status code of GET and no body. Returns the code.
+fn check_head_and_options(address: &str, path: &str) -> u16 {
+    let [get, head, options] =
+        ["GET", "HEAD", "OPTIONS"].map(|method| request(address, method, path));
+    for response in [&head, &options] {
+        assert_eq!(response.code, get.code, "{path}");
+        assert_eq!(response.body, "", "{path}");
+    }
+    assert!(head.header("content-length").is_some(), "{head:?}");
+    assert_eq!(options.header("content-length"), Some("0"), "{options:?}");
+    assert_eq!(options.header("allow"), Some(ALLOWED), "{options:?}");
+    for response in [&get, &head, &options] {
+        assert_eq!(response.header("cache-control"), Some("no-store"));
+        assert_eq!(response.header("connection"), Some("close"));
+    }
+    get.code
+}
+
 #[test]
 fn other_methods_and_paths_and_nonsense_are_refused() {
     let etcd = Etcd::newest();
@@ -28,24 +48,16 @@ fn other_methods_and_paths_and_nonsense_are_refused() {
         "/status",
         "/metrics",
     ] {
-        let (get, head) = (get(&address, path), request(&address, "HEAD", path));
-        assert_eq!((head.code, head.body.as_str()), (get.code, ""), "{path}");
-        assert!(head.header("content-length").is_some(), "{head:?}");
-        for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        check_head_and_options(&address, path);
+        for method in ["POST", "PUT", "PATCH", "DELETE", "TRACE"] {
             let refused = request(&address, method, path);
             assert_eq!(refused.code, 405, "{method} {path}");
-            assert_eq!(refused.header("allow"), Some("GET, HEAD"), "{refused:?}");
-            assert_eq!(refused.body, "only GET and HEAD are allowed\n");
-        }
-        for response in [&get, &head] {
-            assert_eq!(response.header("cache-control"), Some("no-store"));
-            assert_eq!(response.header("connection"), Some("close"));
+            assert_eq!(refused.header("allow"), Some(ALLOWED), "{refused:?}");
+            assert_eq!(refused.body, "only GET, HEAD and OPTIONS are allowed\n");
         }
     }
     for path in ["/", "/leader/", "/Leader", "/leaderx", "//leader"] {
-        let response = get(&address, path);
-        assert_eq!(response.code, 404, "{path}");
-        assert_eq!(response.header("cache-control"), Some("no-store"));
+        assert_eq!(check_head_and_options(&address, path), 404, "{path}");
     }
     assert_eq!(get(&address, "/leader?x=1").code, 200);
     for nonsense in [
@@ -95,6 +107,7 @@ fn a_client_that_closes_its_sending_half_after_the_request_gets_the_response() {
     let requests = [
         (format!("GET /live HTTP/1.1\r\n{host}\r\n"), 200),
         (format!("HEAD /live HTTP/1.1\r\n{host}\r\n"), 200),
+        (format!("OPTIONS /leader HTTP/1.1\r\n{host}\r\n"), 503),
         (
             format!("GET /live HTTP/1.1\r\n{host}Connection: close\r\n\r\n"),
             200,

@@ -4,16 +4,19 @@ use super::{document::document, metrics, state::ReplicaState};
 use crate::daemon::render::line;
 use axum::{
     Router,
-    extract::State,
+    extract::{Request, State},
     http::{
-        StatusCode,
+        Method, StatusCode,
         header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
     },
-    middleware::map_response,
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
-    routing::{self, MethodRouter},
+    routing::{self, MethodFilter, MethodRouter},
 };
 use std::sync::Arc;
+
+/// The methods that every path allows.
+const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
 /// Returns the routes of a server that responds from this state.
 pub(super) fn router(state: Arc<ReplicaState>) -> Router {
@@ -26,13 +29,17 @@ pub(super) fn router(state: Arc<ReplicaState>) -> Router {
         .route("/metrics", get(metrics))
         .method_not_allowed_fallback(async || method_not_allowed())
         .fallback(async || not_found())
-        .layer(map_response(async |response| forbid_caching(response)))
+        .layer(from_fn(finish))
         .with_state(state)
 }
 
-/// Routes GET and HEAD to a function whose response is ready at once.
+/// Routes the allowed methods to a function whose response to GET is ready at once.
 fn get(respond: fn(&ReplicaState) -> Response) -> MethodRouter<Arc<ReplicaState>> {
-    routing::get(move |State(state): State<Arc<ReplicaState>>| async move { respond(&state) })
+    // axum routes HEAD as GET.
+    routing::on(
+        MethodFilter::GET.or(MethodFilter::OPTIONS),
+        move |State(state): State<Arc<ReplicaState>>| async move { respond(&state) },
+    )
 }
 
 fn leader(state: &ReplicaState) -> Response {
@@ -84,9 +91,9 @@ fn not_found() -> Response {
 fn method_not_allowed() -> Response {
     let refusal = sentence(
         StatusCode::METHOD_NOT_ALLOWED,
-        "only GET and HEAD are allowed",
+        "only GET, HEAD and OPTIONS are allowed",
     );
-    ([(ALLOW, "GET, HEAD")], refusal).into_response()
+    ([(ALLOW, ALLOWED)], refusal).into_response()
 }
 
 /// Responds with 200 if the condition holds, else with 503.
@@ -102,8 +109,15 @@ fn sentence(code: StatusCode, sentence: &str) -> Response {
     (code, format!("{sentence}\n")).into_response()
 }
 
-/// Keeps caches out: a response is true at its own instant only.
-fn forbid_caching(mut response: Response) -> Response {
+/// Completes the response to a request.
+async fn finish(request: Request, next: Next) -> Response {
+    let is_options = request.method() == Method::OPTIONS;
+    let mut response = next.run(request).await;
+    if is_options {
+        // A load balancer that checks by OPTIONS, such as HAProxy, looks at the status code.
+        response = (response.status(), [(ALLOW, ALLOWED)]).into_response();
+    }
+    // Keeps caches out: a response is true at its own instant only.
     let no_store = HeaderValue::from_static("no-store");
     response.headers_mut().insert(CACHE_CONTROL, no_store);
     response
