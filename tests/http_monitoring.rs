@@ -3,12 +3,14 @@ mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 use support::daemon::{Daemon, LEADER, LOST, command};
 use support::etcd::Etcd;
-use support::http::{Server, get, try_request};
+use support::http::{Server, get, get_accepting, try_request};
 use support::served::{address, pair, served};
 use support::{FAIL_OVER, TTL, poll_until};
 
@@ -20,11 +22,6 @@ fn the_metrics_count_renewals_failures_and_losses() {
     replica.wait_for_next_refreshes(3);
     let metric = |name: &str| -> f64 {
         let response = get(&address, "/metrics");
-        assert_eq!(
-            response.header("content-type"),
-            Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        );
-        assert!(response.body.ends_with("# EOF\n"));
         let line = response
             .body
             .lines()
@@ -63,6 +60,63 @@ fn the_metrics_count_renewals_failures_and_losses() {
     assert_eq!(metric(not_renewed).to_string(), "1");
     assert_eq!(metric("leader_election_remaining_seconds").to_string(), "0");
     etcd.thaw();
+}
+
+/// The series of metrics in either format.
+fn series(body: &str) -> BTreeSet<&str> {
+    let samples = body.lines().filter(|line| !line.starts_with('#'));
+    samples
+        .map(|line| line.rsplit_once(' ').unwrap().0)
+        .collect()
+}
+
+#[test]
+fn the_metrics_are_text_unless_a_client_asks_for_open_metrics() {
+    let etcd = Etcd::newest();
+    let [(mut leader, leads), (_follower, follows)] = pair(&etcd);
+    leader.wait_for_next_refreshes(1);
+    for address in [&leads, &follows] {
+        let text = get(address, "/metrics");
+        let accepting = |accept| get_accepting(address, "/metrics", accept);
+        let telegraf = accepting(
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+             encoding=delimited;q=0.7,text/plain;version=0.0.4;q=0.3",
+        );
+        for response in [&text, &telegraf] {
+            let content_type = response.header("content-type");
+            assert_eq!(
+                content_type,
+                Some("text/plain; version=0.0.4; charset=utf-8")
+            );
+            let checked = check_by_promtool(&response.body);
+            // It also prints what it advises against.
+            assert_eq!(checked, (Some(0), String::new()), "{}", response.body);
+        }
+        let open = accepting("application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
+        assert_eq!(
+            open.header("content-type"),
+            Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        );
+        assert!(open.body.ends_with("\n# EOF\n"), "{}", open.body);
+        assert_eq!(series(&open.body), series(&text.body));
+    }
+}
+
+/// Returns the exit code of `promtool check metrics` and what it printed.
+fn check_by_promtool(metrics: &str) -> (Option<i32>, String) {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = promtool.stdin.take().unwrap();
+    input.write_all(metrics.as_bytes()).unwrap();
+    drop(input);
+    let output = promtool.wait_with_output().unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(printed).unwrap())
 }
 
 #[test]
@@ -106,6 +160,14 @@ fn prometheus_scrapes_the_leader_and_accepts_the_rules() {
         };
         (value(&leads)? == "1" && value(&follows)? == "0").then_some(())
     });
+    // Only OpenMetrics has this type.
+    let metadata = try_request(
+        &api,
+        "GET",
+        "/api/v1/targets/metadata?metric=leader_election_build",
+    );
+    let metadata = metadata.unwrap().json();
+    assert_eq!(metadata["data"][0]["type"], "info", "{metadata}");
 }
 
 #[test]

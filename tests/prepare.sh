@@ -39,7 +39,8 @@ if ((!build_only)); then
     has initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
     # haproxy is on root's PATH only.
     has haproxy || [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
-    has prometheus || missing+=(prometheus)
+    # promtool comes with it.
+    { has prometheus && has promtool; } || missing+=(prometheus)
     if ((debian)); then
         has debootstrap || missing+=(debootstrap)
         # Bookworm's is 1.29, the classic one, which tests/fetch.sh cannot fetch: it is no single program.

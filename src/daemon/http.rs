@@ -1,6 +1,7 @@
 //! `--http`: what this replica knows about itself and the election, over HTTP.
 
 mod document;
+mod format;
 mod metrics;
 mod role;
 mod routes;

@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use ureq::Agent;
+use ureq::http::request::Builder;
 use ureq::http::{HeaderMap, Request};
 
 static AGENT: LazyLock<Agent> = LazyLock::new(|| {
@@ -50,11 +51,13 @@ impl Response {
 /// # Errors
 /// If there is no response.
 pub fn try_request(address: &str, method: &str, path: &str) -> Result<Response, ureq::Error> {
-    let request = Request::builder()
+    run(Request::builder()
         .method(method)
-        .uri(format!("http://{address}{path}"))
-        .body(())?;
-    let mut response = AGENT.run(request)?;
+        .uri(format!("http://{address}{path}")))
+}
+
+fn run(request: Builder) -> Result<Response, ureq::Error> {
+    let mut response = AGENT.run(request.body(())?)?;
     Ok(Response {
         code: response.status().as_u16(),
         headers: response.headers().clone(),
@@ -76,6 +79,16 @@ pub fn request(address: &str, method: &str, path: &str) -> Response {
 /// If there is no response.
 pub fn get(address: &str, path: &str) -> Response {
     request(address, "GET", path)
+}
+
+/// Gets this path in a format that the `Accept` header names.
+///
+/// # Panics
+/// If there is no response.
+pub fn get_accepting(address: &str, path: &str, accept: &str) -> Response {
+    let uri = format!("http://{address}{path}");
+    run(Request::get(uri).header("accept", accept))
+        .unwrap_or_else(|error| panic!("GET {path}: {error}"))
 }
 
 /// Gets a JSON object.

@@ -1,10 +1,10 @@
-//! The metrics that Prometheus scrapes. A new metric belongs here: a field, its registration, and
+//! The metrics that Prometheus and other collectors scrape. A new metric belongs here: a field, its registration, and
 //! the place that counts or sets it. Labels never contain names of replicas or keys.
 
-use super::{role::CurrentRole, state::Snapshot};
+use super::{format::Format, role::CurrentRole, state::Snapshot};
 use crate::protocol::{Event, FailureKind, LossReason, Moment};
 use prometheus_client::{
-    encoding::text::encode,
+    encoding::{prometheus_text, text},
     metrics::{
         counter::Counter,
         family::Family,
@@ -15,9 +15,6 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use std::{fmt, sync::atomic::AtomicU64};
-
-/// The format of [`Metrics::encode`].
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// One label: its name and its value.
 type Label = [(&'static str, &'static str); 1];
@@ -121,11 +118,11 @@ impl Metrics {
             .observe(received.since(sent).as_secs_f64());
     }
 
-    /// Encodes all metrics in the format of [`CONTENT_TYPE`].
+    /// Encodes all metrics in this format.
     ///
     /// # Errors
     /// None are known: writing to a `String` does not fail.
-    pub fn encode(&self, snapshot: &Snapshot) -> Result<String, fmt::Error> {
+    pub fn encode(&self, snapshot: &Snapshot, format: Format) -> Result<String, fmt::Error> {
         for role in CurrentRole::ALL {
             let is_it = i64::from(snapshot.role == role);
             self.role
@@ -135,9 +132,12 @@ impl Metrics {
         let remaining = snapshot.remaining.unwrap_or_default();
         self.remaining.set(remaining.as_secs_f64());
         self.etcd_answers.set(i64::from(snapshot.etcd_answers));
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(text)
+        let mut body = String::new();
+        match format {
+            Format::Text => prometheus_text::encode(&mut body, &self.registry)?,
+            Format::OpenMetrics => text::encode(&mut body, &self.registry)?,
+        }
+        Ok(body)
     }
 }
 

@@ -1,12 +1,12 @@
 //! The paths that the server has, and what each responds. A new path belongs in [`router`].
 
-use super::{document::document, metrics, state::ReplicaState};
+use super::{document::document, format::Format, state::ReplicaState};
 use crate::daemon::render::line;
 use axum::{
     Router,
     extract::{Request, State},
     http::{
-        Method, StatusCode,
+        HeaderMap, Method, StatusCode,
         header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
     },
     middleware::{Next, from_fn},
@@ -26,19 +26,28 @@ pub(super) fn router(state: Arc<ReplicaState>) -> Router {
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/status", get(status))
-        .route("/metrics", get(metrics))
+        .route("/metrics", route(metrics))
         .method_not_allowed_fallback(async || method_not_allowed())
         .fallback(async || not_found())
         .layer(from_fn(finish))
         .with_state(state)
 }
 
-/// Routes the allowed methods to a function whose response to GET is ready at once.
+/// Routes to a function that needs no more than the state.
 fn get(respond: fn(&ReplicaState) -> Response) -> MethodRouter<Arc<ReplicaState>> {
+    route(move |state, _| respond(state))
+}
+
+/// Routes the allowed methods to a function whose response to GET is ready at once.
+fn route(
+    respond: impl Fn(&ReplicaState, &HeaderMap) -> Response + Clone + Send + Sync + 'static,
+) -> MethodRouter<Arc<ReplicaState>> {
     // axum routes HEAD as GET.
     routing::on(
         MethodFilter::GET.or(MethodFilter::OPTIONS),
-        move |State(state): State<Arc<ReplicaState>>| async move { respond(&state) },
+        move |State(state): State<Arc<ReplicaState>>, headers: HeaderMap| async move {
+            respond(&state, &headers)
+        },
     )
 }
 
@@ -74,9 +83,10 @@ fn status(state: &ReplicaState) -> Response {
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-fn metrics(state: &ReplicaState) -> Response {
-    match state.encode_metrics() {
-        Ok(body) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], body).into_response(),
+fn metrics(state: &ReplicaState, headers: &HeaderMap) -> Response {
+    let format = Format::negotiate(headers);
+    match state.encode_metrics(format) {
+        Ok(body) => ([(CONTENT_TYPE, format.content_type())], body).into_response(),
         Err(error) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }

@@ -1,6 +1,7 @@
 //! What this replica knows about itself and the election, and the rules that judge it.
 
 use super::{
+    format::Format,
     metrics::Metrics,
     role::{CurrentRole, RoleChange, Transition},
 };
@@ -184,12 +185,12 @@ impl ReplicaState {
         }
     }
 
-    /// Returns the metrics at this instant, in the format of [`super::metrics::CONTENT_TYPE`].
+    /// Returns the metrics at this instant, in this format.
     ///
     /// # Errors
     /// None are known: writing to a `String` does not fail.
-    pub fn encode_metrics(&self) -> Result<String, fmt::Error> {
-        self.metrics.encode(&self.snapshot())
+    pub fn encode_metrics(&self, format: Format) -> Result<String, fmt::Error> {
+        self.metrics.encode(&self.snapshot(), format)
     }
 
     /// Nothing that is done under the lock can leave it half done.
