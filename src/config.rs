@@ -1,8 +1,11 @@
 //! Validated values: a [`Config`] that exists is a configuration that works.
 
 mod cluster;
+mod password;
 
-pub use cluster::{Cluster, Credentials, Endpoint, InvalidEndpoint, Password, Tls};
+pub use cluster::{Cluster, Credentials, Endpoint, InvalidEndpoint, Tls};
+pub use password::Password;
+pub(crate) use password::ReadPassword;
 
 use crate::protocol::{Timing, Ttl};
 use std::{str::FromStr, time::Duration};
@@ -10,13 +13,19 @@ use std::{str::FromStr, time::Duration};
 /// The longest name, address and key, in bytes.
 const LONGEST: usize = 255;
 
-fn check_text(text: &str) -> Result<(), InvalidText> {
+/// Checks a text that is compared byte by byte, and that people read and type.
+pub(crate) fn check_text(text: &str) -> Result<(), InvalidText> {
     if text.is_empty() {
         Err(InvalidText::Empty)
+    } else if text.trim().is_empty() {
+        Err(InvalidText::Blank)
     } else if text.len() > LONGEST {
         Err(InvalidText::TooLong)
     } else if text.contains(char::is_control) {
         Err(InvalidText::ControlCharacter)
+    } else if text.trim() != text {
+        // Nobody sees the difference to the same text without it.
+        Err(InvalidText::OuterSpace)
     } else {
         Ok(())
     }
@@ -29,18 +38,25 @@ pub enum InvalidText {
     /// It is empty.
     #[error("it is empty")]
     Empty,
+    /// It is nothing but white space.
+    #[error("it is blank")]
+    Blank,
     /// It is longer than 255 bytes.
     #[error("it is longer than 255 bytes")]
     TooLong,
     /// It contains a control character.
     #[error("it contains a control character")]
     ControlCharacter,
+    /// It begins or ends with white space.
+    #[error("it begins or ends with white space")]
+    OuterSpace,
     /// It ends like the second key of an election.
     #[error("keys that end in /acting belong to other elections")]
     ReservedKey,
 }
 
-/// The name of a candidate: what the `leader` key holds while it leads.
+/// The name of a candidate: what the `leader` key holds while it leads. It has up to 255 bytes,
+/// no control character, and no white space at its ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(String);
 
@@ -61,7 +77,8 @@ impl FromStr for Name {
     }
 }
 
-/// How a candidate is reached while it leads: any text, such as an IP address or a URL.
+/// How a candidate is reached while it leads: a text as a [`Name`] may be, such as an IP address or a
+/// URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address(String);
 
@@ -82,7 +99,7 @@ impl FromStr for Address {
     }
 }
 
-/// The key that an election is about.
+/// The key that an election is about: a text as a [`Name`] may be, which does not end in `/acting`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderKey(String);
 
@@ -260,7 +277,11 @@ mod tests {
     fn names_and_keys_are_short_and_printable() {
         assert!("server1".parse::<Name>().is_ok());
         assert!("é".repeat(127).parse::<Name>().is_ok());
+        assert!("server 1".parse::<Name>().is_ok());
         assert_eq!("".parse::<Name>(), Err(InvalidText::Empty));
+        assert_eq!(" \u{3000}".parse::<Name>(), Err(InvalidText::Blank));
+        assert_eq!(" a".parse::<Address>(), Err(InvalidText::OuterSpace));
+        assert_eq!("a\u{a0}".parse::<LeaderKey>(), Err(InvalidText::OuterSpace));
         assert_eq!("é".repeat(128).parse::<Name>(), Err(InvalidText::TooLong));
         assert_eq!(
             "a\u{7f}".parse::<Name>(),

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use std::time::Duration;
-use support::daemon::{Daemon, FOLLOWER, LEADER, Line, Stream, command, json, plain};
+use support::daemon::{Daemon, EVERYTHING, FOLLOWER, LEADER, Line, Stream, command, json, plain};
 use support::etcd::Etcd;
 use support::{PATIENCE, wait_until};
 
@@ -135,11 +135,16 @@ fn invalid_values_are_refused_in_one_clear_line_before_anything_is_written() {
         "tab\t",
         "\u{7f}",
         "\u{9b}1m",
+        " ",
+        "\u{3000}\u{a0}",
+        " server1",
+        "server1 ",
     ];
     let cases = [
         ("--name", "LEADER_ELECTION_NAME", &texts[..]),
         ("--advertise", "LEADER_ELECTION_ADVERTISE", &texts),
         ("--leader-key", "LEADER_ELECTION_LEADER_KEY", &texts),
+        ("--etcd-user", "LEADER_ELECTION_ETCD_USER", &texts),
         (
             "--leader-key",
             "LEADER_ELECTION_LEADER_KEY",
@@ -152,6 +157,7 @@ fn invalid_values_are_refused_in_one_clear_line_before_anything_is_written() {
             "LEADER_ELECTION_LOG_FORMAT",
             &["", "xml", "JSON\n"],
         ),
+        ("--log", "LEADER_ELECTION_LOG", &["", ",", " ", "info=x"]),
     ];
     let at_etcd = || {
         let mut command = command();
@@ -165,9 +171,12 @@ fn invalid_values_are_refused_in_one_clear_line_before_anything_is_written() {
             command.arg(format!("{option}={value}"));
             complaints.extend(complaint(&format!("{option}={value:?}"), command, option));
 
-            let mut command = at_etcd();
-            command.env(variable, value);
-            complaints.extend(complaint(&format!("{variable}={value:?}"), command, option));
+            // An empty variable counts as unset.
+            if !value.is_empty() {
+                let mut command = at_etcd();
+                command.env(variable, value);
+                complaints.extend(complaint(&format!("{variable}={value:?}"), command, option));
+            }
         }
         let mut command = at_etcd();
         let mut argument = OsString::from(format!("{option}="));
@@ -333,6 +342,15 @@ fn an_option_overrides_its_variable() {
 }
 
 #[test]
+fn a_name_and_a_key_may_have_spaces_inside() {
+    let etcd = Etcd::newest();
+    let mut command = plain("server 1", &etcd.endpoint());
+    command.args(["--leader-key", "a key", "--advertise", "room 101"]);
+    Daemon::spawn("with spaces", command).wait_for_next(LEADER);
+    assert_eq!(etcd.key("a key").unwrap().value, b"server 1");
+}
+
+#[test]
 fn the_host_name_is_the_default_name() {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let etcd = Etcd::newest();
@@ -378,7 +396,7 @@ fn a_hostile_leader_name_never_reaches_the_log_raw() {
                 "--log-format",
                 format,
                 "--log",
-                "trace",
+                EVERYTHING,
             ]);
             let mut follower = Daemon::spawn(&format!("{key} {format}"), command);
             let line =

@@ -1,11 +1,12 @@
 //! The command line of the subcommands, and the texts generated from its definition.
 mod support;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
-use support::daemon::{Daemon, LEADER, command, plain};
+use support::daemon::{Daemon, LEADER, REFRESHED, command, plain};
 use support::etcd::Etcd;
 use support::operator::{at, run};
 
@@ -239,6 +240,76 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
     assert!(!text.contains('\u{1b}'));
 }
 
+/// Returns the words of a text that may begin an option or a variable.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+    text.split(move |character| !is_part(character))
+}
+
+/// Returns what the binary prints on standard output with these arguments.
+fn printed(arguments: &[&str]) -> String {
+    let mut command = command();
+    command.args(arguments);
+    let run = run(command);
+    assert_eq!(run.code, 0, "{arguments:?}: {:?}", run.err);
+    run.out.join("\n")
+}
+
+/// Returns the help texts of the program and of all its subcommands.
+fn help_texts() -> String {
+    let help = printed(&["--help"]);
+    let (_, subcommands) = help.split_once("Subcommands:\n").unwrap();
+    let (subcommands, _) = subcommands.split_once("\n\n").unwrap();
+    // Further lines of a description are indented more.
+    let names = subcommands.lines().filter_map(|line| {
+        let line = line.strip_prefix("  ")?;
+        line.split(' ').next().filter(|name| !name.is_empty())
+    });
+    let names: Vec<_> = names.filter(|name| *name != "help").collect();
+    assert!(
+        names.contains(&"status") && names.contains(&"man"),
+        "{names:?}"
+    );
+    let texts = names.iter().map(|name| printed(&[name, "--help"]));
+    texts.fold(help.clone(), |all, text| all + &text)
+}
+
+#[test]
+fn the_completions_and_the_man_page_name_no_option_that_the_help_does_not() {
+    let help = help_texts();
+    let options = |text: &str| -> BTreeSet<String> {
+        let options = words(text).filter_map(|word| word.strip_prefix("--"));
+        let options = options.filter(|name| !name.is_empty());
+        options.map(str::to_owned).collect()
+    };
+    let known = options(&help);
+    assert!(known.contains("leader-key"), "{known:?}");
+    let mut command = command();
+    command.args(["completions", "no-shell"]);
+    let refused = run(command).err.join("\n");
+    let (_, shells) = refused.split_once("[possible values: ").unwrap();
+    let (shells, _) = shells.split_once(']').unwrap();
+    let shells: Vec<_> = shells.split(", ").collect();
+    assert!(shells.contains(&"bash"), "{shells:?}");
+    for arguments in shells
+        .iter()
+        .map(|shell| vec!["completions", *shell])
+        .chain([vec!["man"]])
+    {
+        let text = printed(&arguments).replace("\\-", "-");
+        let mut named = options(&text);
+        if arguments.contains(&"fish") {
+            let lines = text.lines().filter(|line| line.starts_with("complete "));
+            let options = lines.filter_map(|line| line.split_once(" -l ")?.1.split(' ').next());
+            named = options.map(str::to_owned).collect();
+        }
+        assert!(named.contains("leader-key"), "{arguments:?}: {named:?}");
+        let hidden: Vec<_> = named.difference(&known).collect();
+        assert!(hidden.is_empty(), "{arguments:?}: {hidden:?}");
+        assert!(!words(&text).any(|word| word == "release"), "{arguments:?}");
+    }
+}
+
 /// What needs a server or takes long, and is no part of `tests/run.sh unit`.
 mod gate_only {
     use super::*;
@@ -314,6 +385,73 @@ mod gate_only {
             let expected = (3, vec!["Nobody leads.".to_owned()]);
             assert_eq!((run.code, run.out), expected, "{:?}", run.err);
         }
+    }
+
+    /// Sets all variables that the help texts name, and those of other programs that this one reads, to
+    /// nothing.
+    fn empty_all_variables(command: &mut Command) {
+        let help = help_texts();
+        let variables = words(&help).filter(|word| word.starts_with("LEADER_ELECTION_"));
+        let variables: BTreeSet<_> = variables.chain(["RUST_LOG", "NOTIFY_SOCKET"]).collect();
+        for variable in OF_CANDIDATES.iter().chain(&OF_ELECTIONS) {
+            let variable = format!("LEADER_ELECTION_{variable}");
+            assert!(variables.contains(&*variable), "{variable}: {variables:?}");
+        }
+        command.envs(variables.into_iter().map(|variable| (variable, "")));
+    }
+
+    #[test]
+    fn with_all_variables_empty_a_daemon_starts_as_with_none() {
+        let etcd = Etcd::newest();
+        let lines = [true, false].map(|are_empty| {
+            let mut command = command();
+            command.args(["--etcd", &etcd.endpoint()]);
+            if are_empty {
+                empty_all_variables(&mut command);
+            }
+            let mut daemon = Daemon::spawn("daemon", command);
+            daemon.wait_for_next(LEADER);
+            let key = etcd.key("leader").unwrap();
+            let lease = etcd.etcdctl(&["lease", "timetolive", &key.lease.unwrap()]);
+            assert!(lease.contains("granted with TTL(5s)"), "{lease}");
+            daemon.signal(rustix::process::Signal::TERM);
+            assert_eq!(daemon.wait_exit().code(), Some(0));
+            let mut lines = daemon.texts();
+            lines.retain(|line| line != REFRESHED);
+            (key.value, lines)
+        });
+        assert_eq!(lines[0], lines[1]);
+    }
+
+    #[test]
+    fn with_all_variables_empty_a_subcommand_does_as_with_none() {
+        let etcd = Etcd::newest();
+        let endpoint = etcd.endpoint();
+        for arguments in [
+            &["status", "--etcd", &endpoint][..],
+            // At the default endpoint, which nobody need serve.
+            &["status", "--timeout", "100ms"],
+            &["step-down", "--etcd", &endpoint],
+            &["health"],
+            &["completions", "zsh"],
+            &["man"],
+        ] {
+            let [empty, none] = [true, false].map(|are_empty| {
+                let mut command = command();
+                command.args(arguments);
+                if are_empty {
+                    empty_all_variables(&mut command);
+                }
+                let run = run(command);
+                (run.code, run.out, run.err)
+            });
+            assert_ne!(none.0, 2, "{arguments:?}: {none:?}");
+            assert_eq!(empty, none, "{arguments:?}");
+        }
+        let mut command = at(&endpoint, &["observe"]);
+        empty_all_variables(&mut command);
+        let mut observer = Daemon::spawn("observer", command);
+        observer.wait_for_next_line("nobody leads", |line| line.text().contains("Nobody leads"));
     }
 
     #[test]

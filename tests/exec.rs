@@ -448,3 +448,41 @@ fn processes_that_fork_faster_than_they_are_killed_are_killed_too() {
         "some still run"
     );
 }
+
+#[test]
+fn the_process_that_revokes_a_dead_daemons_lease_has_a_name_of_its_own() {
+    let etcd = Etcd::newest();
+    let endpoint = etcd.endpoint();
+    let mut replica = command();
+    replica.args(["--name", "one", "--etcd", &endpoint, "--ttl", "1m"]);
+    replica.args(["--", "sh", "-c", "echo runs; exec sleep 60"]);
+    let mut replica = Daemon::spawn("one", replica);
+    replica.wait_for_next("runs");
+    // The lease cannot be revoked for as long as etcd is frozen, which is tried until it has expired.
+    etcd.freeze();
+    replica.signal(Signal::KILL);
+    let process = poll_until("the lease is being revoked", || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mut processes = processes.map(|process| process.path());
+        processes.find(|process| {
+            let command_line = fs::read(process.join("cmdline")).unwrap_or_default();
+            let command_line = String::from_utf8_lossy(&command_line).into_owned();
+            command_line.contains("\0--release\0") && command_line.contains(&endpoint)
+        })
+    });
+    let threads = poll_until("it has its name", || {
+        let name = |file: &Path| fs::read_to_string(file).unwrap();
+        if name(&process.join("comm")).trim_end() != "leader-revoke" {
+            return None;
+        }
+        let threads = fs::read_dir(process.join("task")).unwrap().flatten();
+        Some(
+            threads
+                .map(|thread| name(&thread.path().join("comm")))
+                .collect::<Vec<_>>(),
+        )
+    });
+    assert!(!threads.contains(&"exe\n".to_owned()), "{threads:?}");
+    etcd.thaw();
+    replica.wait_exit();
+}

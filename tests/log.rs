@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use support::daemon::{
-    Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, Stream, command, json, plain,
+    Daemon, EVERYTHING, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line, REFRESHED, Stream, command,
+    json, plain,
 };
 use support::etcd::Etcd;
 use support::etcdctl::Key;
@@ -212,6 +213,62 @@ fn the_refresh_lines_can_be_silenced_alone() {
 }
 
 #[test]
+fn a_bare_level_is_for_the_programs_own_lines_and_a_pair_reaches_a_dependency() {
+    let mut etcd = Etcd::newest();
+    let mut leader = Daemon::spawn("leader", plain("leader", &etcd.endpoint()));
+    leader.wait_for_next(LEADER);
+    let start = |name: &str, set: fn(&mut Command)| {
+        let mut command = json(name, &etcd.endpoint());
+        set(&mut command);
+        let mut replica = Daemon::spawn(name, command);
+        replica.wait_for_next(FOLLOWER);
+        replica
+    };
+    let quiet = [
+        start("option", |c| {
+            c.args(["--log", "trace"]);
+        }),
+        start("variable", |c| {
+            c.env("LEADER_ELECTION_LOG", "debug");
+        }),
+        start("fallback", |c| {
+            c.env("RUST_LOG", "trace");
+        }),
+    ];
+    let loud = [
+        start("pair", |c| {
+            c.args(["--log", "h2=trace, info,"]);
+        }),
+        start("fallback with a pair", |c| {
+            c.env("RUST_LOG", "debug,h2=debug");
+        }),
+    ];
+    let of_dependencies = |replica: &Daemon| {
+        let mut lines = replica.lines();
+        lines.retain(|line| {
+            let is_own = OWN_DEBUG_LINES.contains(&&*line.message());
+            let level = line.field("level");
+            matches!(level.as_deref(), Some("DEBUG" | "TRACE")) && !is_own
+        });
+        lines.iter().map(Line::text).collect::<Vec<_>>()
+    };
+    for replica in &loud {
+        assert!(!of_dependencies(replica).is_empty(), "{}", replica.name);
+    }
+    etcd.kill();
+    for replica in &quiet {
+        for own in OWN_DEBUG_LINES {
+            replica.wait_for_any(own);
+        }
+        let lines = of_dependencies(replica);
+        assert!(lines.is_empty(), "{}: {lines:?}", replica.name);
+    }
+}
+
+/// What a follower of a leader that dies with its etcd logs at the level debug.
+const OWN_DEBUG_LINES: [&str; 2] = ["Granted a lease.", "The watch ended."];
+
+#[test]
 fn a_filter_for_warnings_leaves_only_warnings() {
     let etcd = Etcd::newest();
     etcd.freeze();
@@ -261,7 +318,7 @@ fn candidate(etcd: &Etcd, key: &str, format: &str) -> Command {
         "--log-format",
         format,
         "--log",
-        "trace",
+        EVERYTHING,
     ]);
     command
 }

@@ -5,10 +5,11 @@ use rcgen::KeyPair;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, Line, REFRESHED, plain};
+use support::daemon::{Daemon, EVERYTHING, FOLLOWER, LEADER, LOST, Line, REFRESHED, plain};
 use support::etcd::{Etcd, binaries};
+use support::operator::{self, at};
 use support::proxy::{Link, Proxy};
-use support::{TTL, let_pass, users};
+use support::{TTL, let_pass, poll_until, users};
 use tempfile::TempDir;
 
 fn newest() -> PathBuf {
@@ -31,12 +32,17 @@ fn as_user(name: &str, etcd: &Etcd, folder: &TempDir, password: &str) -> Command
 }
 
 fn as_user_at(name: &str, endpoint: &str, folder: &TempDir, password: &str) -> Command {
-    let file = folder.path().join("password");
-    fs::write(&file, format!("{password}\n")).unwrap();
+    let file = password_file(folder, format!("{password}\n").as_bytes());
     let mut command = plain(name, endpoint);
     command.args(["--etcd-user", "replica", "--etcd-password-file"]);
     command.arg(file);
     command
+}
+
+fn password_file(folder: &TempDir, contents: &[u8]) -> PathBuf {
+    let file = folder.path().join("password");
+    fs::write(&file, contents).unwrap();
+    file
 }
 
 #[test]
@@ -97,6 +103,125 @@ fn a_wrong_password_is_logged_once_and_correcting_it_needs_no_restart() {
     assert_eq!(daemon.warnings().len(), 1, "{:?}", daemon.warnings());
     fs::write(folder.path().join("password"), "sesame").unwrap();
     daemon.wait_for_next(LEADER);
+}
+
+#[test]
+fn a_password_file_may_be_saved_in_any_way_and_what_is_odd_is_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    // Tokens that expire make it read the file again and again.
+    let etcd = with_users(&newest(), &jwt(&folder));
+    for (contents, oddity) in [
+        (&b"sesame\r\n"[..], None),
+        (b"sesame\r", None),
+        (b"sesame\n\n \n", None),
+        (b"\xef\xbb\xbfsesame\r\n", Some("byte order mark")),
+        (
+            b"sesame\r\nanother\r\n",
+            Some("only its first line is read"),
+        ),
+    ] {
+        let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
+        let command = as_user_at("a", &proxy.endpoint(), &folder, "");
+        let file = password_file(&folder, contents);
+        let mut daemon = Daemon::spawn("a", command);
+        daemon.wait_for_next(LEADER);
+        poll_until("it has read the file again", || {
+            (proxy.accepted() > 2).then_some(())
+        });
+        daemon.wait_for_next_refreshes(1);
+        let warnings = daemon.warnings();
+        assert_is_warned(&warnings, "WARN ", &file, oddity);
+        daemon.signal(rustix::process::Signal::TERM);
+        assert_eq!(daemon.wait_exit().code(), Some(0));
+
+        let mut command = at(&etcd.endpoint(), &["status", "--etcd-user", "replica"]);
+        command.arg("--etcd-password-file").arg(&file);
+        let status = operator::run(command);
+        assert_eq!(
+            (status.code, &*status.out),
+            (3, &["Nobody leads.".to_owned()][..])
+        );
+        assert_is_warned(&status.err, "warning: ", &file, oddity);
+    }
+}
+
+/// Checks that there is one warning about a password file if something is odd, and none otherwise.
+fn assert_is_warned(lines: &[String], prefix: &str, file: &Path, oddity: Option<&str>) {
+    let Some(oddity) = oddity else {
+        assert!(lines.is_empty(), "{lines:?}");
+        return;
+    };
+    let [line] = lines else {
+        panic!("{lines:?}");
+    };
+    let start = format!("{prefix}Check the password file {}: ", file.display());
+    assert!(line.starts_with(&start) && line.contains(oddity), "{line}");
+    assert!(
+        !line.contains("sesame") && !line.contains("another"),
+        "{line}"
+    );
+}
+
+#[test]
+fn white_space_around_a_password_counts_and_is_named_when_etcd_refuses_it() {
+    let etcd = with_users(&newest(), &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let in_file = as_user("a", &etcd, &folder, "sesame ");
+    let mut in_variable = plain("a", &etcd.endpoint());
+    in_variable.args(["--etcd-user", "replica"]);
+    // As a secret has that was made with `echo`.
+    in_variable.env("LEADER_ELECTION_ETCD_PASSWORD", "sesame\n");
+    for command in [in_file, in_variable] {
+        let mut daemon = Daemon::spawn("a", command);
+        let said = daemon.wait_for_next_start("WARN Check the password").text();
+        assert!(said.contains("begins or ends with white space"), "{said}");
+        let said = daemon.wait_for_next_start("WARN etcd at").text();
+        assert!(
+            said.contains("invalid user ID or password; as to the password: ")
+                && said.contains("begins or ends with white space"),
+            "{said}"
+        );
+        assert!(daemon.texts().iter().all(|line| !line.contains("sesame")));
+    }
+    etcd.etcdctl(&["user", "add", "spacious:sesame "]);
+    etcd.etcdctl(&["user", "grant-role", "spacious", "election"]);
+    let mut command = plain("a", &etcd.endpoint());
+    command.args(["--etcd-user", "spacious", "--etcd-password-file"]);
+    command.arg(password_file(&folder, b"sesame \n"));
+    let mut daemon = Daemon::spawn("a", command);
+    daemon.wait_for_next(LEADER);
+    assert_eq!(daemon.warnings().len(), 1, "{:?}", daemon.warnings());
+}
+
+#[test]
+fn a_password_file_without_a_password_is_refused_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    for (contents, reason) in [
+        (&b""[..], "it is empty"),
+        (b"\xef\xbb\xbf", "it is empty"),
+        (b"\n", "its first line is blank"),
+        (b"\r\nsesame\r\n", "its first line is blank"),
+        (b"\xff\xfes\0e\0s\0", "UTF-16"),
+        (b"s\0e\0s\0", "UTF-16"),
+        (b"sesam\xe9\n", "no UTF-8"),
+    ] {
+        let file = password_file(&folder, contents);
+        for subcommand in [&[][..], &["status"]] {
+            let mut command = support::daemon::command();
+            command
+                .args(subcommand)
+                .args(["--etcd", "127.0.0.1:1", "--etcd-user", "replica"]);
+            command.arg("--etcd-password-file").arg(&file);
+            let run = operator::run(command);
+            assert_eq!(run.code, 1, "{contents:?}: {:?}", run.err);
+            let expected = format!("reading the password file {}: ", file.display());
+            let [line] = &*run.err else {
+                panic!("{contents:?}: {:?}", run.err);
+            };
+            assert!(line.contains(&expected) && line.contains(reason), "{line}");
+            assert!(!line.contains("sesam"), "{line}");
+        }
+    }
 }
 
 #[test]
@@ -199,7 +324,7 @@ fn a_password_appears_nowhere() {
     let etcd = with_users(&newest(), &[]);
     let folder = tempfile::tempdir().unwrap();
     let mut command = as_user("a", &etcd, &folder, "sesame");
-    command.args(["--log", "trace", "--log-format", "json"]);
+    command.args(["--log", EVERYTHING, "--log-format", "json"]);
     let mut daemon = Daemon::spawn("a", command);
     daemon.wait_for_next(LEADER);
     daemon.wait_for_next(REFRESHED);

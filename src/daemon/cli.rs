@@ -10,6 +10,7 @@ mod variables;
 pub(super) use commands::{EtcdCommand, LocalCommand};
 pub(super) use documents::{completions, man_page};
 pub(super) use run_args::{CommandToRun, RunOptions, Work};
+pub(super) use variables::variable;
 
 use crate::{
     config::{Cluster, LeaderKey},
@@ -23,6 +24,7 @@ use commands::Subcommand;
 use election_args::ElectionArgs;
 use run_args::RunArgs;
 use std::{env, ffi::OsString};
+use values::parse_lease;
 use variables::{hide_values_of_variables, is_given, read_variables, without_variables};
 
 /// Elects one leader among several replicas, over etcd.
@@ -31,6 +33,9 @@ use variables::{hide_values_of_variables, is_given, read_variables, without_vari
 /// and refreshes its lease; the others follow. When the leader stops, another takes over at once;
 /// when it is killed or cut off, another takes over after its TTL. With a COMMAND, only the leader
 /// runs it.
+///
+/// An option that is not given is taken from its environment variable. An empty variable counts as
+/// unset.
 #[derive(Debug, Parser)]
 #[command(
     name = "leader-election",
@@ -112,7 +117,7 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
     let own_arguments = parts.next().unwrap_or_default();
     let command = parts.next();
 
-    let definition = without_variables(CommandLine::command());
+    let definition = without_variables(CommandLine::command()).arg(release_arg());
     let matches = match definition.try_get_matches_from(own_arguments) {
         // A help text lists COMMAND and the variables as well.
         Err(help) if !help.use_stderr() => {
@@ -129,9 +134,10 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
         election,
         subcommand,
     } = CommandLine::from_arg_matches(&matches)?;
+    let release = matches.get_one(RELEASE).copied();
     if let Some((subcommand, _)) = matches.subcommand() {
         refuse_run_args(&matches, command, subcommand)?;
-    } else if command.is_none() && run.release.is_none() {
+    } else if command.is_none() && release.is_none() {
         refuse_options_of_command(&matches)?;
     }
 
@@ -156,7 +162,7 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
             let (cluster, leader_key) = complete_election(election, &matches)?;
             read_variables(&mut run, &matches)?;
             let program = command.and_then(<[_]>::first).cloned();
-            let options = run.validate(program, cluster, leader_key);
+            let options = run.validate(program, cluster, leader_key, release);
             Ok(Task::Run(Box::new(options.map_err(invalid_values)?)))
         }
     }
@@ -168,6 +174,19 @@ fn complete_election(
 ) -> Result<(Cluster, LeaderKey), clap::Error> {
     read_variables(&mut election, matches)?;
     election.validate().map_err(invalid_values)
+}
+
+/// The ID of [`release_arg`].
+const RELEASE: &str = "release";
+
+/// Returns the option by which a guard whose daemon is gone has its lease revoked.
+///
+/// It is not part of [`CommandLine`], because the completions would offer it even if it was hidden.
+fn release_arg() -> Arg {
+    Arg::new(RELEASE)
+        .long(RELEASE)
+        .hide(true)
+        .value_parser(parse_lease)
 }
 
 /// Returns the definition with all that help, completions and the man page show.
@@ -192,7 +211,7 @@ fn refuse_run_args(
     command: Option<&[OsString]>,
     subcommand: &str,
 ) -> Result<(), clap::Error> {
-    let mut run_args = RunArgs::augment_args(clap::Command::new("run"));
+    let mut run_args = RunArgs::augment_args(clap::Command::new("run")).arg(release_arg());
     run_args.build();
     let mut run_args = run_args.get_arguments();
     let given = run_args.find(|arg| is_given(matches, arg.get_id().as_str()));

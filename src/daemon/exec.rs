@@ -36,6 +36,7 @@ mod supervisor;
 
 pub(super) use guard::run_if_guard;
 pub(super) use guarded_run::RunOutcome;
+pub(super) use launch::name_revoking_process;
 pub(super) use lookup::check_command;
 pub(super) use orphans::Orphans;
 pub(super) use revoke::revoke_lease;

@@ -1,8 +1,8 @@
 //! Reports to the service manager: the protocol of systemd's `Type=notify`.
 
+use super::cli::variable;
 use crate::{election::Liveness, printable::Printable, protocol::Event};
 use std::{
-    env,
     ffi::OsStr,
     io,
     os::{
@@ -32,12 +32,10 @@ pub(super) struct Notifier {
 impl Notifier {
     /// Creates a notifier for the service manager that `NOTIFY_SOCKET` names.
     pub fn from_environment() -> Self {
-        let manager = env::var_os("NOTIFY_SOCKET")
-            .filter(|address| !address.is_empty())
-            .and_then(|address| {
-                let manager = open(&address);
-                manager.map_err(|error| warn_of(&error)).ok()
-            });
+        let manager = variable("NOTIFY_SOCKET").and_then(|address| {
+            let manager = open(&address);
+            manager.map_err(|error| warn_of(&error)).ok()
+        });
         Self {
             manager,
             has_reported_ready: false,
@@ -107,7 +105,7 @@ impl Watchdog {
     /// Creates it for the watchdog of which the environment tells (`sd_watchdog_enabled(3)`), if there is
     /// one. Must be called within a tokio runtime.
     pub fn from_environment(liveness: Liveness) -> Self {
-        let number = |name| env::var(name).ok()?.parse::<u64>().ok();
+        let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
         // The variables may have been inherited from the process that they are meant for.
         let is_meant =
             number("WATCHDOG_PID").is_none_or(|process| process == u64::from(process::id()));

@@ -43,6 +43,12 @@ pub(super) fn run_local_command(command: &LocalCommand) -> anyhow::Result<u8> {
     Ok(exit_code::SUCCESS)
 }
 
+/// Prints a warning on standard error.
+pub(super) fn warn(text: &str) {
+    // If standard error is closed, the command still does its work.
+    let _ = writeln!(io::stderr(), "warning: {text}");
+}
+
 /// Prints a line; returns false if standard output has no reader any more.
 fn print(line: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();

@@ -60,7 +60,7 @@ pub fn run() -> ExitCode {
                 has_command: false,
                 has_http: false,
             };
-            let ready = descriptors::check(&plan).and_then(|()| check_files(&cluster));
+            let ready = descriptors::check(&plan).and_then(|()| check_files(&cluster, ops::warn));
             let running = ops::run_etcd_command(command, &cluster, &leader_key);
             code_of_command(ready.and_then(|()| block_on(running)))
         }
@@ -80,6 +80,9 @@ fn code_of_command(result: anyhow::Result<u8>) -> u8 {
 
 /// Runs the daemon and returns its exit code.
 fn run_daemon(options: RunOptions) -> u8 {
+    if matches!(options.work, Work::Release(_)) {
+        exec::name_revoking_process();
+    }
     let has_command = matches!(
         options.work,
         Work::TakePart {
@@ -94,7 +97,7 @@ fn run_daemon(options: RunOptions) -> u8 {
         let error = Printable(error.as_bytes());
         warn!("RUST_LOG is ignored: {error}");
     }
-    let files = check_files(options.config.cluster());
+    let files = check_files(options.config.cluster(), |text| warn!("{text}"));
     let outcome = files.and_then(|()| match options.work {
         Work::TakePart { command, http } => run_election(options.config, command, http),
         Work::Release(lease) => {
@@ -130,9 +133,14 @@ enum Outcome {
 }
 
 /// Checks that the files for TLS and the password can be read: at the start, an unreadable file is an
-/// error; later, it is a failure that is retried.
-fn check_files(cluster: &Cluster) -> anyhow::Result<()> {
-    etcd::check_files(cluster).map_err(|failure| anyhow!(failure_reason(&failure)))
+/// error; later, it is a failure that is retried. Warns of a password that may not be what was meant.
+fn check_files(cluster: &Cluster, warn: impl FnOnce(&str)) -> anyhow::Result<()> {
+    let checked = etcd::check_files(cluster);
+    let oddity = checked.map_err(|failure| anyhow!(failure_reason(&failure)))?;
+    if let Some(oddity) = oddity {
+        warn(&format!("Check {}.", Printable(oddity.as_bytes())));
+    }
+    Ok(())
 }
 
 fn run_election(

@@ -2,7 +2,7 @@
 
 use super::failure::{transport_failure, unauthenticated};
 use crate::{
-    config::{Cluster, Endpoint, Tls},
+    config::{Cluster, Credentials, Endpoint, Password, ReadPassword, Tls},
     protocol::{Failure, FailureKind},
 };
 use std::{io, path::Path};
@@ -11,7 +11,13 @@ use tonic::transport::{self, Certificate, ClientTlsConfig, Identity};
 /// How a member is reached, made of what is read from files anew for each connection.
 pub(super) struct Access {
     pub member: transport::Endpoint,
-    pub user: Option<(String, String)>,
+    pub user: Option<User>,
+}
+
+/// Who authenticates.
+pub(super) struct User {
+    pub name: String,
+    pub password: ReadPassword,
 }
 
 impl Access {
@@ -32,10 +38,11 @@ impl Access {
         }
         let credentials = cluster.credentials().filter(|_| needs_password);
         let user = credentials.map(|credentials| {
-            let password = credentials.password.read();
+            let password = credentials.password.read_with_oddity();
             let password =
-                password.map_err(|error| unreadable("the password of the etcd user", &error));
-            Ok::<_, Failure>((credentials.user.clone(), password?))
+                password.map_err(|error| unreadable(&password_name(credentials), &error))?;
+            let name = credentials.user.clone();
+            Ok::<_, Failure>(User { name, password })
         });
         Ok(Self {
             member,
@@ -69,19 +76,33 @@ fn client_tls(tls: Option<&Tls>) -> Result<ClientTlsConfig, Failure> {
     Ok(client)
 }
 
+fn password_name(credentials: &Credentials) -> String {
+    match &credentials.password {
+        Password::Text(_) => "the password of the etcd user".to_owned(),
+        Password::File(file) => format!("the password file {}", file.display()),
+    }
+}
+
 fn unreadable(what: &str, error: &io::Error) -> Failure {
     let message = format!("reading {what}: {error}");
     Failure::new(FailureKind::Unauthenticated, message)
 }
 
-/// Reads the files that are named to reach a cluster, as each connection will.
+/// Reads the files that are named to reach a cluster, as each connection will. Returns what may be
+/// wrong with the password, if there is anything.
 ///
 /// # Errors
 /// If one cannot be read, or holds nothing of what it is for.
 #[cfg(feature = "daemon")]
-pub(crate) fn check_files(cluster: &Cluster) -> Result<(), Failure> {
-    cluster
-        .endpoints()
-        .iter()
-        .try_for_each(|endpoint| Access::read(cluster, endpoint, true).map(drop))
+pub(crate) fn check_files(cluster: &Cluster) -> Result<Option<String>, Failure> {
+    let mut oddity = None;
+    for endpoint in cluster.endpoints() {
+        let user = Access::read(cluster, endpoint, true)?.user;
+        oddity = user.and_then(|user| user.password.oddity);
+    }
+    let credentials = cluster.credentials().zip(oddity);
+    Ok(
+        credentials
+            .map(|(credentials, oddity)| format!("{}: {oddity}", password_name(credentials))),
+    )
 }

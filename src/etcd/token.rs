@@ -1,6 +1,7 @@
 //! The authentication token, which outlives connections: checking a password is meant to be costly,
 //! and etcd checks them one process at a time.
 
+use super::{access::User, failure::unauthenticated};
 use crate::protocol::{Failure, FailureKind};
 use etcd_client::{Channel, Client, Error};
 use std::{
@@ -116,19 +117,19 @@ pub(super) async fn client(service: Service) -> Result<Client, Error> {
 /// If the password is wrong, or etcd does not respond in time.
 pub(super) async fn authenticate(
     channel: transport::Channel,
-    (user, password): (String, String),
+    User { name, password }: User,
     tokens: &Tokens,
     classify: impl FnOnce(Error) -> Failure,
 ) -> Result<Option<Arc<Token>>, Failure> {
     let overloaded = |reason: &str| {
-        let message = format!("authenticating as '{user}': {reason}");
+        let message = format!("authenticating as '{name}': {reason}");
         Failure::new(FailureKind::Overloaded, message)
     };
     let checking = async {
         let client = client(service(channel, None)).await?;
         client
             .auth_client()
-            .authenticate(user.clone(), password)
+            .authenticate(name.clone(), password.text)
             .await
     };
     let Ok(checked) = tokio::time::timeout(AUTHENTICATION_LIMIT, checking).await else {
@@ -161,10 +162,16 @@ pub(super) async fn authenticate(
         }
         Err(error) => Err(match classify(error) {
             // The request was nothing but the password.
-            failure if failure.kind == FailureKind::Refused => Failure {
-                kind: FailureKind::Unauthenticated,
-                ..failure
-            },
+            failure if failure.kind == FailureKind::Refused => {
+                unauthenticated(match password.oddity {
+                    Some(oddity) => Failure {
+                        message: format!("{}; as to the password: {oddity}", failure.message)
+                            .into(),
+                        ..failure
+                    },
+                    None => failure,
+                })
+            }
             failure => failure,
         }),
     }

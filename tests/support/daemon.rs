@@ -22,6 +22,10 @@ pub const CANDIDATE_STOPS: &str = "Revoking lease; no longer a candidate.";
 /// How a leader begins to say that its term is over.
 pub const LOST: &str = "No longer the leader: ";
 
+/// The filter for all lines, those of the dependencies included. tracing takes a pair without a target
+/// for every target.
+pub const EVERYTHING: &str = "trace,=trace";
+
 /// Returns the binary as a command, in an environment without settings for it.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leader-election"));

@@ -1,6 +1,7 @@
 //! The options that say which election is meant and how to reach its etcd; every command takes them.
 
-use crate::config::{Cluster, Credentials, Endpoint, LeaderKey, Password, Tls};
+use super::variables::variable;
+use crate::config::{Cluster, Credentials, Endpoint, LeaderKey, Password, Tls, check_text};
 use std::{ffi::OsString, path::PathBuf};
 
 /// The heading under which `--help` lists them.
@@ -63,7 +64,7 @@ pub(super) struct ElectionArgs {
     )]
     etcd_user: Option<String>,
 
-    /// The file with the etcd user's password
+    /// The file whose first line is the etcd user's password
     #[arg(
         long,
         value_name = "FILE",
@@ -119,42 +120,33 @@ impl ElectionArgs {
 fn credentials(
     user: Option<String>,
     password_file: Option<PathBuf>,
-) -> Result<Option<Credentials>, &'static str> {
-    let text = std::env::var_os("LEADER_ELECTION_ETCD_PASSWORD")
-        .filter(|text| !text.is_empty())
+) -> Result<Option<Credentials>, String> {
+    let text = variable("LEADER_ELECTION_ETCD_PASSWORD")
         .map(OsString::into_string)
         .transpose()
         .map_err(|_| "LEADER_ELECTION_ETCD_PASSWORD is no UTF-8 text")?;
     let Some(user) = user else {
-        if password_file.is_some() {
-            return Err("--etcd-password-file needs --etcd-user");
-        }
-        return match text {
-            Some(_) => Err("LEADER_ELECTION_ETCD_PASSWORD is set, but no --etcd-user"),
-            None => Ok(None),
+        return match (password_file, text) {
+            (Some(_), _) => Err("--etcd-password-file needs --etcd-user".to_owned()),
+            (None, Some(_)) => {
+                Err("LEADER_ELECTION_ETCD_PASSWORD is set, but no --etcd-user".to_owned())
+            }
+            (None, None) => Ok(None),
         };
     };
-    if user.is_empty() {
-        return Err("--etcd-user is empty");
-    }
-    if user.contains(':') {
-        return Err(
-            "--etcd-user takes the name alone; give the password in a file, with --etcd-password-file",
-        );
-    }
+    check_text(&user).map_err(|error| format!("--etcd-user cannot be used: {error}"))?;
     let password = match (password_file, text) {
-        (Some(file), None) => Password::File(file),
-        (None, Some(text)) => Password::Text(text),
-        (Some(_), Some(_)) => {
-            return Err(
-                "give the password once: with --etcd-password-file or in LEADER_ELECTION_ETCD_PASSWORD",
-            );
-        }
-        (None, None) => {
-            return Err(
-                "--etcd-user needs a password: give --etcd-password-file, or set LEADER_ELECTION_ETCD_PASSWORD",
-            );
-        }
-    };
+        _ if user.contains(':') => Err(
+            "--etcd-user takes the name alone; give the password in a file, with --etcd-password-file",
+        ),
+        (Some(file), None) => Ok(Password::File(file)),
+        (None, Some(text)) => Ok(Password::Text(text)),
+        (Some(_), Some(_)) => Err(
+            "give the password once: with --etcd-password-file or in LEADER_ELECTION_ETCD_PASSWORD",
+        ),
+        (None, None) => Err(
+            "--etcd-user needs a password: give --etcd-password-file, or set LEADER_ELECTION_ETCD_PASSWORD",
+        ),
+    }?;
     Ok(Some(Credentials { user, password }))
 }

@@ -3,9 +3,10 @@
 use super::{
     super::log::Format,
     values::{
-        default_filter, parse_address, parse_duration, parse_filter, parse_grace, parse_lease,
+        default_filter, parse_address, parse_duration, parse_filter, parse_grace,
         parse_stop_signal, parse_ttl,
     },
+    variables::variable,
 };
 use crate::{
     config::{Address, Cluster, Config, LeaderKey, Name},
@@ -13,7 +14,7 @@ use crate::{
     protocol::{LeaseId, Ttl},
 };
 use rustix::process::Signal;
-use std::{env, ffi::OsString, net::SocketAddr, str::FromStr, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, str::FromStr, time::Duration};
 use tracing_subscriber::filter::Targets;
 
 // The comments on the fields are the help texts.
@@ -80,10 +81,6 @@ pub(super) struct RunArgs {
     )]
     http: Option<SocketAddr>,
 
-    /// Revoke this lease, and do nothing else: for a guard whose daemon is gone
-    #[arg(long, value_name = "LEASE", hide = true, value_parser = parse_lease)]
-    pub release: Option<LeaseId>,
-
     /// How log lines look
     #[arg(
         long,
@@ -93,7 +90,9 @@ pub(super) struct RunArgs {
     )]
     log_format: Format,
 
-    /// What is logged: a level, or target=level pairs [default: `RUST_LOG`, else info]
+    /// What is logged: a level for this program's own lines, and target=level pairs for parts of it
+    /// and for its dependencies, which otherwise log warnings at most, such as debug,h2=debug
+    /// [default: `RUST_LOG`, else info]
     #[arg(
         long,
         value_name = "FILTER",
@@ -142,6 +141,7 @@ impl RunArgs {
         program: Option<OsString>,
         cluster: Cluster,
         leader_key: LeaderKey,
+        release: Option<LeaseId>,
     ) -> Result<RunOptions, String> {
         let name = self.name.map_or_else(host_name, Ok)?;
         // Without a COMMAND, stopping takes no time: comparing clocks is all that it takes.
@@ -158,11 +158,18 @@ impl RunArgs {
         }
         let mut invalid_rust_log = None;
         let log = self.log.unwrap_or_else(|| {
-            let filter = env::var("RUST_LOG").unwrap_or_default();
-            parse_filter(&filter).unwrap_or_else(|error| {
-                invalid_rust_log = Some(error);
-                default_filter()
-            })
+            let Some(filter) = variable("RUST_LOG") else {
+                return default_filter();
+            };
+            let filter = filter
+                .into_string()
+                .map_err(|_| "it is no UTF-8 text".to_owned());
+            filter
+                .and_then(|filter| parse_filter(&filter))
+                .unwrap_or_else(|error| {
+                    invalid_rust_log = Some(error);
+                    default_filter()
+                })
         });
         let http = self.http;
         let stop_signal = self.stop_signal;
@@ -172,9 +179,7 @@ impl RunArgs {
         });
         Ok(RunOptions {
             config,
-            work: self
-                .release
-                .map_or(Work::TakePart { command, http }, Work::Release),
+            work: release.map_or(Work::TakePart { command, http }, Work::Release),
             log_format: self.log_format,
             log,
             invalid_rust_log,

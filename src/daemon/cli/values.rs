@@ -3,14 +3,16 @@
 use crate::protocol::{InvalidTtl, LeaseId, Ttl};
 use rustix::process::Signal;
 use std::{net::SocketAddr, num::ParseIntError, str::FromStr, time::Duration};
-use tracing::Level;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// The shortest grace: killing takes a tenth of it.
 const SHORTEST_GRACE: Duration = Duration::from_millis(100);
 
 /// The longest time that a command may try.
 const LONGEST_TIMEOUT: Duration = Duration::from_hours(24);
+
+/// How the targets of this program's log lines begin.
+const OWN_TARGET: &str = "leader_election";
 
 /// Parses a number of seconds, or a number with a unit.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -71,30 +73,93 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| error)
 }
 
+/// Parses a lease as etcd prints it.
 pub(super) fn parse_lease(text: &str) -> Result<LeaseId, ParseIntError> {
     u64::from_str_radix(text, 16).map(|id| LeaseId::new(id.cast_signed()))
 }
 
-/// Parses a log filter; an empty one, as from an empty variable, means the default.
+/// Parses a log filter.
 pub(super) fn parse_filter(text: &str) -> Result<Targets, String> {
-    if text.is_empty() {
-        return Ok(default_filter());
+    let hint = "give a level (off, error, warn, info, debug, trace) or target=level pairs";
+    // Between two commas, tracing would take nothing for every target, at its most verbose level.
+    let parts = text.split(',').map(str::trim);
+    let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        return Err(format!("it is empty; {hint}"));
     }
-    Targets::from_str(text).map_err(|error| {
-        format!(
-            "{error}; give a level (off, error, warn, info, debug, trace) or target=level pairs"
-        )
-    })
+    let given = Targets::from_str(&parts.join(","));
+    given
+        .map(with_quiet_dependencies)
+        .map_err(|error| format!("{error}; {hint}"))
 }
 
 /// Returns the filter that applies if none is given.
 pub(super) fn default_filter() -> Targets {
-    Targets::new().with_default(Level::INFO)
+    with_quiet_dependencies(Targets::new().with_default(LevelFilter::INFO))
+}
+
+/// Makes a bare level mean this program's own lines. A dependency logs more than warnings only if a
+/// pair names it, because at `debug` the lines about HTTP/2 frames would hide all others.
+fn with_quiet_dependencies(given: Targets) -> Targets {
+    let Some(level) = given.default_level() else {
+        return given;
+    };
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target(OWN_TARGET, level)
+        .with_targets(given)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn a_bare_level_is_for_the_programs_own_targets() {
+        let own = ["leader_election", "leader_election::refresh"];
+        for (filter, target, most_verbose) in [
+            ("trace", own[0], Some(Level::TRACE)),
+            ("trace", "h2::codec", Some(Level::WARN)),
+            ("info", own[1], Some(Level::INFO)),
+            ("error", own[0], Some(Level::ERROR)),
+            ("error", "h2", Some(Level::ERROR)),
+            ("off", own[0], None),
+            ("off", "h2", None),
+            ("debug,h2=debug", own[0], Some(Level::DEBUG)),
+            ("h2=debug, debug,", "h2::codec", Some(Level::DEBUG)),
+            ("debug,h2=debug", "tower", Some(Level::WARN)),
+            ("h2=trace", "h2", Some(Level::TRACE)),
+            ("h2=trace", own[0], None),
+            (
+                "info,leader_election::refresh=warn",
+                own[0],
+                Some(Level::INFO),
+            ),
+            (
+                "info,leader_election::refresh=warn",
+                own[1],
+                Some(Level::WARN),
+            ),
+            ("debug,leader_election=warn", own[1], Some(Level::WARN)),
+        ] {
+            let filter_of = parse_filter(filter).unwrap();
+            let levels = [
+                Level::TRACE,
+                Level::DEBUG,
+                Level::INFO,
+                Level::WARN,
+                Level::ERROR,
+            ];
+            let found = levels
+                .into_iter()
+                .find(|level| filter_of.would_enable(target, level));
+            assert_eq!(found, most_verbose, "{filter}: {target}");
+        }
+        for empty in ["", ",", " "] {
+            assert!(parse_filter(empty).is_err(), "{empty:?}");
+        }
+    }
 
     #[test]
     fn a_stop_signal_is_a_name_or_a_number_that_can_stop_a_program() {

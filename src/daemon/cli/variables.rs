@@ -1,11 +1,24 @@
-//! The environment variables of the options.
+//! The environment variables.
 //!
-//! One rule holds for all of them: a variable counts if its option applies to the task and the
-//! command line does not give that option. The others may hold anything: they may be set for another
-//! replica on this machine.
+//! Two rules hold for all of them:
+//!
+//! - An empty variable counts as unset, because docker-compose's `${VAR:-}` and systemd's
+//!   `EnvironmentFile=` leave empty ones behind.
+//! - The variable of an option counts if that option applies to the task and the command line does
+//!   not give it. The others may hold anything: they may be set for another replica on this machine.
 
 use clap::{Arg, ArgMatches, Args, Command, builder::Resettable, parser::ValueSource};
-use std::{ffi::OsString, iter};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    iter,
+};
+
+/// Returns the value of a variable, if it is set and not empty. All of the daemon's variables are read
+/// with it.
+pub(in crate::daemon) fn variable(name: impl AsRef<OsStr>) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
 
 /// Sets the options that the command line does not give from their variables.
 ///
@@ -17,11 +30,9 @@ pub(super) fn read_variables<A: Args>(
 ) -> Result<(), clap::Error> {
     let definition = A::augment_args(Command::new("leader-election")).mut_args(|arg| {
         let arg = arg.default_value(Resettable::Reset);
-        if is_given(command_line, arg.get_id().as_str()) {
-            arg.env(None)
-        } else {
-            arg
-        }
+        let is_given = is_given(command_line, arg.get_id().as_str());
+        let counts = !is_given && arg.get_env().and_then(variable).is_some();
+        if counts { arg } else { arg.env(None) }
     });
     let definition = definition.override_usage(super::USAGE).no_binary_name(true);
     let variables = definition.try_get_matches_from(iter::empty::<OsString>())?;

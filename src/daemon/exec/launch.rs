@@ -59,6 +59,13 @@ pub(super) fn start_guard(
     Ok((Pid::from_child(&guard), socket))
 }
 
+/// Names a process that revokes a lease, as `ps` shows it: the kernel names it after the last part
+/// of [`THIS_PROGRAM`].
+pub(in crate::daemon) fn name_revoking_process() {
+    // Without its name, it does its work just as well.
+    let _ = rustix::thread::set_name(c"leader-revoke");
+}
+
 /// The command line of a guard.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct GuardArguments {

@@ -1,5 +1,6 @@
 //! Sends a request to etcd, within a time limit.
 
+use super::warn;
 use crate::{
     backoff::Jitter,
     clock,
@@ -10,7 +11,6 @@ use crate::{
 };
 use anyhow::bail;
 use std::{
-    io::{self, Write},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -119,7 +119,7 @@ impl Asker {
         })?;
         if connection.authentication_is_off() && !self.has_warned.swap(true, Ordering::Relaxed) {
             // A closed standard error is no reason to fail.
-            let _ = writeln!(io::stderr(), "warning: {AUTHENTICATION_OFF}");
+            warn(AUTHENTICATION_OFF);
         }
         Ok(connection)
     }
