@@ -5,16 +5,20 @@ set -u
 usage() {
     cat <<'END'
 Usage: wait-for-it.sh HOST:PORT [-t SECONDS] [-q] [-s] [-- COMMAND ARGS...]
+       wait-for-it.sh -h HOST -p PORT [-t SECONDS] [-q] [-s] [-- COMMAND ARGS...]
 
 Waits until HOST:PORT accepts a TCP connection, then runs COMMAND in its own place, so that signals reach it.
 When the time is over, it says so and runs COMMAND anyway, unless -s is given.
 
-  -t SECONDS  how long to wait at most: 15 if not given; 0 means for ever
-  -q          say nothing about the waiting
-  -s          strict: when the time is over, don't run COMMAND
-  -h, --help  show this help
+  -h, --host HOST        what to wait for, in two options instead of HOST:PORT
+  -p, --port PORT
+  -t, --timeout SECONDS  how long to wait at most: 15 if not given; 0 means no limit
+  -q, --quiet            print nothing about the waiting
+  -s, --strict           when the time is over, don't run COMMAND
+      --help             show this help, as does -h alone
 
-HOST is a name or an address; write an IPv6 address in brackets: [::1]:2379.
+The value of a long option follows after a space or after '=': --timeout=30.
+HOST is a name or an address. In HOST:PORT, write an IPv6 address in brackets: [::1]:2379.
 Exit code: COMMAND's own; without one, 0 if the port answered. 1 if the time is over and COMMAND is not run;
 2 if the arguments make no sense.
 
@@ -37,17 +41,33 @@ tell_time() {
     now=$((${EPOCHREALTIME//[!0-9]/} / 1000))
 }
 
-address='' seconds=15 quiet=0 strict=0
+# With more arguments, -h is for a host. If that one is missing, help with exit code 0 would look like success.
+if [[ $# == 1 && $1 == -h ]]; then set -- --help; fi
+
+address='' host='' port='' seconds=15 quiet=0 strict=0
 while (($#)); do
     case $1 in
-        -t)
-            [[ ${2-} =~ ^[0-9]{1,9}$ ]] || misused "-t takes a whole number of seconds, not '${2-}'"
+        --host=* | --port=* | --timeout=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    esac
+    case $1 in
+        -h | --host)
+            [[ -n ${2-} && $2 != -* ]] || misused "$1 takes a host, not '${2-}'"
+            host=$2
+            shift
+            ;;
+        -p | --port)
+            [[ ${2-} =~ ^[0-9]{1,5}$ ]] || misused "$1 takes the number of a port, not '${2-}'"
+            port=$2
+            shift
+            ;;
+        -t | --timeout)
+            [[ ${2-} =~ ^[0-9]{1,9}$ ]] || misused "$1 takes a whole number of seconds, not '${2-}'"
             seconds=$((10#$2))
             shift
             ;;
-        -q) quiet=1 ;;
-        -s) strict=1 ;;
-        -h | --help)
+        -q | --quiet) quiet=1 ;;
+        -s | --strict) strict=1 ;;
+        --help)
             usage
             exit
             ;;
@@ -64,8 +84,17 @@ while (($#)); do
     shift
 done
 
+if [[ -n $host$port ]]; then
+    [[ -z $address ]] || misused "give either '$address' or -h and -p, not both"
+    [[ -n $host ]] || misused "-p $port needs a host: -h HOST"
+    [[ -n $port ]] || misused "-h $host needs a port: -p PORT"
+    if [[ $host == *:* && $host != \[*\] ]]; then host="[$host]"; fi
+    address=$host:$port
+fi
 [[ -n $address ]] || misused "it needs to know what to wait for: HOST:PORT"
-if [[ $address =~ ^\[([0-9A-Fa-f:.]+)\]:([0-9]{1,5})$ || $address =~ ^([^][/:[:space:]]+):([0-9]{1,5})$ ]]; then
+# An IPv6 address has two colons at least.
+ipv6='[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*'
+if [[ $address =~ ^\[($ipv6)\]:([0-9]{1,5})$ || $address =~ ^([^][/:[:space:]]+):([0-9]{1,5})$ ]]; then
     host=${BASH_REMATCH[1]} port=$((10#${BASH_REMATCH[2]}))
 else
     misused "'$address' is not HOST:PORT"

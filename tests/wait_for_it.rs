@@ -79,10 +79,69 @@ fn the_exit_code_and_the_signals_are_the_commands_own() {
 }
 
 #[test]
+fn host_and_port_can_be_given_in_two_options() {
+    let (_listener, address) = open();
+    let (host, port) = address.split_once(':').unwrap();
+    let (host_is, port_is) = (format!("--host={host}"), format!("--port={port}"));
+    let cases: &[&[&str]] = &[
+        &["-h", host, "-p", port],
+        &["-p", port, "-h", host],
+        &[&host_is, &port_is],
+        &["--host", host, "--port", port],
+        &["-h", host, &port_is],
+    ];
+    for target in cases {
+        let args = [*target, &["--", "echo", "running"]].concat();
+        let (code, lines) = run(&args);
+        assert_eq!((code, lines.len()), (0, 3), "{args:?}: {lines:#?}");
+        assert_eq!(lines[0], waiting(15, &address), "{args:?}");
+        assert!(is_available(&lines[1], &address), "{args:?}: {lines:#?}");
+        assert_eq!(lines[2], "running", "{args:?}");
+
+        // What precedes and follows them keeps its meaning.
+        let args = [&["-q", "-t", "5"][..], target, &["-s", "--", "false"]].concat();
+        assert_eq!(run(&args), (1, vec![]), "{args:?}");
+    }
+}
+
+#[test]
+fn long_options_mean_what_the_short_ones_do() {
+    let address = refusing();
+    let over = format!("wait-for-it.sh: {address} is still not available after 1 seconds");
+    for limit in [
+        &["--timeout=1"][..],
+        &["--timeout", "1"],
+        &["--timeout=01"],
+        &["-t", "1"],
+    ] {
+        for strict in ["--strict", "-s"] {
+            let args = [limit, &[strict, &address, "--", "echo", "running"]].concat();
+            assert_eq!(
+                run(&args),
+                (
+                    1,
+                    vec![waiting(1, &address), format!("{over}; not running echo")]
+                ),
+                "{args:?}"
+            );
+        }
+        let args = [limit, &["--quiet", &address, "--", "echo", "running"]].concat();
+        assert_eq!(run(&args), (0, vec!["running".into()]), "{args:?}");
+        let args = [limit, &["--quiet", "--strict", &address, "--", "echo"]].concat();
+        assert_eq!(run(&args), (1, vec![]), "{args:?}");
+    }
+}
+
+#[test]
 fn it_goes_on_as_soon_as_the_port_answers() {
-    for limit in ["60", "0"] {
+    for limit in ["-t60", "-t0", "--timeout=60", "--timeout=0"] {
         let address = refusing();
-        let mut script = start(&[&address, "-t", limit, "--", "echo", "running"]);
+        let limit = match limit.strip_prefix("-t") {
+            Some(seconds) => vec!["-t", seconds],
+            None => vec![limit],
+        };
+        let args = [&[address.as_str()], &*limit, &["--", "echo", "running"]].concat();
+        let mut script = start(&args);
         wait_for_next_line(&mut script);
         let _listener = TcpListener::bind(&address).unwrap();
         let (status, lines) = script.finish();
@@ -173,15 +232,21 @@ fn it_takes_names_and_ipv6_addresses() {
     let port = listener
         .as_ref()
         .map_or(9, |listener| listener.local_addr().unwrap().port());
-    let address = format!("[::1]:{port}");
-    let (code, lines) = run(&[&address, "-t", "1"]);
-    assert_eq!(code == 0, listener.is_ok(), "{lines:#?}");
-    assert_eq!(lines[0], waiting(1, &address));
-    assert_eq!(
-        is_available(&lines[1], &address),
-        listener.is_ok(),
-        "{lines:#?}"
-    );
+    let (address, port) = (format!("[::1]:{port}"), port.to_string());
+    for target in [
+        &[&*address][..],
+        &["-h", "::1", "-p", &port],
+        &["-h", "[::1]", "-p", &port],
+    ] {
+        let (code, lines) = run(&[target, &["-t", "1"]].concat());
+        assert_eq!(code == 0, listener.is_ok(), "{lines:#?}");
+        assert_eq!(lines[0], waiting(1, &address));
+        assert_eq!(
+            is_available(&lines[1], &address),
+            listener.is_ok(),
+            "{lines:#?}"
+        );
+    }
 }
 
 #[test]
@@ -203,6 +268,27 @@ fn arguments_that_make_no_sense_are_refused_in_one_line() {
         &["a:1", "-t", "-1"],
         &["a:1", "-t", "1.5"],
         &["a:1", "-x"],
+        &["[a:80]:1"],
+        &["a:1", "--timeout="],
+        &["a:1", "--timeout"],
+        &["a:1", "--quiet=yes"],
+        // As with `-h "$HOST"` or `-h $HOST`, where that is empty: no help, whose exit code is 0.
+        &["-h", "", "-p", "1"],
+        &["-h", "-p", "1"],
+        &["-p", "1", "-h"],
+        &["-h", "--", "echo"],
+        &["-h", "a", "-p"],
+        &["-h", "a", "-p", "x"],
+        &["-h", "a", "-p", "0"],
+        &["-h", "a", "-p", "65536"],
+        &["-h", "a"],
+        &["-p", "1"],
+        &["--host=", "--port=1"],
+        &["--host=a", "--port="],
+        &["--host=a"],
+        &["-h", "a:1", "-p", "1"],
+        &["-h", "a", "-p", "1", "b:2"],
+        &["-h", "a", "-p", "1", "echo"],
     ];
     for args in cases {
         let (code, lines) = run(args);
@@ -212,10 +298,12 @@ fn arguments_that_make_no_sense_are_refused_in_one_line() {
             "{args:?}: {lines:#?}"
         );
     }
-    let (code, help) = run(&["--help"]);
-    assert_eq!(code, 0);
-    assert!(
-        help[0].starts_with("Usage: wait-for-it.sh HOST:PORT"),
-        "{help:#?}"
-    );
+    for option in ["--help", "-h"] {
+        let (code, help) = run(&[option]);
+        assert_eq!(code, 0);
+        assert!(
+            help[0].starts_with("Usage: wait-for-it.sh HOST:PORT"),
+            "{help:#?}"
+        );
+    }
 }
