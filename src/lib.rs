@@ -2,18 +2,23 @@
 //!
 //! ```no_run
 //! use leader_election::{Cluster, Config, Election};
+//! use std::error::Error;
 //!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let config = Config::new("replica-1".parse()?, Cluster::new(vec!["127.0.0.1:2379".parse()?])?);
-//! let mut candidate = Election::new(config).join()?;
-//! while let Some(mut leadership) = candidate.elected().await {
-//!     println!("acting with token {}", leadership.token());
-//!     let reason = leadership.lost().await;
-//!     println!("stopped acting: {reason}");
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn Error>> {
+//!     let cluster = Cluster::new(vec!["127.0.0.1:2379".parse()?])?;
+//!     let config = Config::new("replica-1".parse()?, cluster);
+//!     let mut candidate = Election::new(config).join()?;
+//!     while let Some(mut leadership) = candidate.elected().await {
+//!         // Act, and pass leadership.token() along with whatever you write …
+//!         println!("acting with token {}", leadership.token());
+//!         let reason = leadership.lost().await;
+//!         // … and stop. Dropping the leadership lets the next one lead; leadership.resign() also
+//!         // waits until it can.
+//!         println!("stopped acting: {reason}");
+//!     }
+//!     Ok(())
 //! }
-//! # Ok(())
-//! # }
 //! ```
 //!
 //! An [`Observer`] follows who leads, and where it can be reached, without taking part:

@@ -68,3 +68,25 @@ fn each_rule_of_the_protocol_is_marked_where_it_is_decided() {
         assert!(is_marked, "no function is marked with rule {number}");
     }
 }
+
+/// Returns the first block of code in this text that begins with the line `fence`.
+fn block<'a>(text: &'a str, fence: &str) -> &'a str {
+    let (_, rest) = text.split_once(&format!("\n{fence}\n")).unwrap();
+    rest.split_once("```").unwrap().0
+}
+
+#[test]
+fn the_readme_shows_the_program_that_is_compiled_as_a_doctest() {
+    let library = fs::read_to_string(project("src/lib.rs")).unwrap();
+    let documentation: Vec<_> = library
+        .lines()
+        .filter_map(|line| line.strip_prefix("//!"))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
+    let documentation = documentation.join("\n");
+    let readme = fs::read_to_string(project("README.md")).unwrap();
+    assert_eq!(
+        block(&readme, "```rust"),
+        block(&documentation, "```no_run")
+    );
+}
