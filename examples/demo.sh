@@ -10,6 +10,8 @@ Usage: examples/demo.sh [--rounds N]
 Starts etcd and three replicas, then again and again kills the leader, watches the next one take over, and brings
 the killed one back. Stops after N rounds, or at Ctrl-C.
 
+On Debian it needs Rust alone: it installs what else the build needs, and fetches an etcd if there is none on the PATH.
+
 Environment:
   ETCD         the etcd to start, instead of the one on the PATH
   DEMO_BINARY  the leader-election to run, instead of building it with cargo
@@ -44,14 +46,19 @@ while (($#)); do
     shift
 done
 
+project=$(cd "$(dirname "$0")/.." && pwd)
 etcd=${ETCD:-$(command -v etcd || true)}
-[[ -n $etcd ]] || fail "there is no etcd on the PATH. On Debian: apt-get install etcd-server. Or name one: ETCD=/path/to/etcd"
+if [[ -z $etcd ]]; then
+    etcd=${XDG_CACHE_HOME:-$HOME/.cache}/leader-election-tests/etcd-sid/etcd
+    [[ -x $etcd ]] || "$project/tests/fetch.sh" etcd-sid || fail "there is no etcd on the PATH, and none could be" \
+        "fetched (the reason is above). Install etcd 3.5.28 or later, or name one: ETCD=/path/to/etcd"
+fi
 [[ -x $etcd ]] || fail "ETCD names '$etcd', which is not a program"
 if [[ -n ${DEMO_BINARY-} ]]; then
     binary=$DEMO_BINARY
     [[ -x $binary ]] || fail "DEMO_BINARY names '$binary', which is not a program"
 else
-    project=$(cd "$(dirname "$0")/.." && pwd)
+    "$project/tests/prepare.sh" build || fail "this machine lacks what the build needs (the message above says what)"
     cargo build --release --locked --manifest-path "$project/Cargo.toml" || fail "the build failed (cargo's message is above)"
     binary=${CARGO_TARGET_DIR:-$project/target}/release/leader-election
 fi

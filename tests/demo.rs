@@ -3,6 +3,7 @@ mod support;
 
 use rustix::process::Signal;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::Duration;
 use support::etcd::binaries;
@@ -18,14 +19,20 @@ struct Demo {
 
 impl Demo {
     fn start(args: &[&str]) -> Self {
+        Self::start_with(args, |_| {})
+    }
+
+    /// Starts it in an environment that this changes.
+    fn start_with(args: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let folder = TempDir::new().unwrap();
-        let process = Process::spawn_script(
-            Command::new(project("examples/demo.sh"))
-                .args(args)
-                .env("ETCD", binaries().pop().unwrap())
-                .env("DEMO_BINARY", env!("CARGO_BIN_EXE_leader-election"))
-                .env("TMPDIR", folder.path()),
-        );
+        let mut script = Command::new(project("examples/demo.sh"));
+        script
+            .args(args)
+            .env("ETCD", binaries().pop().unwrap())
+            .env("DEMO_BINARY", env!("CARGO_BIN_EXE_leader-election"))
+            .env("TMPDIR", folder.path());
+        change(&mut script);
+        let process = Process::spawn_script(&mut script);
         Self { process, folder }
     }
 
@@ -152,20 +159,31 @@ fn ctrl_c_stops_the_replicas_in_order_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_absent_etcd_is_named_with_its_package() {
-    let script = project("examples/demo.sh");
-    let (status, lines) = Process::spawn_script(
-        Command::new("/bin/bash")
-            .arg(script)
+fn without_an_etcd_on_the_path_it_starts_the_one_that_is_fetched() {
+    // All that a script needs, and no etcd.
+    let path = TempDir::new().unwrap();
+    for program in fs::read_dir("/usr/bin")
+        .unwrap()
+        .chain(fs::read_dir("/bin").unwrap())
+    {
+        let program = program.unwrap();
+        if program.file_name() != "etcd" {
+            // Where one folder is a link to the other, all are there twice.
+            let _ = symlink(program.path(), path.path().join(program.file_name()));
+        }
+    }
+    let cache = TempDir::new().unwrap();
+    let fetched = cache.path().join("leader-election-tests/etcd-sid");
+    fs::create_dir_all(&fetched).unwrap();
+    symlink(binaries().pop().unwrap(), fetched.join("etcd")).unwrap();
+
+    let demo = Demo::start_with(&[], |script| {
+        script
             .env_remove("ETCD")
-            .env("PATH", "/nowhere"),
-    )
-    .finish();
-    assert_eq!(status.code(), Some(1), "{lines:#?}");
-    assert_eq!(
-        lines,
-        [
-            "demo.sh: there is no etcd on the PATH. On Debian: apt-get install etcd-server. Or name one: ETCD=/path/to/etcd"
-        ]
-    );
+            .env("PATH", path.path())
+            .env("XDG_CACHE_HOME", cache.path());
+    });
+    demo.wait_for_any_end(" I am the leader.");
+    demo.process.signal(Signal::INT);
+    assert_eq!(demo.end().0, 130);
 }

@@ -4,6 +4,7 @@
 #
 #   etcd-bookworm/{etcd,etcdctl}   etcd-trixie/…   etcd-sid/…   compose-v2/docker-compose
 #
+# `tests/fetch.sh etcd-sid` fetches that one alone.
 # It names suites, not versions: what Debian ships today is what its users run today.
 set -euo pipefail
 
@@ -81,7 +82,13 @@ if [[ ${ID:-} != debian ]]; then
         "with its etcdctl and docker-compose, and name them: TEST_ETCDS=/path/to/etcd TEST_COMPOSES=/path/to/docker-compose"
 fi
 
-for suite in bookworm trixie sid; do
-    fetch "etcd-$suite" "$suite" etcd-server=usr/bin/etcd etcd-client=usr/bin/etcdctl
+if ((!$#)); then set -- etcd-bookworm etcd-trixie etcd-sid compose-v2; fi
+for folder; do
+    case $folder in
+        etcd-bookworm | etcd-trixie | etcd-sid)
+            fetch "$folder" "${folder#etcd-}" etcd-server=usr/bin/etcd etcd-client=usr/bin/etcdctl
+            ;;
+        compose-v2) fetch compose-v2 trixie docker-compose=usr/libexec/docker/cli-plugins/docker-compose ;;
+        *) fail "there is nothing to fetch for '$folder'" ;;
+    esac
 done
-fetch compose-v2 trixie docker-compose=usr/libexec/docker/cli-plugins/docker-compose

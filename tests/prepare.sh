@@ -18,13 +18,13 @@ has() {
 
 # shellcheck source=/dev/null
 [[ -r /etc/os-release ]] && . /etc/os-release
-debian=0
-if [[ ${ID-} == debian ]]; then debian=1; fi
 build_only=0
 if [[ ${1-} == build ]]; then build_only=1; fi
 
 missing=()
-has cargo || fail "there is no Rust. Install it with rustup: https://rustup.rs"
+has cargo || fail "there is no cargo on the PATH. Install Rust with rustup: https://rustup.rs"
+# Rust links with a C compiler, and some crates contain C. The compiler alone lacks the headers.
+has cc && cc -E -include stdlib.h -x c /dev/null >/dev/null 2>&1 || missing+=(gcc libc6-dev)
 has protoc || missing+=(protobuf-compiler)
 # The .proto files that etcd's own include come with the compiler or in /usr/include.
 [[ -e $(dirname "$(command -v protoc || echo /usr/bin/protoc)")/../include/google/protobuf/empty.proto ]] ||
@@ -41,26 +41,13 @@ if ((!build_only)); then
     has haproxy || [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
     # promtool comes with it.
     { has prometheus && has promtool; } || missing+=(prometheus)
-    if ((debian)); then
-        has debootstrap || missing+=(debootstrap)
-        # Bookworm's is 1.29, the classic one, which tests/fetch.sh cannot fetch: it is no single program.
-        if [[ ${VERSION_CODENAME-} == bookworm ]] && ! has docker-compose; then missing+=(docker-compose); fi
+    # Bookworm's is 1.29, the classic one, which tests/fetch.sh cannot fetch: it is no single program.
+    if [[ ${ID-} == debian && ${VERSION_CODENAME-} == bookworm ]] && ! has docker-compose; then
+        missing+=(docker-compose)
     fi
 fi
 
-if ((${#missing[@]})); then
-    ((debian)) || fail "please install what these Debian packages contain: ${missing[*]}"
-    root=()
-    if ((EUID)); then
-        has sudo || fail "run as root, or install these yourself: apt-get install ${missing[*]}"
-        root=(sudo)
-    fi
-    echo "tests/prepare.sh: installing ${missing[*]}"
-    # Waits if another run installs at the same time.
-    apt=(apt-get -qq -o DPkg::Lock::Timeout=600)
-    "${root[@]}" "${apt[@]}" update
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive "${apt[@]}" install --no-install-recommends --yes "${missing[@]}" >/dev/null
-fi
+if ((${#missing[@]})); then tests/install.sh "${missing[@]}"; fi
 
 if ((!build_only)); then
     if [[ -z ${TEST_ETCDS-} || -z ${TEST_COMPOSES-} ]]; then tests/fetch.sh; fi

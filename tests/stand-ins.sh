@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes stand-ins for the images that the Dockerfile and the compose files name, where an image is neither here nor to
-# be pulled. Then `docker-compose up --build` works on a machine without access to image registries, given Debian's
-# packages and the crates. Everything comes from the machine itself and from Debian:
+# be pulled. Then `docker-compose up --build` works on a Debian machine without access to image registries, given
+# Docker, Rust, Debian's packages and the crates. Everything comes from the machine itself and from Debian:
 #
 #   debian:…  a minimal Debian made by debootstrap
 #   rust:…    the same with a C compiler and the machine's own Rust toolchain
@@ -19,7 +19,12 @@ say() {
 }
 
 as_root() {
-    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+    if ((EUID == 0)); then
+        "$@"
+    else
+        command -v sudo >/dev/null || fail "this needs root, and there is no sudo. Run it as root: $*"
+        sudo "$@"
+    fi
 }
 
 # here IMAGE: whether the engine has it, if need be after pulling it.
@@ -32,8 +37,8 @@ here() {
 }
 
 make_debian() {
-    command -v debootstrap >/dev/null ||
-        fail "making $debian needs debootstrap, which is not installed. Install it: apt-get install debootstrap"
+    # It is on root's PATH only.
+    [[ -x /usr/sbin/debootstrap ]] || tests/install.sh debootstrap
     local root=$work/debian suite=${debian#debian:}
     as_root debootstrap --variant=minbase "${suite%-slim}" "$root" >"$work/log" || {
         tail "$work/log" >&2
@@ -49,6 +54,7 @@ make_rust() {
     [[ $toolchain != /usr ]] ||
         fail "making $rust needs a Rust toolchain in a folder of its own, as rustup installs it, not Debian's package"
     mkdir "$work/rust"
+    [[ -e $certificates ]] || tests/install.sh ca-certificates
     # This machine may reach the crates through a proxy with a certificate of its own.
     cp "$certificates" "$work/rust/"
     cat >"$work/rust/Dockerfile" <<END
@@ -67,7 +73,7 @@ END
 }
 
 make_etcd() {
-    tests/fetch.sh
+    tests/fetch.sh etcd-sid
     local root=$work/etcd etcds=${XDG_CACHE_HOME:-$HOME/.cache}/leader-election-tests/etcd-sid
     mkdir -p "$root/usr/local/bin"
     cp "$etcds"/{etcd,etcdctl} "$root/usr/local/bin"
