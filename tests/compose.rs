@@ -169,6 +169,30 @@ fn in_two_terminals_the_second_finds_the_etcd_of_the_first() {
         }
         assert_eq!(inspect(&etcd, "{{.State.StartedAt}}"), started);
 
+        // Both files are one project: to the file that names etcd alone, the servers are orphans.
+        // Nothing says so, since who follows compose's advice removes them.
+        let mut again = compose.command(&["-f", "docker-compose-etcd.yaml", "up", "--detach"]);
+        let (status, lines) = Process::spawn_script(&mut again).finish();
+        assert!(status.success(), "{lines:#?}");
+        for lines in [&lines, &etcd_up.process.texts(), &up.process.texts()] {
+            assert!(
+                !lines.iter().any(|line| line.contains("orphan")),
+                "{lines:#?}"
+            );
+        }
+        let mut removal = compose.command(&["-f", "docker-compose-etcd.yaml", "up", "--detach"]);
+        let removal = removal.arg("--remove-orphans");
+        let (status, lines) = Process::spawn_script(removal).finish();
+        assert!(!status.success(), "{lines:#?}");
+        for service in [&["etcd_server"], &SERVERS[..]].concat() {
+            let container = compose.container(service);
+            assert_eq!(
+                inspect(&container, "{{.State.Running}}"),
+                "true",
+                "{service}"
+            );
+        }
+
         compose.run(&["stop"]);
         for mut up in [up, etcd_up] {
             up.process.wait_exit();
@@ -208,7 +232,7 @@ fn etcd_needs_no_shell_and_is_published_on_this_machine_alone() {
 #[test]
 fn the_image_runs_the_daemon_as_nobody_without_a_compose_file() {
     let compose = Compose::new(&binaries()[0]);
-    let image = compose.project();
+    let image = compose.image();
     assert_eq!(inspect(image, "{{.Config.User}}"), "65534:65534");
     let version = docker(&["run", "--rm", image, "--version"]);
     assert_eq!(

@@ -101,7 +101,7 @@ impl Site {
         let container = self.name_container(name);
         let mut command = Command::new("docker");
         command.args(["run", "--rm", "--name", &container]);
-        command.args(["--network", &self.network.name, self.image.project()]);
+        command.args(["--network", &self.network.name, self.image.image()]);
         command.args(["--name", name, "--etcd", &format!("{ETCD}:2378")]);
         command.args(["--ttl", "2s", "--log-format", "json"]);
         self.replicas.push(Daemon::spawn(name, command));

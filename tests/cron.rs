@@ -4,11 +4,9 @@ mod support;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
-use support::PATIENCE;
-use support::compose::{Compose, binaries, docker, inspect, poll_docker};
+use support::compose::{Compose, as_users_run, binaries, docker, inspect, poll_docker};
 use support::process::{Process, run};
 
-const FILE: &str = "examples/docker-compose-cron.yaml";
 const REPLICAS: [&str; 3] = ["replica1", "replica2", "replica3"];
 
 /// cron reads its jobs at one full minute and runs this one at the next.
@@ -44,10 +42,9 @@ fn the_only_one<'a>(containers: &[(&'a str, String)]) -> &'a str {
 }
 
 fn cron_runs_once(binary: &Path) {
-    let compose = Compose::new(binary);
-    let cron = |args: &[&str]| compose.command(&[&["-f", FILE], args].concat());
-    run(&mut cron(&["build"]), Duration::from_mins(10));
-    let up = Process::spawn_script(&mut cron(&["up"]));
+    let demo = Compose::new(binary);
+    let compose = Compose::cron(&demo);
+    let up = Process::spawn_script(&mut compose.command(&["up"]));
     let says = |replica: &str, what: &str| {
         up.wait_until_lines(&format!("{replica} says {what}"), |lines| {
             let said = |line: &&String| line.contains(replica) && line.contains(what);
@@ -94,7 +91,7 @@ fn cron_runs_once(binary: &Path) {
         lines.iter().any(|line| line.contains(&job)).then_some(())
     });
 
-    run(&mut cron(&["stop"]), PATIENCE);
+    compose.run(&["stop"]);
     for (_, container) in &containers {
         assert_eq!(inspect(container, "{{.State.ExitCode}}"), "0");
     }
@@ -107,4 +104,33 @@ fn cron_runs_once_among_three_containers_whatever_happens_to_them() {
             scope.spawn(move || cron_runs_once(&binary));
         }
     });
+}
+
+/// Returns what docker-compose makes of a file, with a user's environment.
+fn config(binary: &Path, file: &str) -> Vec<String> {
+    run(
+        as_users_run(binary).args(["-f", file, "config"]),
+        Duration::from_mins(1),
+    )
+}
+
+#[test]
+fn the_cron_example_is_built_upon_the_image_that_the_demo_builds() {
+    for binary in binaries() {
+        let values = |file: &str, key: &str| {
+            let lines = config(&binary, file);
+            let values = lines
+                .iter()
+                .filter_map(|line| line.trim().strip_prefix(key));
+            values.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let example = "examples/docker-compose-cron.yaml";
+        let demo = values("docker-compose.yaml", "image: ");
+        assert!(demo.contains(&"leader_election".to_owned()), "{demo:?}");
+        assert_eq!(values(example, "IMAGE: "), ["leader_election"]);
+        let mut images = values(example, "image: ");
+        images.retain(|image| !image.contains("/etcd:"));
+        images.dedup();
+        assert_eq!(images, ["leader_election_cron"]);
+    }
 }

@@ -24,44 +24,83 @@ pub fn binaries() -> Vec<PathBuf> {
     env::split_paths(&list).collect()
 }
 
-/// A project with a name and a port of its own. Dropping it removes its containers, network and
-/// images.
+/// Returns docker-compose as users run it: in the project's folder, and with nothing set in the
+/// environment that changes what it does.
+pub fn as_users_run(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.current_dir(project(""));
+    for (variable, _) in env::vars_os() {
+        let name = variable.to_string_lossy();
+        if name.starts_with("COMPOSE_") || name == "DEMO_IMAGE" || name == "ETCD_PORT" {
+            command.env_remove(variable);
+        }
+    }
+    command
+}
+
+/// A project with a name, a port and an image of its own. Dropping it removes its containers,
+/// network and image.
 pub struct Compose {
     binary: PathBuf,
+    /// The compose file, where it is not the usual one.
+    file: Option<&'static str>,
     project: String,
     port: u16,
+    /// The daemon's image.
+    daemon: String,
+    /// The image that this project builds.
+    image: String,
 }
 
 impl Compose {
-    /// Builds a project's image.
+    /// Builds the demo's image.
     pub fn new(binary: &Path) -> Self {
-        // One after the other, so that the second build finds the layers of the first.
-        static BUILD: Mutex<()> = Mutex::new(());
+        let project = unique_name("leader_election_test");
         let compose = Self {
             binary: binary.to_owned(),
-            project: unique_name("leader_election_test"),
+            file: None,
             port: free_port(),
+            daemon: project.clone(),
+            image: project.clone(),
+            project,
         };
-        let turn = lock(&BUILD);
-        run(&mut compose.command(&["build"]), BUILD_PATIENCE);
-        drop(turn);
+        compose.build();
         compose
+    }
+
+    /// Builds the image of the cron example upon the demo's. Its project has another name than the
+    /// demo's, as it has for users.
+    pub fn cron(demo: &Self) -> Self {
+        let compose = Self {
+            binary: demo.binary.clone(),
+            file: Some("examples/docker-compose-cron.yaml"),
+            port: free_port(),
+            daemon: demo.daemon.clone(),
+            image: format!("{}_cron", demo.daemon),
+            project: unique_name("leader_election_test_example"),
+        };
+        compose.build();
+        compose
+    }
+
+    fn build(&self) {
+        // One after the other, so that the second build finds the layers of the first.
+        static BUILD: Mutex<()> = Mutex::new(());
+        let turn = lock(&BUILD);
+        run(&mut self.command(&["build"]), BUILD_PATIENCE);
+        drop(turn);
     }
 
     /// Returns docker-compose with these arguments, for this project.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        let file = self.file.map(|file| ["-f", file]);
+        let mut command = as_users_run(&self.binary);
         command
-            .current_dir(project(""))
             .args(["--ansi", "never"])
-            .args(args);
-        for (variable, _) in env::vars_os() {
-            if variable.to_string_lossy().starts_with("COMPOSE_") {
-                command.env_remove(variable);
-            }
-        }
-        command
+            .args(file.iter().flatten())
+            .args(args)
             .env("COMPOSE_PROJECT_NAME", &self.project)
+            .env("DEMO_IMAGE", &self.daemon)
             .env("ETCD_PORT", self.port.to_string());
         command
     }
@@ -76,9 +115,9 @@ impl Compose {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Returns the name of the project, which is its image's as well.
-    pub fn project(&self) -> &str {
-        &self.project
+    /// Returns the name of the image that it has built.
+    pub fn image(&self) -> &str {
+        &self.image
     }
 
     /// Returns the ids of what the project has of this kind: containers, networks, volumes.
@@ -102,11 +141,9 @@ impl Compose {
 
 impl Drop for Compose {
     fn drop(&mut self) {
-        let down = self.command(&["down", "--volumes", "--remove-orphans", "--timeout", "5"]);
+        let down = self.command(&["down", "--volumes", "--timeout", "5"]);
         let mut image = Command::new("docker");
-        // The second one exists if the cron example was built upon the first.
-        let cron = format!("{}_cron", self.project);
-        image.args(["image", "rm", &cron, &self.project]);
+        image.args(["image", "rm", &self.image]);
         for mut command in [down, image] {
             let command = command
                 .stdin(Stdio::null())
