@@ -98,5 +98,5 @@ pub use observer::{Acting, ElectionState, Leader, Observed, Observer};
 pub use printable::Printable;
 pub use protocol::{
     ElectionKey, Entry, Event, Failure, FailureKind, FencingToken, InvalidTtl, LeaseId, LossReason,
-    Moment, Role, Status, Term, Ttl,
+    Moment, Role, Situation, Status, Term, Ttl,
 };

@@ -9,7 +9,7 @@ use crate::{
     acting_record::ActingRecord,
     config::{Cluster, LeaderKey},
     etcd::Target,
-    protocol::{ElectionKey, Entry, Failure, FencingToken, LeaseId, View},
+    protocol::{ElectionKey, Entry, Failure, FencingToken, LeaseId, Situation, View},
 };
 use key_history::KeyHistory;
 use std::{sync::Arc, time::SystemTime};
@@ -107,6 +107,8 @@ pub enum Observed {
 pub struct ElectionState {
     /// The revision.
     pub revision: i64,
+    /// Whether somebody leads, or why nobody does.
+    pub situation: Situation,
     /// The leader, if there is one.
     pub leader: Option<Leader>,
     /// The key `leader/acting`: while it exists, its holder may be acting, and no other can.
@@ -130,8 +132,8 @@ pub struct Leader {
     pub address: Option<String>,
     /// Since when it leads, by its own wall clock, if it says so.
     pub since: Option<SystemTime>,
-    /// Whether `leader/acting` is of the same term. If not, a client without this
-    /// protocol wrote `leader`, or `leader/acting` was removed and the term is about to end.
+    /// Whether `leader/acting` is of the same term: [`Situation::Led`]. If not, the situation is
+    /// [`Situation::LedWithoutActing`].
     pub acts: bool,
 }
 
@@ -149,19 +151,19 @@ impl Leader {
     /// Interprets both keys; returns `None` if nobody leads.
     #[must_use]
     pub fn of(leader: Option<&Entry>, acting: Option<&Entry>) -> Option<Self> {
+        let acts = match Situation::of(leader, acting) {
+            Situation::Led => true,
+            Situation::LedWithoutActing => false,
+            Situation::Ending | Situation::Blocked(_) | Situation::Vacant => return None,
+        };
         let leader = leader?;
-        let lease = leader.lease?;
-        // One campaign writes both keys.
-        let own = acting.filter(|acting| {
-            acting.lease == Some(lease) && acting.mod_revision == leader.mod_revision
-        });
-        let record = own.map(|own| ActingRecord::decode(&own.value));
-        let acts = record.is_some();
+        let record = acting.filter(|_| acts);
+        let record = record.map(|acting| ActingRecord::decode(&acting.value));
         let record = record.unwrap_or_default();
         Some(Self {
             name: Arc::clone(&leader.value),
             token: FencingToken::new(leader.mod_revision),
-            lease,
+            lease: leader.lease?,
             address: record.address,
             since: record.since,
             acts,
@@ -177,6 +179,7 @@ impl ElectionState {
         };
         Self {
             revision,
+            situation: Situation::of(leader, acting),
             leader: Leader::of(leader, acting),
             acting: acting.map(|acting| Acting {
                 record: ActingRecord::decode(&acting.value),

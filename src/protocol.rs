@@ -15,7 +15,9 @@
 //!
 //! | file | what it decides |
 //! |---|---|
+//! | `protocol/situation.rs` | who leads, or why nobody does |
 //! | `protocol/rules.rs` | what follows from what the keys show, and the beginning and end of terms |
+//! | `protocol/acting_alone.rs` | when a `leader/acting` without a leader is worth a report |
 //! | `protocol/answers.rs` | when a try is answered, and what its answer is worth |
 //! | `protocol/transaction.rs` | what is asked of etcd: guards, effect, reads |
 //! | `protocol/failures.rs` | after a failure: the same endpoint or the next, what is reported |
@@ -26,6 +28,7 @@
 //! | `protocol/timing.rs` | every duration |
 //! | `protocol/reporter.rs` | what is news |
 
+mod acting_alone;
 mod answers;
 mod attempts;
 mod calls;
@@ -36,6 +39,7 @@ mod release;
 mod reporter;
 mod rotation;
 mod rules;
+mod situation;
 mod term;
 #[cfg(test)]
 mod tests;
@@ -48,11 +52,13 @@ pub use calls::CallId;
 pub use event::{Event, Failure, FailureKind, LossReason, Role, Status};
 pub use messages::{Action, Input, KeptAlive, Settings};
 pub use rotation::Rotation;
+pub use situation::Situation;
 pub use term::{FencingToken, LeaseId, Term};
 pub use timing::{InvalidTtl, Moment, Timing, Ttl};
 pub use transaction::{Effect, Guard, Transaction};
 pub use view::{ElectionKey, Entry, View};
 
+use acting_alone::ActingAlone;
 use calls::{CallKind, Calls, Need};
 use release::Release;
 use reporter::Reporter;
@@ -110,6 +116,8 @@ enum State {
     Follower {
         candidacy: Candidacy,
         question: Question,
+        /// Somebody else's `leader/acting`, if it stands while nobody leads.
+        acting_alone: Option<ActingAlone>,
     },
     /// Has both keys, and no answered try that shows that.
     Elected {

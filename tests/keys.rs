@@ -5,7 +5,8 @@ use rustix::process::Signal;
 use std::time::{Duration, SystemTime};
 use support::checker::{Allowance, stall, terms, terms_despite, within_bound};
 use support::daemon::{
-    Daemon, LEADER, LOST, Stream, plain, wait_for_leader, wait_for_next_roles, wait_for_settled,
+    Daemon, FOLLOWER, LEADER, LOST, STILL_ACTS, Stream, command, json, plain, wait_for_leader,
+    wait_for_next_roles, wait_for_settled,
 };
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::{FAIL_OVER, TTL, let_pass};
@@ -48,6 +49,66 @@ fn a_leader_without_rivals_leads_again_after_its_key_was_deleted_by_hand() {
         assert_ne!(new, old, "a lease serves one term");
         assert_eq!(terms(&[&only]).len(), 2);
         assert_eq!(etcd.leases(), [new.unwrap()], "the old one was revoked");
+    });
+}
+
+#[test]
+fn that_somebody_may_still_be_acting_is_logged_within_a_second_whatever_the_ttl_is() {
+    on_each_etcd(|etcd| {
+        let replica = |name: &str| {
+            let mut command = command();
+            command.args(["--name", name, "--etcd", &etcd.endpoint(), "--ttl", "1h"]);
+            Daemon::spawn(name, command)
+        };
+        let mut leader = replica("leader");
+        leader.wait_for_next(LEADER);
+        let mut follower = replica("follower");
+        follower.wait_for_next(FOLLOWER);
+        // It can neither finish nor release its key.
+        leader.signal(Signal::STOP);
+        etcd.etcdctl(&["del", "leader"]);
+        let gone = follower.wait_for_next("LEADERSHIP CHANGE REQUIRED");
+        let reported = follower.wait_for_next(STILL_ACTS);
+        let took = reported.at - gone.at;
+        // The other key usually goes in the same revision, or soon.
+        assert!(took > Duration::from_millis(400), "{took:?}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        // It is reported to a newcomer as well, and once.
+        let mut newcomer = replica("newcomer");
+        newcomer.wait_for_next(STILL_ACTS);
+        leader.signal(Signal::CONT);
+        leader.wait_for_next_start(LOST);
+        let replicas = [leader, follower, newcomer];
+        wait_for_leader(&replicas);
+        for replica in &replicas[1..] {
+            assert_eq!(replica.count(STILL_ACTS), 1);
+        }
+    });
+}
+
+#[test]
+fn nobody_is_said_to_be_acting_still_if_both_keys_go_together() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        for round in 0..4 {
+            let leader = wait_for_next_roles(&mut replicas);
+            let name = replicas[leader].name.clone();
+            if round % 2 == 0 {
+                // Its lease expires.
+                replicas[leader].crash();
+                let dead = replicas.remove(leader);
+                assert_eq!(dead.count(STILL_ACTS), 0);
+                replicas.push(Daemon::spawn(&name, json(&name, &etcd.endpoint())));
+            } else {
+                let lease = etcd.key("leader").unwrap().lease.unwrap();
+                etcd.etcdctl(&["lease", "revoke", &lease]);
+                replicas[leader].wait_for_next_start(LOST);
+            }
+        }
+        wait_for_next_roles(&mut replicas);
+        for replica in &replicas {
+            assert_eq!(replica.count(STILL_ACTS), 0, "{:?}", replica.messages());
+        }
     });
 }
 

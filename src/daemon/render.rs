@@ -7,7 +7,7 @@ use crate::{
     etcd::LeaseTime,
     observer::{Acting, ElectionState, Leader},
     printable::Printable,
-    protocol::{ElectionKey, Failure, FailureKind, LossReason},
+    protocol::{ElectionKey, Failure, FailureKind, LossReason, Situation},
     wall_clock,
 };
 use serde_json::{Map, Value, json};
@@ -27,38 +27,69 @@ pub(super) fn state_sentence(state: &ElectionState, leader_key: &LeaderKey) -> S
         Some(acting) => format!("; {} may still be acting", acting_name(acting)),
         None => String::new(),
     };
-    if let Some(leader) = &state.leader {
-        let name = Printable(&leader.name);
-        let Leader { token, lease, .. } = leader;
-        if !leader.acts {
-            return format!(
-                "'{name}' holds the key '{key}' without '{key}/acting', token {token}, lease \
-                 {lease}{acting}."
-            );
-        }
-        let address = match &leader.address {
-            Some(address) => format!(" at '{}'", Printable(address.as_bytes())),
-            None => String::new(),
-        };
-        let since = match leader.since {
-            Some(since) => format!(", since {}", humantime::format_rfc3339_seconds(since)),
-            None => String::new(),
-        };
-        return format!("'{name}' leads{address}, token {token}, lease {lease}{since}.");
-    }
-    match &state.without_lease {
-        Some((without_lease, value)) => {
-            let value = Printable(value);
-            let suffix = match without_lease {
-                ElectionKey::Leader => "",
-                ElectionKey::Acting => "/acting",
+    let without_lease = match &state.without_lease {
+        Some((ElectionKey::Leader, value)) => without_lease_clause(&key.to_string(), value),
+        Some((ElectionKey::Acting, value)) => without_lease_clause(&format!("{key}/acting"), value),
+        None => String::new(),
+    };
+    match (state.situation, &state.leader) {
+        (Situation::Led, Some(leader)) => {
+            let Leader { token, lease, .. } = leader;
+            let address = match &leader.address {
+                Some(address) => format!(" at '{}'", Printable(address.as_bytes())),
+                None => String::new(),
             };
-            format!(
-                "Nobody leads, and nobody can until somebody deletes the key '{key}{suffix}', which \
-                 is bound to no lease and holds '{value}'{acting}."
-            )
+            let since = match leader.since {
+                Some(since) => format!(", since {}", humantime::format_rfc3339_seconds(since)),
+                None => String::new(),
+            };
+            let name = Printable(&leader.name);
+            format!("'{name}' leads{address}, token {token}, lease {lease}{since}.")
         }
-        None => format!("Nobody leads{acting}."),
+        (Situation::LedWithoutActing, Some(leader)) => {
+            let Leader { token, lease, .. } = leader;
+            let name = Printable(&leader.name);
+            let term = format!("token {token}, lease {lease}");
+            if acting.is_empty() {
+                format!("'{name}' holds the key '{key}' without '{key}/acting', {term}.")
+            } else if without_lease.is_empty() {
+                format!(
+                    "'{name}' holds the key '{key}', {term}, but '{key}/acting' was not written \
+                     with it{acting}."
+                )
+            } else {
+                format!(
+                    "'{name}' holds the key '{key}', {term}, but '{key}/acting' was not written \
+                     with it{acting}, and nobody else can lead {without_lease}."
+                )
+            }
+        }
+        (Situation::Blocked(_), _) => {
+            format!("Nobody leads, and nobody can {without_lease}{acting}.")
+        }
+        // Without a leader the first two do not occur.
+        (
+            Situation::Led | Situation::LedWithoutActing | Situation::Ending | Situation::Vacant,
+            _,
+        ) => format!("Nobody leads{acting}."),
+    }
+}
+
+/// Returns a clause that says until when a key without a lease is in the way.
+fn without_lease_clause(key: &str, value: &[u8]) -> String {
+    let value = Printable(value);
+    format!(
+        "until somebody deletes the key '{key}', which is bound to no lease and holds '{value}'"
+    )
+}
+
+/// Returns the name of a situation that programs read. It never changes.
+pub(super) const fn situation_name(situation: Situation) -> &'static str {
+    match situation {
+        Situation::Led | Situation::LedWithoutActing => "led",
+        Situation::Ending => "ending",
+        Situation::Blocked(_) => "blocked",
+        Situation::Vacant => "vacant",
     }
 }
 
@@ -69,7 +100,7 @@ pub(super) fn state_sentence_with_end(
     lease: Option<LeaseTime>,
 ) -> String {
     let mut sentence = state_sentence(state, leader_key);
-    if state.leader.is_none()
+    if !state.situation.is_led()
         && state.acting.is_some()
         && let Some(lease) = lease
     {
@@ -155,12 +186,7 @@ pub(super) fn state_fields(state: &ElectionState) -> Map<String, Value> {
         fields.extend(optional_text("address", record.address.as_deref()));
         fields
     });
-    let name = match (&leader, &state.without_lease, &acting) {
-        (Some(_), ..) => "led",
-        (None, Some(_), _) => "blocked",
-        (None, None, Some(_)) => "ending",
-        (None, None, None) => "vacant",
-    };
+    let name = situation_name(state.situation);
     let mut fields = Map::new();
     fields.insert("state".to_owned(), json!(name));
     fields.insert("leader".to_owned(), json!(leader));
@@ -176,6 +202,7 @@ pub(super) fn leader_fields(leader: &Leader) -> Map<String, Value> {
     fields.insert("lease".to_owned(), json!(leader.lease.to_string()));
     fields.insert("since".to_owned(), date(leader.since));
     fields.extend(optional_text("address", leader.address.as_deref()));
+    fields.insert("acts".to_owned(), json!(leader.acts));
     fields
 }
 

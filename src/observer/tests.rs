@@ -4,7 +4,7 @@ use super::{
 };
 use crate::{
     etcd::Change,
-    protocol::{ElectionKey, Entry, LeaseId, View},
+    protocol::{ElectionKey, Entry, LeaseId, Situation, View},
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -260,6 +260,7 @@ fn a_key_without_a_lease_leads_nobody_and_an_unreadable_witness_still_counts() {
     by_hand.leader.as_mut().unwrap().lease = None;
     let situation = ElectionState::of(&by_hand);
     assert_eq!(situation.leader, None);
+    assert_eq!(situation.situation, Situation::Blocked(ElectionKey::Leader));
     assert!(matches!(
         situation.without_lease,
         Some((ElectionKey::Leader, _))

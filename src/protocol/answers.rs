@@ -88,6 +88,7 @@ impl Machine {
                     } else {
                         Question::Campaign
                     },
+                    acting_alone: None,
                 };
             }
             Err(failure) => self.fail_connection(now, Some(failure)),
@@ -159,11 +160,12 @@ impl Machine {
             outdated,
             shows: call.lease().and_then(|lease| seen.acting_token(lease)),
         });
-        self.keys_as_of = self.keys_as_of.max(Some(call.sent));
+        let sent = call.sent;
+        self.keys_as_of = self.keys_as_of.max(Some(sent));
         if !outdated {
             self.open_watch(first_unseen);
             self.known = Some(seen);
-            self.judge_answer(now);
+            self.judge_answer(now, sent);
         }
         self.complete_try(now, id);
     }
@@ -241,14 +243,19 @@ impl Machine {
             sent + lease.timing.term_of_try().saturating_sub(shorter)
         };
         let next = match &mut self.state {
-            State::Follower { candidacy, .. } => {
+            State::Follower {
+                candidacy,
+                acting_alone,
+                ..
+            } => {
                 candidacy.answered = candidacy.answered.max(sent);
                 candidacy.follows_lost_lease = false;
                 let nobody = self.known.as_ref().is_some_and(Known::both_absent);
                 if nobody {
                     self.hold_off.map_or(now, |until| until.max(now))
                 } else {
-                    sent + candidacy.lease.timing.follow_every()
+                    let next = sent + candidacy.lease.timing.follow_every();
+                    acting_alone.map_or(next, |alone| alone.next_try(sent, next))
                 }
             }
             State::Elected {

@@ -440,6 +440,13 @@ impl Calls {
         };
     }
 
+    /// Starts the next call by this moment, if it would start later; a back-off is waited for.
+    pub fn next_by(&mut self, moment: Moment) {
+        if let Next::At(later) = &mut self.next {
+            *later = moment.min(*later);
+        }
+    }
+
     /// Starts the next call at once, or as soon as the one under way has ended; a back-off is
     /// waited for.
     pub fn hurry(&mut self) {

@@ -37,7 +37,8 @@ pub enum Event {
     },
     /// Nobody leads, and nobody can yet: somebody may still be acting.
     SomebodyStillActs,
-    /// The `leader` key that this candidate followed is gone.
+    /// The leader that this candidate followed leads no more: its key is gone, or was overwritten
+    /// without a lease.
     LeaderGone,
     /// The term was renewed before its deadline.
     Renewed {

@@ -8,15 +8,15 @@ use super::{
 
 /// What the keys show.
 impl Machine {
-    /// Rule 3: judges the keys as the response to a transaction showed them.
-    pub(super) fn judge_answer(&mut self, now: Moment) {
+    /// Rule 3: judges the keys as the response to a transaction that was sent at `sent` showed them.
+    pub(super) fn judge_answer(&mut self, now: Moment, sent: Moment) {
         let (Some(known), Some(lease)) = (&self.known, self.state.lease()) else {
             return;
         };
         let (ownership, token) = (known.ownership(lease.id), known.token(lease.id));
         match (self.state, token) {
             (State::Follower { .. }, None) if ownership == Ownership::Neither => {
-                self.follow(now, true);
+                self.follow(now, Some(sent));
             }
             (State::Follower { candidacy, .. }, Some(token)) => {
                 self.state = State::Elected {
@@ -57,8 +57,8 @@ impl Machine {
     }
 
     /// Rules 2 and 4: follows while both keys are somebody else's, and campaigns once both are
-    /// absent.
-    fn follow(&mut self, now: Moment, from_answer: bool) {
+    /// absent. `sent` is when the try was sent whose response shows the keys, if it is not an event.
+    fn follow(&mut self, now: Moment, sent: Option<Moment>) {
         let holds_off = self.holds_off(now);
         let Some(known) = &self.known else { return };
         if let State::Follower { question, .. } = &mut self.state {
@@ -73,22 +73,17 @@ impl Machine {
             self.events.extend(report);
         }
         // The keys of a former term of its own are about to go.
-        let is_own = |entry: &Entry| entry.lease.is_some_and(|lease| self.is_given_up(lease));
-        let report = match known.leader() {
-            Some(leader) if is_own(leader) => None,
-            Some(leader) => self.reporter.following(leader),
-            None => {
-                let somebody_acts = known.acting().is_some_and(|acting| !is_own(acting));
-                self.events.extend(self.reporter.leader_gone());
-                // One revision's events come one by one; only a response shows both keys at once.
-                if from_answer && somebody_acts {
-                    self.reporter.somebody_still_acts()
-                } else {
-                    None
-                }
-            }
+        let is_others = |entry: &&Entry| entry.lease.is_none_or(|lease| !self.is_given_up(lease));
+        let leader = known.leader().filter(|_| known.situation().is_led());
+        let alone = known.acting_alone().filter(is_others);
+        let alone = alone.map(|acting| acting.mod_revision);
+        let report = match leader {
+            Some(leader) if is_others(&leader) => self.reporter.following(leader),
+            Some(_) => None,
+            None => self.reporter.leader_gone(),
         };
         self.events.extend(report);
+        self.judge_acting_alone(now, sent, alone);
     }
 
     /// Rule 9: takes in that the watch saw a key change. Watches are hints, transactions decide: an
@@ -113,7 +108,7 @@ impl Machine {
                 if known.ownership(candidacy.lease.id) == Ownership::Neither =>
             {
                 let nobody = known.both_absent();
-                self.follow(now, false);
+                self.follow(now, None);
                 match self.hold_off {
                     Some(until) if nobody && now < until => self.calls.next_at(until),
                     _ if nobody => self.calls.hurry(),

@@ -114,6 +114,8 @@ impl Timing {
     const SHORTEST_CONNECT_LIMIT: Duration = Duration::from_secs(1);
     /// The longest that one request to etcd may take, and one back-off may last.
     pub(super) const LONGEST_LIMIT: Duration = Duration::from_secs(5);
+    /// The longest time in which a `leader/acting` that stands alone is expected to go.
+    const LONGEST_SETTLING: Duration = Duration::from_millis(500);
 
     /// Returns the durations for a lease granted for `ttl`.
     ///
@@ -171,6 +173,12 @@ impl Timing {
     #[must_use]
     pub fn hold_off(&self) -> Duration {
         self.ttl / 5
+    }
+
+    /// Returns how long `leader/acting` must stand without a leader to be worth a report.
+    #[must_use]
+    pub fn settling(&self) -> Duration {
+        (self.ttl / 10).min(Self::LONGEST_SETTLING)
     }
 
     /// Returns the part of the TTL that pays for clocks of different rates.

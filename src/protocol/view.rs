@@ -1,6 +1,9 @@
 //! The two keys: as one answer shows them, and as far as this candidate knows them.
 
-use super::term::{FencingToken, LeaseId, Term};
+use super::{
+    Situation,
+    term::{FencingToken, LeaseId, Term},
+};
 use std::sync::Arc;
 
 /// One of the election's two keys.
@@ -116,6 +119,18 @@ impl Known {
 
     pub fn acting(&self) -> Option<&Entry> {
         self.acting.as_ref()
+    }
+
+    pub fn situation(&self) -> Situation {
+        Situation::of(self.leader.as_ref(), self.acting.as_ref())
+    }
+
+    /// Returns `leader/acting` if it is certain to have stood while nobody led: what is known of
+    /// `leader` is no older than the revision that wrote it. It may be gone by now.
+    pub fn acting_alone(&self) -> Option<&Entry> {
+        let acting = self.acting.as_ref()?;
+        let is_certain = self.leader_as_of >= acting.mod_revision;
+        (is_certain && !self.situation().is_led()).then_some(acting)
     }
 
     pub fn both_absent(&self) -> bool {

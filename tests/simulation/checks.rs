@@ -5,6 +5,7 @@ use super::{
     etcd::{self, Change, Etcd},
     node::{Actor, Node, nanos},
     plan::{Kind, Mix, Plan},
+    reports::Reports,
     trace::lease_name,
     world::{Event, World},
 };
@@ -31,7 +32,7 @@ pub struct Checks {
     vacant_since: Option<Time>,
     /// From when on each process takes over at once if there is nobody: not as long as it starts,
     /// holds off after a term, or backs off.
-    ready_from: Vec<Time>,
+    pub ready_from: Vec<Time>,
     watch_ended: Vec<Time>,
     /// When each process's connection was cut last, and until when that is worth a report because
     /// it was cut before that.
@@ -55,6 +56,8 @@ pub struct Checks {
     pub slowest_request: Time,
     /// When the faults had stopped, the last term that began.
     last_term: Time,
+    /// What stands alone, and who has reported it.
+    pub reports: Reports,
 }
 
 impl Checks {
@@ -82,6 +85,7 @@ impl Checks {
             asked: vec![(0, 0); plan.nodes],
             slowest_request: 0,
             last_term: 0,
+            reports: Reports::new(plan.nodes),
         }
     }
 
@@ -101,6 +105,7 @@ impl Checks {
         self.unaware_of_restore[node] = false;
         self.withdraws[node] = false;
         self.holds_off_until[node] = 0;
+        self.reports.started_anew(node);
     }
 
     /// A watch is replaced at once, but once in a period only; then the next read finds out.
@@ -172,6 +177,7 @@ impl World {
                 keys[0], keys[1]
             )
         });
+        self.checks.reports.take(self.now, self.etcd.store.keys);
         for node in 0..self.nodes.len() {
             self.check_acting(node)?;
             self.pump(node);

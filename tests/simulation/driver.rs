@@ -101,6 +101,7 @@ impl World {
         };
         match input {
             Some(input) => {
+                self.checks.reports.show(node, &input);
                 if matches!(input, Input::Withdraw | Input::Abandoned) {
                     self.checks.withdraws[node] = true;
                 }
@@ -133,6 +134,7 @@ impl World {
                 self.act(node, action)?;
             } else if let Some(said) = machine.poll_event() {
                 self.check_event(node, &said)?;
+                self.check_still_acts(node, &said)?;
                 if let Said::Lost { term, .. } = said
                     && self.plan.actor == Actor::Asks
                     && self.nodes[node].untaken != Some(term)
@@ -152,6 +154,7 @@ impl World {
         }
         self.set_alarm(node);
         self.mind_child(node);
+        self.note_acting_alone(node);
         self.check_acting(node)
     }
 

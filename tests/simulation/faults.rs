@@ -78,7 +78,8 @@ impl World {
             | Kind::OverwriteLeader
             | Kind::DeleteActing
             | Kind::OverwriteActing
-            | Kind::RevokeLease => self.interfere(kind),
+            | Kind::RevokeLease
+            | Kind::DeleteBoth => self.interfere(kind),
         }
     }
 
@@ -373,7 +374,7 @@ impl World {
 
     fn interfere(&mut self, kind: Kind) -> Result<bool, Violation> {
         let key = match kind {
-            Kind::DeleteLeader | Kind::OverwriteLeader => ElectionKey::Leader,
+            Kind::DeleteLeader | Kind::OverwriteLeader | Kind::DeleteBoth => ElectionKey::Leader,
             _ => ElectionKey::Acting,
         };
         let now = self.now;
@@ -388,6 +389,11 @@ impl World {
         let people = self.plan.nodes;
         match kind {
             Kind::DeleteLeader => self.change(|etcd| etcd.store.commit(&[(key, None)]))?,
+            Kind::DeleteBoth => {
+                self.change(|etcd| etcd.store.commit(&[(key, None)]))?;
+                let pause = self.rng.u64(0..SECOND / 2);
+                self.push(self.capped(pause), Event::DeleteActing { lease });
+            }
             Kind::DeleteActing => {
                 let mut deleted = vec![(key, None)];
                 // `etcdctl del --prefix leader` does both.
@@ -412,6 +418,22 @@ impl World {
             }
         }
         Ok(true)
+    }
+
+    /// Somebody deletes `leader/acting` if it is still bound to this lease.
+    pub fn delete_acting(&mut self, lease: i64) -> Result<(), Violation> {
+        let acting = self.etcd.store.key(ElectionKey::Acting);
+        if acting.is_none_or(|acting| acting.lease != lease) {
+            return Ok(());
+        }
+        self.note(|_| {
+            format!(
+                "fault   leader/acting of lease {} deleted",
+                lease_name(lease)
+            )
+        });
+        self.excuse(lease, self.now + self.granted());
+        self.change(|etcd| etcd.store.commit(&[(ElectionKey::Acting, None)]))
     }
 
     /// A lease of somebody who takes no part.

@@ -10,6 +10,7 @@ pub mod faults;
 pub mod network;
 pub mod node;
 pub mod plan;
+pub mod reports;
 pub mod run;
 pub mod trace;
 pub mod world;

@@ -61,6 +61,7 @@ kinds! {
     DeleteActing "leader/acting deleted",
     OverwriteActing "leader/acting overwritten",
     RevokeLease "leader's lease revoked",
+    DeleteBoth "leader and leader/acting deleted, one after the other",
 }
 
 /// Which faults go together.
@@ -86,6 +87,8 @@ pub enum Mix {
     Histories,
     /// Members that take long to check passwords.
     Passwords,
+    /// Leaders that are asked to step down and take their time, and keys that go together or nearly so.
+    Handovers,
     /// One endpoint of each candidate, always the same, is dead or silent.
     Endpoint,
 }
@@ -102,6 +105,7 @@ impl Mix {
         Self::People,
         Self::Histories,
         Self::Passwords,
+        Self::Handovers,
         Self::Endpoint,
     ];
 
@@ -206,6 +210,18 @@ impl Mix {
                 K::Resign,
                 K::StopMember,
             ],
+            Self::Handovers => vec![
+                K::DeleteLeader,
+                K::DeleteLeader,
+                K::DeleteBoth,
+                K::RevokeLease,
+                K::Linger,
+                K::Crash,
+                K::Resign,
+                K::Withdraw,
+                K::LateWatch,
+                K::SlowWatch,
+            ],
             Self::Endpoint => vec![
                 K::DeadEndpoint,
                 K::SilentEndpoint,
@@ -262,7 +278,7 @@ impl Plan {
         let has = |kind| kinds.contains(&kind);
         let mut some = |kind| if has(kind) { rng.u32(1..80) } else { 0 };
         let (lost, late, repeated) = (some(Kind::Lose), some(Kind::Late), some(Kind::Repeat));
-        let healthy = matches!(mix, Mix::Calm | Mix::Endpoint);
+        let healthy = matches!(mix, Mix::Calm | Mix::Handovers | Mix::Endpoint);
         let longest = if healthy { 3 } else { 4 };
         let latency = [MILLI / 5, MILLI, 5 * MILLI, granted / 60][rng.usize(0..longest)];
         let child = match mix {

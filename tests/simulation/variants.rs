@@ -21,6 +21,7 @@ pub struct Variant {
 }
 
 const MACHINE: &str = "protocol.rs";
+const ACTING_ALONE: &str = "protocol/acting_alone.rs";
 const ANSWERS: &str = "protocol/answers.rs";
 const ATTEMPTS: &str = "protocol/attempts.rs";
 const CALLS: &str = "protocol/calls.rs";
@@ -66,12 +67,11 @@ pub const VARIANTS: &[Variant] = &[
         mix: Mix::Late,
         violation: "acts without leader/acting",
         edits: &[
-            edit(ANSWERS, "handle_transaction", "if !outdated {", "let sent = call.sent; if !outdated {"),
             edit(
                 ANSWERS,
                 "handle_transaction",
-                "self.judge_answer(now);",
-                "self.judge_answer(now);
+                "self.judge_answer(now, sent);",
+                "self.judge_answer(now, sent);
                  if matches!(self.state, State::Leader(_)) {
                      let shows = self.calls.get(id).and_then(|call| call.transacted).and_then(|it| it.shows);
                      self.accept_answer(now, sent, KeptAlive { ttl: i64::MAX, raft_term: 0 }, shows);
@@ -147,6 +147,7 @@ pub const VARIANTS: &[Variant] = &[
             "self.state = State::Follower {
                  candidacy: super::Candidacy { lease, answered: now, follows_lost_lease: false },
                  question: super::Question::Campaign,
+                 acting_alone: None,
              };",
         )],
     },
@@ -456,5 +457,56 @@ pub const VARIANTS: &[Variant] = &[
         mix: Mix::Calm,
         violation: "reports an outage: untrue",
         edits: &[edit(FAILURES, "fail_connection", "Some(FailureKind::Unreachable) if self.calls.has_answered() => {", "Some(FailureKind::Unreachable) if !self.calls.has_answered() => {")],
+    },
+    Variant {
+        name: "That leader/acting stands alone is reported as soon as a watch shows it",
+        mix: Mix::Handovers,
+        violation: "may still be acting: untrue",
+        edits: &[edit(
+            ACTING_ALONE,
+            "judge_acting_alone",
+            "None if now < alone.lasts_from => self.calls.next_by(alone.lasts_from),",
+            "None if now < alone.lasts_from => self.events.extend(self.reporter.somebody_still_acts()),",
+        )],
+    },
+    Variant {
+        name: "That leader/acting stands alone is reported by a read that was sent before it had time to go",
+        mix: Mix::Handovers,
+        violation: "may still be acting: untrue",
+        edits: &[edit(ACTING_ALONE, "judge_acting_alone", "Some(sent) if sent >= alone.lasts_from => {", "Some(_) => {")],
+    },
+    Variant {
+        name: "That leader/acting stands alone is found by the next periodic read",
+        mix: Mix::Handovers,
+        violation: "does not report that somebody may still be acting",
+        edits: &[edit(
+            ACTING_ALONE,
+            "judge_acting_alone",
+            "None if now < alone.lasts_from => self.calls.next_by(alone.lasts_from),",
+            "None if now < alone.lasts_from => {}",
+        )],
+    },
+    Variant {
+        name: "A read that was sent too early to report that leader/acting stands alone is not repeated soon",
+        mix: Mix::Handovers,
+        violation: "does not report that somebody may still be acting",
+        edits: &[edit(ACTING_ALONE, "next_try", "next.min(self.lasts_from)", "next")],
+    },
+    Variant {
+        name: "The time for which one leader/acting has stood alone counts for the next one",
+        mix: Mix::Handovers,
+        violation: "may still be acting: untrue",
+        edits: &[edit(
+            ACTING_ALONE,
+            "judge_acting_alone",
+            "acting_alone.filter(|before| Some(before.mod_revision) == mod_revision)",
+            "acting_alone.filter(|_| mod_revision.is_some())",
+        )],
+    },
+    Variant {
+        name: "A leader/acting that is newer than what is known of leader stands alone",
+        mix: Mix::People,
+        violation: "may still be acting: untrue",
+        edits: &[edit(VIEW, "acting_alone", "(is_certain && !self.situation().is_led())", "(!self.situation().is_led())")],
     },
 ];

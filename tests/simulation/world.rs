@@ -36,6 +36,9 @@ pub enum Event {
     Elect,
     Pump,
     TidyUp,
+    DeleteActing {
+        lease: i64,
+    },
     ExcuseEnds {
         lease: i64,
     },
@@ -225,6 +228,7 @@ impl World {
                         etcd.store.revoke(lease);
                     })?;
                 }
+                self.check_reported()?;
                 self.check_holder()
             }
             Event::Fault => self.fault(),
@@ -243,6 +247,7 @@ impl World {
                 Ok(())
             }
             Event::TidyUp => self.tidy_up(),
+            Event::DeleteActing { lease } => self.delete_acting(lease),
             Event::ExcuseEnds { lease } => self.check_excuse(lease),
             Event::Quiet => self.become_quiet(),
             Event::LedByNow => self.check_led(),

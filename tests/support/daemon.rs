@@ -19,6 +19,8 @@ pub const REFRESHED: &str = "Refreshing lease; still the leader.";
 pub const LEADER_STOPS: &str = "Revoking lease; no longer the leader.";
 /// What any other replica says then.
 pub const CANDIDATE_STOPS: &str = "Revoking lease; no longer a candidate.";
+/// What it says when nobody leads and `leader/acting` remains.
+pub const STILL_ACTS: &str = "Nobody leads, but somebody may still be acting; waiting.";
 /// How a leader begins to say that its term is over.
 pub const LOST: &str = "No longer the leader: ";
 

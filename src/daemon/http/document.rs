@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     config::LeaderKey,
-    daemon::render::{date, leader_fields, loss_reason, text},
+    daemon::render::{date, leader_fields, loss_reason, situation_name, text},
 };
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -14,9 +14,9 @@ use std::time::Duration;
 /// Renders all that this replica knows.
 pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
     let term = snapshot.term;
-    let (leader, unknown_because) = match &snapshot.leader {
-        Ok(leader) => (leader.as_ref(), None),
-        Err(reason) => (None, Some(reason)),
+    let (state, leader, unknown_because) = match &snapshot.election {
+        Ok((situation, leader)) => (Some(situation_name(*situation)), leader.as_ref(), None),
+        Err(reason) => (None, None, Some(reason)),
     };
     let transitions = snapshot.transitions.iter();
     let transitions: Vec<_> = transitions
@@ -26,6 +26,7 @@ pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
     let mut object = text("name", snapshot.name.as_bytes());
     let rest = [
         ("role", json!(snapshot.role.as_str())),
+        ("state", json!(state)),
         ("leader", json!(leader.map(leader_fields))),
         ("leader_unknown_because", json!(unknown_because)),
         ("age", json!(snapshot.age.map(seconds))),

@@ -9,7 +9,7 @@ use crate::{
     clock,
     config::{Config, LeaderKey},
     observer::Leader,
-    protocol::{Event, Moment, Role, Status, Term, Timing},
+    protocol::{Event, Moment, Role, Situation, Status, Term, Timing},
     wall_clock,
 };
 use std::{
@@ -55,8 +55,8 @@ pub(super) struct Snapshot {
     pub term: Option<Term>,
     /// How long it may lead without a renewal, if it leads.
     pub remaining: Option<Duration>,
-    /// The leader, if somebody leads; or why that is not known.
-    pub leader: Result<Option<Leader>, &'static str>,
+    /// Whether somebody leads, and who; or why that is not known.
+    pub election: Result<(Situation, Option<Leader>), &'static str>,
     /// How long ago the request was sent whose response last showed the keys.
     pub age: Option<Duration>,
     pub ttl: Duration,
@@ -122,9 +122,8 @@ impl ReplicaState {
     pub fn is_follower(&self) -> bool {
         let status = self.status.borrow();
         let now = clock::now();
-        let leader = known_leader(&status, now).ok().flatten();
         matches!(status.role, Role::Follower)
-            && leader.is_some_and(|leader| leader.acts)
+            && known_election(&status, now).is_ok_and(|(situation, _)| situation.is_led())
             && self.lock().etcd_answers(&status, now)
     }
 
@@ -176,7 +175,7 @@ impl ReplicaState {
             role,
             term,
             remaining: remaining.filter(|_| role == CurrentRole::Leader),
-            leader: known_leader(&status, now),
+            election: known_election(&status, now),
             age: status.keys_as_of.map(|sent| now.since(sent)),
             ttl: known.timing.ttl(),
             endpoint: self.endpoints.get(status.endpoint).cloned(),
@@ -210,18 +209,22 @@ fn is_outdated(status: &Status, now: Moment) -> bool {
     status.keys_known_until.is_some_and(|until| now >= until)
 }
 
-/// Returns the leader, if somebody leads.
+/// Returns whether somebody leads, and who.
 ///
 /// # Errors
 /// If that is not known; the error says why.
-fn known_leader(status: &Status, now: Moment) -> Result<Option<Leader>, &'static str> {
+fn known_election(
+    status: &Status,
+    now: Moment,
+) -> Result<(Situation, Option<Leader>), &'static str> {
     if status.keys_as_of.is_none() {
         return Err("etcd has not answered yet");
     }
     if is_outdated(status, now) {
         return Err("etcd has not answered for longer than the TTL");
     }
-    Ok(Leader::of(status.leader.as_ref(), status.acting.as_ref()))
+    let (leader, acting) = (status.leader.as_ref(), status.acting.as_ref());
+    Ok((Situation::of(leader, acting), Leader::of(leader, acting)))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::{
     etcd::LeaseTime,
     observer::{ElectionState, Leader},
     printable::Printable,
+    protocol::Situation,
     wall_clock,
 };
 use serde_json::json;
@@ -26,23 +27,21 @@ pub(super) async fn run(
     if json {
         print(&json_line(&found))?;
     } else {
-        match &state.leader {
-            Some(leader) if leader.acts => {
-                for line in leader_lines(leader, found.lease) {
-                    print(&line)?;
-                }
-            }
-            _ => {
-                print(&found.sentence(leader_key))?;
-            }
+        let lines = match (state.situation, &state.leader) {
+            (Situation::Led, Some(leader)) => leader_lines(leader, found.lease),
+            _ => vec![found.sentence(leader_key)],
+        };
+        for line in lines {
+            print(&line)?;
         }
         if let Some(alarm) = found.alarm_sentence() {
             print(&alarm)?;
         }
     }
-    Ok(match state.leader {
-        Some(_) => exit_code::SUCCESS,
-        None => exit_code::NO_LEADER,
+    Ok(if state.situation.is_led() {
+        exit_code::SUCCESS
+    } else {
+        exit_code::NO_LEADER
     })
 }
 

@@ -83,13 +83,48 @@ fn nobody_campaigns_while_somebody_may_still_act() {
     let (mut harness, _) = follower();
     harness.changed(ElectionKey::Leader, 11, None);
     assert!(harness.says(&Event::LeaderGone));
-    harness.pass(1700 * MILLI);
+    harness.pass(499 * MILLI);
+    assert!(!harness.has(|action| matches!(action, Action::Try { .. })));
+    harness.pass(MILLI);
     assert!(
         !harness.answer(view(11, None, Some(key(OTHER, 10)))),
         "a read"
     );
     assert!(harness.says(&Event::SomebodyStillActs));
     harness.changed(ElectionKey::Acting, 12, None);
+    let (_, campaign) = harness.take_try();
+    assert!(campaign);
+}
+
+#[test]
+fn a_read_that_was_sent_too_early_reports_nobody_who_may_still_act_and_is_repeated_soon() {
+    let (mut harness, _) = follower();
+    harness.pass(1700 * MILLI);
+    let (call, _) = harness.take_try();
+    harness.changed(ElectionKey::Leader, 11, None);
+    let alone = || view(11, None, Some(key(OTHER, 10)));
+    harness.transact(call, alone());
+    harness.keep_alive(call, 1);
+    assert!(!harness.says(&Event::SomebodyStillActs));
+    harness.pass(500 * MILLI);
+    assert!(!harness.answer(alone()));
+    assert!(harness.says(&Event::SomebodyStillActs));
+    // It is reported once, and the pace is the usual one again.
+    harness.pass(1600 * MILLI);
+    assert!(!harness.has(|action| matches!(action, Action::Try { .. })));
+    harness.pass(100 * MILLI);
+    assert!(!harness.answer(alone()));
+    assert!(!harness.says(&Event::SomebodyStillActs));
+}
+
+#[test]
+fn keys_that_go_in_two_revisions_leave_nobody_who_may_still_act() {
+    let (mut harness, _) = follower();
+    harness.changed(ElectionKey::Leader, 11, None);
+    harness.pass(400 * MILLI);
+    harness.changed(ElectionKey::Acting, 12, None);
+    harness.pass(200 * MILLI);
+    assert!(!harness.says(&Event::SomebodyStillActs));
     let (_, campaign) = harness.take_try();
     assert!(campaign);
 }
@@ -204,6 +239,8 @@ fn a_key_without_a_lease_is_complained_of_once_and_not_fought() {
     let complaint = Event::KeyWithoutLease {
         key: ElectionKey::Leader,
     };
+    let follows = |event: &Event| matches!(event, Event::Following { .. });
+    assert!(!harness.events.iter().any(follows), "nobody leads");
     assert!(harness.says(&complaint));
     harness.pass(1700 * MILLI);
     assert!(!harness.answer(view(10, stray, None)));

@@ -1,0 +1,53 @@
+//! What the two keys say about an election: the one place that decides who leads.
+
+use super::{ElectionKey, Entry};
+
+/// What the two keys say about an election. Each pair of keys is exactly one of these.
+///
+/// Commands, HTTP and the log derive what they say from it, so that they cannot contradict each
+/// other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Situation {
+    /// One campaign wrote both keys: its candidate leads.
+    Led,
+    /// `leader` is bound to a lease, and `leader/acting` is absent or was not written with it: a
+    /// client without this protocol leads, or a term whose key was overwritten or deleted is about
+    /// to end.
+    LedWithoutActing,
+    /// Nobody leads, and nobody can be elected while `leader/acting` exists: its holder may still be
+    /// acting.
+    Ending,
+    /// Nobody leads, and nobody can be elected until an operator deletes this key, because no lease
+    /// ever removes it. The holder of `leader/acting` may still be acting, if that exists.
+    Blocked(ElectionKey),
+    /// Nobody leads or acts: the next campaign wins.
+    Vacant,
+}
+
+impl Situation {
+    /// Judges both keys.
+    #[must_use]
+    pub fn of(leader: Option<&Entry>, acting: Option<&Entry>) -> Self {
+        match (leader, acting) {
+            (Some(Entry { lease: None, .. }), _) => Self::Blocked(ElectionKey::Leader),
+            (Some(leader), Some(acting))
+                if (acting.lease, acting.mod_revision) == (leader.lease, leader.mod_revision) =>
+            {
+                Self::Led
+            }
+            (Some(_), _) => Self::LedWithoutActing,
+            (None, Some(Entry { lease: None, .. })) => Self::Blocked(ElectionKey::Acting),
+            (None, Some(_)) => Self::Ending,
+            (None, None) => Self::Vacant,
+        }
+    }
+
+    /// Returns true iff somebody leads.
+    #[must_use]
+    pub const fn is_led(self) -> bool {
+        match self {
+            Self::Led | Self::LedWithoutActing => true,
+            Self::Ending | Self::Blocked(_) | Self::Vacant => false,
+        }
+    }
+}

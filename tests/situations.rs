@@ -1,0 +1,270 @@
+//! What each output says of the same keys: `status`, `observe`, HTTP and the log agree.
+mod support;
+
+use serde_json::Value;
+use std::time::Duration;
+use support::daemon::{Daemon, FOLLOWER, LEADER, STILL_ACTS, json};
+use support::etcd::Etcd;
+use support::http::{get, get_json};
+use support::operator::{at, object, run};
+use support::{free_port, poll_until};
+
+/// What a key is bound to.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// The lease of the key `leader`.
+    Same,
+    /// Another lease.
+    Other,
+    /// No lease.
+    Not,
+}
+
+/// How the keys are written, and what is said of them.
+struct Case {
+    leader: Option<Bound>,
+    acting: Option<Bound>,
+    /// Whether one transaction writes both.
+    together: bool,
+    state: &'static str,
+    /// How the sentence of `status` and `observe` begins, for the key `KEY`.
+    start: &'static str,
+    /// How it goes on after the token and the lease.
+    end: &'static str,
+    may_act: bool,
+    warns: bool,
+}
+
+const NOT_WRITTEN_WITH_IT: &str = ", but 'KEY/acting' was not written with it; 'writer' may still \
+                                   be acting";
+
+const CASES: &[Case] = &[
+    Case {
+        leader: Some(Bound::Same),
+        acting: Some(Bound::Same),
+        together: true,
+        state: "led",
+        start: "'holder' leads, token ",
+        end: ".",
+        may_act: false,
+        warns: false,
+    },
+    Case {
+        leader: Some(Bound::Same),
+        acting: None,
+        together: false,
+        state: "led",
+        start: "'holder' holds the key 'KEY' without 'KEY/acting', token ",
+        end: ".",
+        may_act: false,
+        warns: false,
+    },
+    // Two revisions are no campaign of this protocol, even if one client wrote both.
+    Case {
+        leader: Some(Bound::Same),
+        acting: Some(Bound::Same),
+        together: false,
+        state: "led",
+        start: "'holder' holds the key 'KEY', token ",
+        end: NOT_WRITTEN_WITH_IT,
+        may_act: false,
+        warns: false,
+    },
+    Case {
+        leader: Some(Bound::Same),
+        acting: Some(Bound::Other),
+        together: false,
+        state: "led",
+        start: "'holder' holds the key 'KEY', token ",
+        end: NOT_WRITTEN_WITH_IT,
+        may_act: false,
+        warns: false,
+    },
+    Case {
+        leader: Some(Bound::Same),
+        acting: Some(Bound::Not),
+        together: false,
+        state: "led",
+        start: "'holder' holds the key 'KEY', token ",
+        end: ", and nobody else can lead until somebody deletes the key 'KEY/acting', which is bound \
+              to no lease and holds '{",
+        may_act: false,
+        warns: true,
+    },
+    Case {
+        leader: Some(Bound::Not),
+        acting: None,
+        together: false,
+        state: "blocked",
+        start: "Nobody leads, and nobody can until somebody deletes the key 'KEY', which is bound to \
+                no lease and holds 'holder'.",
+        end: "",
+        may_act: false,
+        warns: true,
+    },
+    Case {
+        leader: Some(Bound::Not),
+        acting: Some(Bound::Other),
+        together: false,
+        state: "blocked",
+        start: "Nobody leads, and nobody can until somebody deletes the key 'KEY', which is bound to \
+                no lease and holds 'holder'; 'writer' may still be acting",
+        end: "",
+        may_act: true,
+        warns: true,
+    },
+    Case {
+        leader: None,
+        acting: Some(Bound::Other),
+        together: false,
+        state: "ending",
+        start: "Nobody leads; 'writer' may still be acting",
+        end: "",
+        may_act: true,
+        warns: false,
+    },
+    Case {
+        leader: None,
+        acting: Some(Bound::Not),
+        together: false,
+        state: "blocked",
+        start: "Nobody leads, and nobody can until somebody deletes the key 'KEY/acting', which is \
+                bound to no lease and holds '{",
+        end: "; 'writer' may still be acting",
+        may_act: true,
+        warns: true,
+    },
+];
+
+/// Writes the keys of a case.
+fn write(etcd: &Etcd, key: &str, case: &Case) {
+    let record = r#"{"name":"writer"}"#;
+    let leases = [(); 2].map(|()| etcd.grant(Duration::from_mins(10)));
+    let lease = |bound| match bound {
+        Bound::Same => Some(&*leases[0]),
+        Bound::Other => Some(&*leases[1]),
+        Bound::Not => None,
+    };
+    let acting = format!("{key}/acting");
+    if case.together {
+        let lease = &leases[0];
+        let puts = format!(
+            "\nput --lease={lease} {key} holder\nput --lease={lease} {acting} {record:?}\n\n\n"
+        );
+        etcd.etcdctl_bytes(&["txn"], puts.as_bytes());
+        return;
+    }
+    if let Some(bound) = case.leader {
+        etcd.put(key, b"holder", lease(bound));
+    }
+    if let Some(bound) = case.acting {
+        etcd.put(&acting, record.as_bytes(), lease(bound));
+    }
+}
+
+/// Checks what both kinds of JSON have in common.
+fn check_fields(told: &Value, case: &Case) {
+    let leader = &told["leader"];
+    assert_eq!(told["state"], case.state, "{told}");
+    if case.state == "led" {
+        assert_eq!(leader["name"], "holder", "{told}");
+        assert_eq!(leader["acts"], case.together, "{told}");
+    } else {
+        assert_eq!(*leader, Value::Null, "{told}");
+    }
+}
+
+fn check(etcd: &Etcd, number: usize, case: &Case) {
+    let key = format!("key{number}");
+    let endpoint = etcd.endpoint();
+    write(etcd, &key, case);
+    let is_led = case.state == "led";
+
+    let said = |arguments: &[&str]| {
+        run(at(
+            &endpoint,
+            &[arguments, &["--leader-key", &key]].concat(),
+        ))
+    };
+    let (status, json_status) = (said(&["status"]), said(&["status", "--json"]));
+    let code = if is_led { 0 } else { 3 };
+    assert_eq!((status.code, json_status.code), (code, code), "{key}");
+    let told = object(&json_status.out[0]);
+    check_fields(&told, case);
+    let acting = case.acting.map_or(Value::Null, |_| "writer".into());
+    assert_eq!(told["acting"]["name"], acting, "{told}");
+
+    let observe = |json: &[&str]| {
+        let arguments = [&["observe", "--leader-key", &key], json].concat();
+        let mut observer = Daemon::spawn("observer", at(&endpoint, &arguments));
+        observer.wait_for_next_line("a line", |_| true).text()
+    };
+    check_fields(&object(&observe(&["--json"])), case);
+    let observed = observe(&[]);
+    let (_, observed) = observed.split_once(' ').unwrap();
+    let mut sentences = vec![observed.to_owned()];
+    if case.together {
+        assert_eq!(status.out[0], "leader   holder");
+    } else {
+        assert_eq!(status.out.len(), 1, "{:?}", status.out);
+        sentences.push(status.out[0].clone());
+    }
+    for sentence in sentences {
+        let [start, end] = [case.start, case.end].map(|part| part.replace("KEY", &key));
+        assert!(sentence.starts_with(&start), "{sentence}\n{start}");
+        assert!(sentence[start.len()..].contains(&end), "{sentence}\n{end}");
+        let may_act = case.acting.is_some() && !case.together;
+        assert_eq!(
+            sentence.contains("may still be acting"),
+            may_act,
+            "{sentence}"
+        );
+    }
+
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = json("replica", &endpoint);
+    command.args(["--leader-key", &key, "--http", &address]);
+    let mut replica = Daemon::spawn("replica", command);
+    // What is not logged is not logged by the time at which all else is.
+    replica.wait_for_next("New leader election happening.");
+    if case.warns {
+        replica.wait_for_next_line("a warning", |line| {
+            line.is_warning() && line.message().contains("is bound to no lease")
+        });
+    }
+    if is_led {
+        let follows = replica.wait_for_next(FOLLOWER);
+        assert_eq!(follows.field("leader").unwrap(), "holder");
+    }
+    if case.may_act {
+        replica.wait_for_next(STILL_ACTS);
+    }
+    let told = poll_until("the replica knows the keys", || {
+        let told = get_json(&address, "/status");
+        told["age"].is_number().then_some(told)
+    });
+    check_fields(&told, case);
+    assert_eq!(told["role"], "follower");
+    assert_eq!(get(&address, "/leader").code, 503);
+    let code = if is_led { 200 } else { 503 };
+    assert_eq!(get(&address, "/follower").code, code, "{key}");
+    assert_eq!(replica.count(LEADER), 0);
+    assert_eq!(replica.count(FOLLOWER), usize::from(is_led), "{key}");
+    assert_eq!(
+        replica.count(STILL_ACTS),
+        usize::from(case.may_act),
+        "{key}"
+    );
+    assert_eq!(replica.warnings().len(), usize::from(case.warns), "{key}");
+}
+
+#[test]
+fn status_observe_http_and_the_log_agree_whatever_the_keys_are() {
+    let etcd = Etcd::newest();
+    std::thread::scope(|scope| {
+        for (number, case) in CASES.iter().enumerate() {
+            let etcd = &etcd;
+            scope.spawn(move || check(etcd, number, case));
+        }
+    });
+}
