@@ -11,7 +11,7 @@ use support::daemon::{
     wait_for_leader, wait_for_next_roles,
 };
 use support::etcd::{Etcd, on_each_etcd};
-use support::{FAIL_OVER, TTL};
+use support::{FAIL_OVER, NEXT_REQUEST, TTL, let_pass};
 
 const SIGNALS: [(Signal, i32); 4] = [
     (Signal::TERM, 15),
@@ -221,6 +221,7 @@ fn a_second_signal_ends_a_leader_at_once_while_a_frozen_etcd_keeps_it_from_stopp
         for (leader, (signal, number)) in leaders.iter_mut().zip(SIGNALS) {
             leader.signal(Signal::TERM);
             leader.wait_for_next(LEADER_STOPS);
+            let_pass(NEXT_REQUEST);
             assert!(!leader.has_ended(), "its lease cannot be revoked yet");
             let before = Instant::now();
             leader.signal(signal);

@@ -15,7 +15,7 @@ use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Stream, comm
 use support::etcd::{Etcd, on_each_etcd};
 use support::proxy::refusing;
 use support::record::{Record, wait_for_guard};
-use support::{TTL, let_pass, poll_until};
+use support::{NEXT_REQUEST, TTL, let_pass, poll_until};
 
 /// The limit for what takes milliseconds, on a machine that is busy with other tests.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -234,14 +234,24 @@ fn a_grace_or_stop_timeout_that_cannot_work_and_a_missing_command_are_refused() 
     );
     let too_short = run(&["--grace", "99ms", "--", "true"]);
     assert!(too_short.contains("100ms at least"), "{too_short}");
-    for option in ["--grace", "--stop-timeout"] {
-        let alone = run(&[option, "300ms"]);
+    for (option, value) in [
+        ("--grace", "300ms"),
+        ("--stop-timeout", "300ms"),
+        ("--stop-signal", "QUIT"),
+    ] {
+        let alone = run(&[option, value]);
         assert!(
             alone.contains(&format!("{option} is about a COMMAND")),
             "{alone}"
         );
     }
     run(&["--stop-timeout", "-1s", "--", "true"]);
+    // Variables may be set for another replica.
+    let mut replica = plain("one", &refusing());
+    replica.env("LEADER_ELECTION_GRACE", "none");
+    replica.env("LEADER_ELECTION_STOP_TIMEOUT", "none");
+    replica.env("LEADER_ELECTION_STOP_SIGNAL", "none");
+    Daemon::spawn("one", replica).wait_for_next_start("Starting the server");
     let nothing = run(&["--"]);
     assert!(
         nothing.contains("there is no COMMAND after --"),
@@ -376,6 +386,7 @@ fn a_second_stop_signal_kills_command_and_all_that_it_started_at_once() {
         let left = replica.wait_for_next_start("left ").text()[5..].to_owned();
         replica.signal(signal);
         replica.wait_for_next("stopping");
+        let_pass(NEXT_REQUEST);
         replica.signal(signal);
         let asked = Instant::now();
         assert_eq!(replica.wait_exit().code(), Some(code));

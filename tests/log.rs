@@ -15,7 +15,7 @@ use support::daemon::{
 };
 use support::etcd::Etcd;
 use support::etcdctl::Key;
-use support::{PATIENCE, REFRESH, TTL, let_pass};
+use support::{NEXT_REQUEST, PATIENCE, TTL, let_pass};
 
 /// Runs the program until it exits with 0. Returns what it printed on standard output.
 fn output(args: &[&str]) -> String {
@@ -367,8 +367,8 @@ fn a_second_signal_does_not_wait_for_a_blocked_output() {
     key_once_it_leads(&etcd, "leader");
     etcd.freeze();
     leader.signal(Signal::TERM);
-    // It waits because its lease cannot be revoked. It must have received the first signal.
-    let_pass(REFRESH / 2);
+    // It waits because its lease cannot be revoked.
+    let_pass(NEXT_REQUEST);
     let before = Instant::now();
     leader.signal(Signal::INT);
     assert_eq!(leader.wait_exit().code(), Some(130));

@@ -1,12 +1,16 @@
-//! Signals, COMMAND's descendants, terminals and limits, as launchers, shells and containers bring them.
+//! What becomes of COMMAND's descendants when it ends or is stopped, of orphans, and what too few file
+//! descriptors do.
 mod support;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, command, plain};
+use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, after, command, plain};
 use support::etcd::Etcd;
 use support::free_port;
 use support::http::get;
@@ -20,7 +24,7 @@ const TIME_FOR_LEFTOVERS: Duration = Duration::from_secs(1);
 
 /// A worker that takes its time to stop, and starts a process for it.
 const WORKER: &str = "#!/bin/sh\n\
-    trap 'echo stopping >&2; sh -c \"sleep 0.7; echo cleaned >&2\"; exit' TERM QUIT\n\
+    trap 'echo stopping >&2; sh -c \"sleep 0.3; echo cleaned >&2\"; exit' TERM QUIT\n\
     echo runs >&2; while :; do sleep 0.02; done\n";
 
 /// Returns a replica that runs this shell script, in which `WORKER` stands for the worker.
@@ -35,22 +39,6 @@ fn shell(etcd: &Etcd, folder: &Path, options: &[&str], script: &str) -> Command 
 
 fn exists(process: &str) -> bool {
     Path::new("/proc").join(process).exists()
-}
-
-/// Starts the command behind a shell that does something first.
-fn after(first: &str, command: &Command) -> Command {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\"")]);
-    shell.arg(command.get_program()).args(command.get_args());
-    shell.env_clear().envs(std::env::vars_os());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    shell.stdin(Stdio::null());
-    shell
 }
 
 #[test]
@@ -85,7 +73,7 @@ fn a_service_manager_that_stops_all_processes_at_once_leaves_them_the_whole_time
     let folder = tempfile::tempdir().unwrap();
     let mut command = shell(&etcd, folder.path(), &[], "WORKER; true");
     // Longer than what COMMAND leaves behind by itself gets.
-    let worker = WORKER.replace("sleep 0.7", "sleep 1.7");
+    let worker = WORKER.replace("sleep 0.3", "sleep 1.7");
     fs::write(folder.path().join("worker"), worker).unwrap();
     command.stdin(Stdio::null());
     let mut replica = Daemon::spawn("one", command);
@@ -99,6 +87,38 @@ fn a_service_manager_that_stops_all_processes_at_once_leaves_them_the_whole_time
     replica.wait_for_any("cleaned");
     assert_eq!(replica.wait_exit().code(), Some(0));
     replica.wait_for_any_start(LEADER_STOPS);
+}
+
+#[test]
+fn an_order_to_stop_that_comes_together_with_commands_end_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = folder.path().join("worker");
+    // Longer than what COMMAND leaves behind by itself gets.
+    fs::write(&worker, WORKER.replace("sleep 0.3", "sleep 1.7")).unwrap();
+    let (ours, guards) = UnixStream::pair().unwrap();
+    let mut guard = command();
+    guard.args(["--guard", "1", "15", "--etcd", &refusing(), "--"]);
+    guard.args(["sh", "-c", &format!("sh {} & wait", worker.display())]);
+    guard.stdin(Stdio::from(OwnedFd::from(guards)));
+    let mut guard = Daemon::spawn("guard", guard);
+    (&ours).write_all(b"\0").unwrap();
+    let mut reports = BufReader::new(&ours).lines();
+    let end = u64::MAX / 2;
+    (&ours)
+        .write_all(format!("run {end} {end}\n").as_bytes())
+        .unwrap();
+    let started = reports.next().unwrap().unwrap();
+    let process = started.strip_prefix("started ").unwrap().parse().unwrap();
+    guard.wait_for_next("runs");
+    guard.signal(Signal::STOP);
+    (&ours)
+        .write_all(format!("stop {end}\n").as_bytes())
+        .unwrap();
+    kill_process(Pid::from_raw(process).unwrap(), Signal::KILL).unwrap();
+    guard.signal(Signal::CONT);
+    assert_eq!(reports.next().unwrap().unwrap(), "stopped");
+    assert!(guard.has_said("cleaned"));
+    guard.wait_exit();
 }
 
 #[test]
@@ -131,6 +151,12 @@ fn what_a_command_leaves_behind_by_itself_is_told_to_stop_and_killed_a_second_la
         ("WORKER & read go; exit 7", false),
         ("setsid WORKER & read go; exit 7", false),
         ("(setsid WORKER; true) & read go; exit 7", false),
+        // The shell reacts once what it waits for has ended.
+        (
+            "sh -c 'trap \"echo cleaned >&2; exit\" TERM; echo runs >&2; sleep 60; true' & \
+             read go; exit 7",
+            false,
+        ),
         (
             "setsid sh -c 'trap \"\" TERM; echo runs; sleep 60; true' & read go; exit 7",
             true,
@@ -162,179 +188,6 @@ fn what_a_command_leaves_behind_by_itself_is_told_to_stop_and_killed_a_second_la
         second.signal(Signal::TERM);
         assert_eq!(second.wait_exit().code(), Some(0));
     }
-}
-
-#[test]
-fn hup_usr1_and_usr2_reach_all_of_commands_group_and_are_ignored_while_there_is_none() {
-    let etcd = Etcd::newest();
-    let script = "for s in HUP USR1 USR2; do trap \"echo \\$0 got $s\" $s; done; \
-                  [ \"$0\" = worker ] || sh -c \"$1\" worker & \
-                  echo $0 runs; while :; do sleep 0.02; done";
-    let start = |name: &str| {
-        let mut command = plain(name, &etcd.endpoint());
-        command.args(["--", "sh", "-c", script, "shell", script]);
-        Daemon::spawn(name, command)
-    };
-    let mut leader = start("leader");
-    leader.wait_for_any("shell runs");
-    leader.wait_for_any("worker runs");
-    let mut follower = start("follower");
-    follower.wait_for_next(FOLLOWER);
-    for (signal, name) in [
-        (Signal::HUP, "HUP"),
-        (Signal::USR1, "USR1"),
-        (Signal::USR2, "USR2"),
-    ] {
-        leader.signal(signal);
-        follower.signal(signal);
-        for process in ["shell", "worker"] {
-            leader.wait_for_any(&format!("{process} got {name}"));
-        }
-    }
-    leader.signal(Signal::TERM);
-    assert_eq!(leader.wait_exit().code(), Some(0));
-    // The follower has ignored the signals; it did not keep them for its COMMAND.
-    follower.wait_for_next("shell runs");
-    assert!(!follower.texts().iter().any(|line| line.contains(" got ")));
-}
-
-#[test]
-fn a_command_is_stopped_by_the_signal_that_it_wants() {
-    let etcd = Etcd::newest();
-    let script = "trap 'echo got QUIT; exit' QUIT; trap 'echo got TERM' TERM; echo runs; \
-                  while :; do sleep 0.02; done";
-    for (option, variable) in [(Some("SIGQUIT"), None), (None, Some("quit"))] {
-        let mut command = plain("one", &etcd.endpoint());
-        command.args(option.map(|signal| format!("--stop-signal={signal}")));
-        command.envs(variable.map(|signal| ("LEADER_ELECTION_STOP_SIGNAL", signal)));
-        command.args(["--", "sh", "-c", script]);
-        let mut replica = Daemon::spawn("one", command);
-        replica.wait_for_next("runs");
-        replica.signal(Signal::TERM);
-        assert_eq!(replica.wait_exit().code(), Some(0));
-        replica.wait_for_any("got QUIT");
-        assert!(!replica.has_said("got TERM"));
-    }
-}
-
-#[test]
-fn signals_that_are_ignored_at_the_start_stay_ignored_here_and_in_command() {
-    let etcd = Etcd::newest();
-    let replica = |key: &str, command: &[&str]| {
-        let mut replica = plain(key, &etcd.endpoint());
-        replica.args(["--leader-key", key]).args(command);
-        after("trap '' HUP INT QUIT TERM", &replica)
-    };
-    let mut idle = Daemon::spawn("idle", replica("idle", &[]));
-    let script = "grep SigIgn /proc/self/status; trap 'exit 5' HUP; echo runs; sleep 60; true";
-    let mut runs = Daemon::spawn("runs", replica("runs", &["--", "sh", "-c", script]));
-    idle.wait_for_next(LEADER);
-    let ignored = runs.wait_for_next_start("SigIgn:\t").text();
-    let ignored = u64::from_str_radix(&ignored["SigIgn:\t".len()..], 16).unwrap();
-    // HUP, INT and QUIT, but not TERM, of which COMMAND must hear. Real-time signals don't matter.
-    assert_eq!(ignored & 0x7fff_ffff, 0b111);
-    runs.wait_for_next("runs");
-    for signal in [Signal::HUP, Signal::INT, Signal::QUIT] {
-        idle.signal(signal);
-        runs.signal(signal);
-    }
-    idle.wait_for_next_refreshes(2);
-    runs.wait_for_next_refreshes(2);
-    for mut replica in [idle, runs] {
-        replica.signal(Signal::TERM);
-        assert_eq!(replica.wait_exit().code(), Some(0));
-    }
-    assert_eq!(etcd.leases(), [""; 0]);
-}
-
-#[test]
-fn signals_that_are_blocked_at_the_start_arrive_nevertheless() {
-    let etcd = Etcd::newest();
-    let mut blocked = Command::new("env");
-    blocked.arg("--block-signal");
-    let own = plain("one", &etcd.endpoint());
-    blocked.arg(own.get_program()).args(own.get_args());
-    blocked.stdin(Stdio::null());
-    blocked.args(["--", "sh", "-c", "grep SigBlk /proc/self/status; sleep 0.5"]);
-    let mut replica = Daemon::spawn("one", blocked);
-    replica.wait_for_next("SigBlk:\t0000000000000000");
-    let ended = Instant::now() + Duration::from_millis(500);
-    assert_eq!(replica.wait_exit().code(), Some(0));
-    let late = ended.elapsed();
-    assert!(late < AT_ONCE, "noticed {late:?} late");
-
-    let mut blocked = Command::new("env");
-    blocked.arg("--block-signal").arg(own.get_program());
-    blocked.args(own.get_args()).stdin(Stdio::null());
-    let mut replica = Daemon::spawn("one", blocked);
-    replica.wait_for_next(LEADER);
-    replica.signal(Signal::TERM);
-    assert_eq!(replica.wait_exit().code(), Some(0));
-}
-
-#[test]
-fn the_stop_signals_of_base_images_stop_a_daemon_in_order() {
-    let etcd = Etcd::newest();
-    // SIGRTMIN+3, as Docker numbers it.
-    for signal in ["37", "WINCH", "USR1", "HUP", "INT"] {
-        let own = plain("one", &etcd.endpoint());
-        // Without a terminal, as in a container.
-        let mut replica = Command::new("setsid");
-        replica.arg("--wait").arg("sh");
-        replica.args(["-c", "echo process $$; exec \"$0\" \"$@\""]);
-        replica.arg(own.get_program()).args(own.get_args());
-        replica.stdin(Stdio::null());
-        let mut replica = Daemon::spawn("one", replica);
-        let process = replica.wait_for_next_start("process ").text()[8..].to_owned();
-        replica.wait_for_next(LEADER);
-        let mut kill = Command::new("kill");
-        kill.arg(format!("-{signal}")).arg(process);
-        assert!(kill.status().unwrap().success());
-        assert_eq!(replica.wait_exit().code(), Some(0), "{signal}");
-        replica.wait_for_any_start(LEADER_STOPS);
-        assert_eq!(etcd.leases(), [""; 0]);
-    }
-}
-
-/// Runs a shell script on a terminal of its own; its last command must be an `exec`.
-fn on_a_terminal(script: &str) -> Daemon {
-    let mut command = Command::new("script");
-    command.args(["--quiet", "--return", "--command", script, "/dev/null"]);
-    command.stdin(Stdio::null());
-    Daemon::spawn("script", command)
-}
-
-#[test]
-fn a_resized_terminal_stops_nothing() {
-    let etcd = Etcd::newest();
-    let ours = env!("CARGO_BIN_EXE_leader-election");
-    let endpoint = etcd.endpoint();
-    let mut replica = on_a_terminal(&format!(
-        "echo process $$; exec {ours} --etcd {endpoint} --ttl 2s"
-    ));
-    let process = replica.wait_for_next_start("process ").text();
-    let process = Pid::from_raw(process[8..].trim().parse().unwrap()).unwrap();
-    replica.wait_for_next_line(LEADER, |line| line.text().trim() == LEADER);
-    kill_process(process, Signal::WINCH).unwrap();
-    replica.wait_for_next_line("a refresh", |line| line.text().contains("Refreshing"));
-    replica.wait_for_next_line("a refresh", |line| line.text().contains("Refreshing"));
-    kill_process(process, Signal::INT).unwrap();
-    assert_eq!(replica.wait_exit().code(), Some(0));
-}
-
-#[test]
-fn a_terminal_does_not_suspend_a_command_that_uses_it() {
-    let etcd = Etcd::newest();
-    let ours = env!("CARGO_BIN_EXE_leader-election");
-    let endpoint = etcd.endpoint();
-    // With tostop, the terminal suspends background processes that write to it.
-    let script = "echo written; (: </dev/tty) || echo no terminal; exit 7";
-    let mut replica = on_a_terminal(&format!(
-        "stty tostop; exec {ours} --etcd {endpoint} --ttl 2s -- sh -c '{script}'"
-    ));
-    let has = |text: &'static str| move |line: &support::daemon::Line| line.text().trim() == text;
-    replica.wait_for_next_line("its output", has("written"));
-    assert_eq!(replica.wait_exit().code(), Some(7));
 }
 
 #[test]
@@ -402,4 +255,31 @@ fn too_few_file_descriptors_are_an_error_at_the_start_and_the_number_it_names_is
     let mut status = Daemon::spawn("status", after("ulimit -n 6", &status));
     assert_eq!(status.wait_exit().code(), Some(1));
     assert!(status.texts()[0].contains("file descriptors"));
+}
+
+#[test]
+fn without_proc_a_daemon_takes_part_and_a_command_says_what_it_needs_that_for() {
+    let etcd = Etcd::newest();
+    let start = |args: &[&str]| {
+        let mut own = plain("one", &etcd.endpoint());
+        own.args(args);
+        let inner = after("umount --lazy /proc", &own);
+        let mut unshared = Command::new("unshare");
+        unshared.arg("--mount").arg(inner.get_program());
+        unshared.args(inner.get_args()).stdin(Stdio::null());
+        Daemon::spawn("one", unshared)
+    };
+    let mut idle = start(&[]);
+    idle.wait_for_next(LEADER);
+    idle.signal(Signal::TERM);
+    assert_eq!(idle.wait_exit().code(), Some(0));
+    let mut replica = start(&["--", "true"]);
+    assert_eq!(replica.wait_exit().code(), Some(125));
+    let lines = replica.texts();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("/proc does not tell")),
+        "{lines:?}"
+    );
 }

@@ -138,7 +138,7 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
     if let Some((subcommand, _)) = matches.subcommand() {
         refuse_run_args(&matches, command, subcommand)?;
     } else if command.is_none() && release.is_none() {
-        refuse_options_of_command(&matches)?;
+        refuse_options_about_command(&matches)?;
     }
 
     match subcommand {
@@ -146,7 +146,7 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
             if let LocalCommand::Health(health) = &mut command
                 && let Some((_, matches)) = matches.subcommand()
             {
-                read_variables(health, matches)?;
+                read_variables(health, matches, &[])?;
             }
             Ok(Task::Local(command))
         }
@@ -160,7 +160,8 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
         }
         None => {
             let (cluster, leader_key) = complete_election(election, &matches)?;
-            read_variables(&mut run, &matches)?;
+            let ignored = command.map_or(&IDS_ABOUT_COMMAND[..], |_| &[]);
+            read_variables(&mut run, &matches, ignored)?;
             let program = command.and_then(<[_]>::first).cloned();
             let options = run.validate(program, cluster, leader_key, release);
             Ok(Task::Run(Box::new(options.map_err(invalid_values)?)))
@@ -172,7 +173,7 @@ fn complete_election(
     mut election: ElectionArgs,
     matches: &ArgMatches,
 ) -> Result<(Cluster, LeaderKey), clap::Error> {
-    read_variables(&mut election, matches)?;
+    read_variables(&mut election, matches, &[])?;
     election.validate().map_err(invalid_values)
 }
 
@@ -223,18 +224,18 @@ fn refuse_run_args(
     Err(usage_error(ErrorKind::ArgumentConflict, message))
 }
 
+/// The options about how COMMAND is stopped.
+const IDS_ABOUT_COMMAND: [&str; 3] = ["grace", "stop_timeout", "stop_signal"];
+
 /// Refuses the options about how COMMAND is stopped. Their variables may be set for another replica on
 /// this machine, and are ignored without a COMMAND.
-fn refuse_options_of_command(matches: &ArgMatches) -> Result<(), clap::Error> {
-    let options = [
-        ("grace", "--grace"),
-        ("stop_timeout", "--stop-timeout"),
-        ("stop_signal", "--stop-signal"),
-    ];
-    let Some((_, given)) = options.into_iter().find(|(id, _)| is_given(matches, id)) else {
+fn refuse_options_about_command(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let mut ids = IDS_ABOUT_COMMAND.into_iter();
+    let Some(given) = ids.find(|id| is_given(matches, id)) else {
         return Ok(());
     };
-    let message = format!("{given} is about a COMMAND, and there is none");
+    let option = given.replace('_', "-");
+    let message = format!("--{option} is about a COMMAND, and there is none");
     Err(usage_error(ErrorKind::MissingRequiredArgument, message))
 }
 

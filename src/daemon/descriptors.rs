@@ -1,8 +1,11 @@
 //! Whether this process may open enough file descriptors.
 
 use anyhow::ensure;
-use rustix::process::{Resource, getrlimit};
-use std::{fs, io};
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
+use std::fs;
 
 /// What the runtime, the timers, the log and reading files need at most.
 const ALWAYS: u64 = 20;
@@ -27,7 +30,12 @@ pub(super) fn check(plan: &Plan) -> anyhow::Result<()> {
     let Some(allowed) = getrlimit(Resource::Nofile).current else {
         return Ok(());
     };
-    let open = count_open().unwrap_or(allowed);
+    let open = match count_open() {
+        Ok(open) => open,
+        Err(Errno::MFILE | Errno::NFILE) => allowed,
+        // Without /proc it is unknown: standard input, output and error, probably.
+        Err(_) => 3,
+    };
     let endpoints = u64::try_from(plan.endpoints).unwrap_or(u64::MAX);
     let mut needed = open + ALWAYS + endpoints.saturating_mul(PER_ENDPOINT);
     if plan.has_command {
@@ -46,8 +54,10 @@ pub(super) fn check(plan: &Plan) -> anyhow::Result<()> {
 }
 
 /// Counts the descriptors that are open.
-fn count_open() -> io::Result<u64> {
-    let open = fs::read_dir("/proc/self/fd")?.count();
+fn count_open() -> Result<u64, Errno> {
+    let open = fs::read_dir("/proc/self/fd");
+    let open = open.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let open = open.count();
     // One of them was for reading this.
     Ok(u64::try_from(open).unwrap_or(u64::MAX).saturating_sub(1))
 }

@@ -15,6 +15,7 @@ use super::{
     signals::{self, Received, Signals},
 };
 use crate::{
+    clock,
     config::{Cluster, Config},
     election::{Candidate, Election, Leadership},
     etcd,
@@ -39,6 +40,10 @@ const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 const SHORT_LOG_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long killing COMMAND may take after a second signal to stop.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the signals of one request to stop may take to arrive: service managers and terminals send
+/// two, and so do parents that forward what their whole process group has got.
+const TIME_OF_ONE_REQUEST: Duration = Duration::from_millis(500);
 
 /// Runs the program from its command line to its exit code.
 #[must_use]
@@ -207,7 +212,8 @@ async fn take_part(
     };
     let mut watchdog = Watchdog::from_environment(candidate.liveness());
     let mut workload = Workload::new(command, &config, &candidate)?;
-    let mut stop_requested = false;
+    let mut stop_requested = None;
+    let is_over = |request| clock::now().since(request) >= TIME_OF_ONE_REQUEST;
     let mut election_runs = true;
     let mut outcome = Ok(Outcome::Withdrawn);
     while election_runs || workload.is_running() {
@@ -217,12 +223,13 @@ async fn take_part(
             biased;
             signal = signals.next() => match signal {
                 Received::Forward(signal) => workload.forward_signal(signal),
-                Received::Stop(signal) if stop_requested => {
+                Received::Stop(signal) if stop_requested.is_some_and(is_over) => {
                     workload.kill().await;
                     return Ok(Outcome::Signalled(signal));
                 }
+                Received::Stop(_) if stop_requested.is_some() => {}
                 Received::Stop(_) => {
-                    stop_requested = true;
+                    stop_requested = Some(clock::now());
                     outputs.notifier.report_stopping();
                     candidate.begin_withdrawal();
                 }
@@ -240,7 +247,7 @@ async fn take_part(
             }
             ended = workload.ended() => {
                 let (ended, leadership) = ended.context("could not watch over COMMAND")?;
-                if let Some(code) = code_of_end(ended) && !stop_requested {
+                if let Some(code) = code_of_end(ended) && stop_requested.is_none() {
                     outcome = Ok(Outcome::CommandEnded(code));
                     candidate.begin_withdrawal();
                 }

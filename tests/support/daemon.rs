@@ -54,6 +54,22 @@ pub fn json(name: &str, endpoints: &str) -> Command {
     command
 }
 
+/// Returns a shell that does something first, and then becomes the command, without standard input.
+pub fn after(first: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.env_clear().envs(env::vars_os());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null());
+    shell
+}
+
 /// A process of the binary: a [`Process`] whose lines have a meaning.
 pub struct Daemon(Process);
 

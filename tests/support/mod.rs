@@ -37,6 +37,9 @@ pub const TTL: Duration = Duration::from_secs(2);
 /// How often a leader renews its lease.
 pub const REFRESH: Duration = Duration::from_millis(400);
 
+/// After this time, another signal to stop is a second request, and ends a daemon at once.
+pub const NEXT_REQUEST: Duration = Duration::from_millis(600);
+
 /// How long a test waits for something that has no time limit of its own. On a machine that is
 /// busy with other tests, most things take longer than usual, and starting containers takes the
 /// longest. No time is measured by it, so being long costs nothing but the wait of a failed test.

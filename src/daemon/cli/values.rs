@@ -37,11 +37,12 @@ pub(super) fn parse_grace(text: &str) -> Result<Duration, String> {
     Ok(grace)
 }
 
-/// Parses a signal that can tell a program to stop: a name, with or without SIG, or a number.
+/// Parses a signal that can tell a program to stop: a name, with or without SIG, or a number. Real-time
+/// signals are none.
 pub(super) fn parse_stop_signal(text: &str) -> Result<Signal, &'static str> {
     let name = text.to_ascii_uppercase();
-    let named =
-        nix::sys::signal::Signal::from_str(&format!("SIG{}", name.trim_start_matches("SIG")));
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let named = nix::sys::signal::Signal::from_str(&format!("SIG{name}"));
     let number = named.map_or_else(|_| text.parse(), |signal| Ok(signal as i32));
     let signal = number.ok().and_then(Signal::from_named_raw);
     let signal =

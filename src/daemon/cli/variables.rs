@@ -20,18 +20,21 @@ pub(in crate::daemon) fn variable(name: impl AsRef<OsStr>) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// Sets the options that the command line does not give from their variables.
+/// Sets the options that the command line does not give from their variables, but for those with the
+/// IDs `ignored`.
 ///
 /// # Errors
 /// If the value of a variable that counts is invalid.
 pub(super) fn read_variables<A: Args>(
     options: &mut A,
     command_line: &ArgMatches,
+    ignored: &[&str],
 ) -> Result<(), clap::Error> {
     let definition = A::augment_args(Command::new("leader-election")).mut_args(|arg| {
         let arg = arg.default_value(Resettable::Reset);
-        let is_given = is_given(command_line, arg.get_id().as_str());
-        let counts = !is_given && arg.get_env().and_then(variable).is_some();
+        let id = arg.get_id().as_str();
+        let applies = !is_given(command_line, id) && !ignored.contains(&id);
+        let counts = applies && arg.get_env().and_then(variable).is_some();
         if counts { arg } else { arg.env(None) }
     });
     let definition = definition.override_usage(super::USAGE).no_binary_name(true);

@@ -16,7 +16,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::{AsFd, OwnedFd},
     io::Errno,
-    process::{Pid, Signal, kill_process, kill_process_group, setsid},
+    process::{Pid, Signal, getpgid, kill_process, kill_process_group, setsid},
 };
 use std::{
     ffi::OsString,
@@ -120,9 +120,12 @@ impl Guard {
         // good.
         setsid()?;
         let ignored_from_start = signals::ignored_from_start();
-        for signal in IGNORED_SIGNALS {
-            // `nohup` and the like are meant for COMMAND as well.
-            if ignored_from_start.contains(signal.as_raw()) {
+        let stays_ignored = |signal: Signal| {
+            // `nohup` and the like are meant for COMMAND as well, unless that is how it is told to stop.
+            ignored_from_start.contains(signal.as_raw()) && signal != arguments.stop_signal
+        };
+        for signal in IGNORED_SIGNALS.into_iter().chain([arguments.stop_signal]) {
+            if stays_ignored(signal) || signal_hook::consts::FORBIDDEN.contains(&signal.as_raw()) {
                 continue;
             }
             // A handler that does nothing, because COMMAND would inherit that a signal is ignored.
@@ -332,11 +335,12 @@ impl Run {
             Order::Stop { kill_at } => self.schedule.order_stop(clock::now(), kill_at),
             // Once COMMAND's own process was reaped, its number could be that of another group.
             Order::Signal(signal) if self.report.is_none() => {
-                if let Some(signal) = Signal::from_named_raw(signal)
-                    && kill_process_group(self.command, signal).is_err()
-                {
-                    // COMMAND has moved to another group; it may have ended without being reaped yet.
-                    let _ = kill_process(self.command, signal);
+                if let Some(signal) = Signal::from_named_raw(signal) {
+                    // These fail if nothing is left in the group, or COMMAND has ended.
+                    let _ = kill_process_group(self.command, signal);
+                    if getpgid(Some(self.command)) != Ok(self.command) {
+                        let _ = kill_process(self.command, signal);
+                    }
                 }
             }
             Order::Signal(_) => {}
@@ -346,12 +350,17 @@ impl Run {
     /// Records that COMMAND's own process has ended. What it has left behind goes on with the stop, or
     /// begins with it.
     fn record_end(&mut self, code: u8, stop_signal: Signal) {
+        let now = clock::now();
+        // The order to stop may have come together with the end.
+        self.schedule.begin_stop(now);
         if self.schedule.is_stopping() {
             self.report = Some(Report::Stopped);
         } else {
             self.report = Some(Report::Exited { code });
-            self.schedule.stop_leftovers(clock::now());
-            self.stopping = Some(Stopping::begin_without_command(stop_signal));
+            self.schedule.stop_leftovers(now);
+        }
+        if self.stopping.is_none() {
+            self.stopping = Some(Stopping::begin(stop_signal, self.command));
         }
     }
 

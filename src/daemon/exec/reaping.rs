@@ -20,6 +20,9 @@ const KILL_INTERVAL: Duration = Duration::from_millis(1);
 /// The time until a retry of what failed, for lack of file descriptors or of permission.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Processes that multiply without end must not keep the guard from its next step.
+const MOST_DESCENDANTS: usize = 1000;
+
 /// Makes this process the parent of every descendant whose own parent ends.
 ///
 /// Returns the children that exist already, which have nothing to do with COMMAND.
@@ -117,11 +120,14 @@ pub(super) fn children() -> io::Result<Vec<Pid>> {
     children_of("self")
 }
 
-/// Lists all descendants that this process may see, at some moment of this call each.
+/// Lists the descendants that this process may see, each at some moment of this call. One that is
+/// started or loses its parent meanwhile may be missing.
 pub(super) fn descendants() -> Vec<Pid> {
     let mut descendants = children().unwrap_or_default();
     let mut next = 0;
-    while let Some(process) = descendants.get(next) {
+    while let Some(process) = descendants.get(next)
+        && descendants.len() < MOST_DESCENDANTS
+    {
         let process = process.as_raw_nonzero().to_string();
         // One that has just ended has none.
         let mut children = children_of(&process).unwrap_or_default();

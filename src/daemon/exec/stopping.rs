@@ -2,9 +2,9 @@
 //!
 //! COMMAND's process group gets it at once: a shell, and what it runs, or all parts of a pipe. A
 //! process in another group, such as one behind `setsid`, is left to its parent, which may stop its
-//! children in an order of its own; if that parent ends instead, the guard becomes the parent, and
-//! gives the process the signal. A process that is started later belongs to the clean-up, and gets
-//! none.
+//! children in an order of its own; if that parent ends, the guard becomes the parent, and gives the
+//! process the signal. That may be its second one, as nothing shows what its parent did. A process
+//! that is started later belongs to the clean-up, and gets none.
 
 use super::reaping;
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
@@ -17,22 +17,17 @@ pub(super) struct Stopping {
 }
 
 impl Stopping {
-    /// Tells COMMAND, which has not been reaped, and its process group to stop.
+    /// Tells COMMAND and its process group to stop, or what it has left behind.
     pub fn begin(signal: Signal, command: Pid) -> Self {
-        let mut waiting = reaping::descendants();
-        // COMMAND itself may have moved to another group.
-        waiting.retain(|process| getpgid(Some(*process)) != Ok(command));
-        // This fails if the group is empty.
-        let _ = kill_process_group(command, signal);
-        let _ = kill_process_group(command, Signal::CONT);
-        let mut stopping = Self { signal, waiting };
-        stopping.tell_orphans();
-        stopping
-    }
-
-    /// Tells what COMMAND has left behind to stop.
-    pub fn begin_without_command(signal: Signal) -> Self {
-        let waiting = reaping::descendants();
+        let (in_group, waiting): (Vec<_>, Vec<_>) = reaping::descendants()
+            .into_iter()
+            .partition(|process| getpgid(Some(*process)) == Ok(command));
+        // While the group has a member, its number cannot be that of another group.
+        if !in_group.is_empty() {
+            // This fails if all members belong to another user.
+            let _ = kill_process_group(command, signal);
+            let _ = kill_process_group(command, Signal::CONT);
+        }
         let mut stopping = Self { signal, waiting };
         stopping.tell_orphans();
         stopping
@@ -51,6 +46,8 @@ impl Stopping {
                 }
             }
         }
+        // Those that have ended need none.
+        self.waiting.retain(|it| getpgid(Some(*it)).is_ok());
         !self.waiting.is_empty()
     }
 }
