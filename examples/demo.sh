@@ -62,8 +62,8 @@ else
     cargo build --release --locked --manifest-path "$project/Cargo.toml" || fail "the build failed (cargo's message is above)"
     binary=${CARGO_TARGET_DIR:-$project/target}/release/leader-election
 fi
-# What the user set for other runs would change the demo.
-unset "${!LEADER_ELECTION_@}" "${!ETCD_@}"
+# What the user or a service manager set for other programs would change the demo.
+unset "${!LEADER_ELECTION_@}" "${!ETCD_@}" RUST_LOG NOTIFY_SOCKET "${!WATCHDOG_@}"
 
 declare -A pids=() colours=([server1]=36 [server2]=33 [server3]=32)
 if [[ ! -t 1 || -n ${NO_COLOR-} ]]; then colours=(); fi

@@ -175,7 +175,8 @@ fn invalid_values_are_refused_in_one_clear_line_before_anything_is_written() {
             if !value.is_empty() {
                 let mut command = at_etcd();
                 command.env(variable, value);
-                complaints.extend(complaint(&format!("{variable}={value:?}"), command, option));
+                let what = format!("{variable}={value:?}");
+                complaints.extend(complaint(&what, command, variable));
             }
         }
         let mut command = at_etcd();

@@ -103,8 +103,8 @@ fn a_variable_that_is_used_is_validated() {
         set(&mut command, &[variable], b"nonsense/acting");
         let run = run(command);
         assert_eq!(run.code, 2, "{variable}: {:?}", run.err);
-        let expected = "invalid value 'nonsense/acting' for ";
-        assert!(run.err[0].contains(expected), "{variable}: {:?}", run.err);
+        let expected = format!("invalid value 'nonsense/acting' for 'LEADER_ELECTION_{variable}'");
+        assert!(run.err[0].contains(&expected), "{variable}: {:?}", run.err);
     }
 }
 

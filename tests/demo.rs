@@ -30,7 +30,9 @@ impl Demo {
             .args(args)
             .env("ETCD", binaries().pop().unwrap())
             .env("DEMO_BINARY", env!("CARGO_BIN_EXE_leader-election"))
-            .env("TMPDIR", folder.path());
+            .env("TMPDIR", folder.path())
+            // A user's own, for other programs.
+            .env("RUST_LOG", "off");
         change(&mut script);
         let process = Process::spawn_script(&mut script);
         Self { process, folder }

@@ -18,8 +18,15 @@ if ((EUID)); then
 fi
 
 echo "tests/install.sh: installing $*"
-# Waits if another run installs at the same time.
-apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600)
-"${apt[@]}" update || fail "apt-get could not read the package lists (its message is above)"
+# Both wait for ten minutes at most if another run installs at the same time: apt itself knows how to wait only for
+# dpkg's lock, not for that of the package lists.
+apt=("${root[@]}" env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600)
+until output=$("${apt[@]}" update 2>&1); do
+    if [[ $output != *"Could not get lock"* ]] || ((SECONDS >= 600)); then
+        echo "$output" >&2
+        fail "apt-get could not read the package lists (its message is above)"
+    fi
+    sleep 1
+done
 "${apt[@]}" install --no-install-recommends --yes "$@" >/dev/null ||
     fail "apt-get could not install $* (its message is above)"

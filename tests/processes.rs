@@ -101,6 +101,8 @@ fn an_order_to_stop_that_comes_together_with_commands_end_counts() {
     guard.args(["sh", "-c", &format!("sh {} & wait", worker.display())]);
     guard.stdin(Stdio::from(OwnedFd::from(guards)));
     let mut guard = Daemon::spawn("guard", guard);
+    // It is closed first if this test fails, so that the guard kills COMMAND.
+    let ours = ours;
     (&ours).write_all(b"\0").unwrap();
     let mut reports = BufReader::new(&ours).lines();
     let end = u64::MAX / 2;
@@ -117,7 +119,7 @@ fn an_order_to_stop_that_comes_together_with_commands_end_counts() {
     kill_process(Pid::from_raw(process).unwrap(), Signal::KILL).unwrap();
     guard.signal(Signal::CONT);
     assert_eq!(reports.next().unwrap().unwrap(), "stopped");
-    assert!(guard.has_said("cleaned"));
+    guard.wait_for_any("cleaned");
     guard.wait_exit();
 }
 
@@ -263,9 +265,10 @@ fn without_proc_a_daemon_takes_part_and_a_command_says_what_it_needs_that_for() 
     let start = |args: &[&str]| {
         let mut own = plain("one", &etcd.endpoint());
         own.args(args);
-        let inner = after("umount --lazy /proc", &own);
+        let inner = after("mount -t tmpfs none /proc", &own);
         let mut unshared = Command::new("unshare");
-        unshared.arg("--mount").arg(inner.get_program());
+        unshared.args(["--mount", "--map-root-user"]);
+        unshared.arg(inner.get_program());
         unshared.args(inner.get_args()).stdin(Stdio::null());
         Daemon::spawn("one", unshared)
     };

@@ -92,9 +92,12 @@ etcd=$(sed -n 's/^ *image: \(.*\/etcd:.*\)/\1/p' docker-compose-etcd.yaml)
 # Not under /tmp: where that is mounted "nodev", debootstrap refuses.
 work=$(mktemp -d /var/tmp/leader-election.XXXXXX)
 cleanup() {
-    # What an interrupted debootstrap left mounted must not be deleted through.
-    if [[ -d $work/debian ]]; then as_root umount -q "$work"/debian/{proc,sys} || true; fi
-    as_root rm -rf --one-file-system "$work"
+    if [[ -d $work/debian ]]; then
+        # What an interrupted debootstrap left mounted must not be deleted through.
+        as_root umount -q "$work"/debian/{proc,sys} || true
+        as_root rm -rf --one-file-system "$work/debian"
+    fi
+    rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
 trap 'exit 130' INT

@@ -143,7 +143,7 @@ fn check_files(cluster: &Cluster, warn: impl FnOnce(&str)) -> anyhow::Result<()>
     let checked = etcd::check_files(cluster);
     let oddity = checked.map_err(|failure| anyhow!(failure_reason(&failure)))?;
     if let Some(oddity) = oddity {
-        warn(&format!("Check {}.", Printable(oddity.as_bytes())));
+        warn(&format!("Check {oddity}."));
     }
     Ok(())
 }

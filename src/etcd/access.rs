@@ -89,7 +89,7 @@ fn unreadable(what: &str, error: &io::Error) -> Failure {
 }
 
 /// Reads the files that are named to reach a cluster, as each connection will. Returns what may be
-/// wrong with the password, if there is anything.
+/// wrong with the password, if there is anything, as printable text.
 ///
 /// # Errors
 /// If one cannot be read, or holds nothing of what it is for.
@@ -101,8 +101,8 @@ pub(crate) fn check_files(cluster: &Cluster) -> Result<Option<String>, Failure> 
         oddity = user.and_then(|user| user.password.oddity);
     }
     let credentials = cluster.credentials().zip(oddity);
-    Ok(
-        credentials
-            .map(|(credentials, oddity)| format!("{}: {oddity}", password_name(credentials))),
-    )
+    Ok(credentials.map(|(credentials, oddity)| {
+        let name = password_name(credentials);
+        format!("{}: {oddity}", crate::printable::Printable(name.as_bytes()))
+    }))
 }

@@ -5,7 +5,8 @@ use super::{ElectionKey, Entry};
 /// What the two keys say about an election. Each pair of keys is exactly one of these.
 ///
 /// Commands, HTTP and the log derive what they say from it, so that they cannot contradict each
-/// other.
+/// other about the same keys. A replica that has received the event of one key and not yet that of the
+/// other may judge, for a moment, keys that never existed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Situation {
     /// One campaign wrote both keys: its candidate leads.

@@ -134,7 +134,10 @@ fn credentials(
             (None, None) => Ok(None),
         };
     };
-    check_text(&user).map_err(|error| format!("--etcd-user cannot be used: {error}"))?;
+    // The value itself may hold a password by mistake, so that it is not printed.
+    check_text(&user).map_err(|error| {
+        format!("--etcd-user or LEADER_ELECTION_ETCD_USER cannot be used: {error}")
+    })?;
     let password = match (password_file, text) {
         _ if user.contains(':') => Err(
             "--etcd-user takes the name alone; give the password in a file, with --etcd-password-file",

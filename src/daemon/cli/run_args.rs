@@ -62,7 +62,7 @@ pub(super) struct RunArgs {
     )]
     stop_timeout: Duration,
 
-    /// The signal that asks COMMAND to stop
+    /// The signal that asks COMMAND to stop: a name or a number, but no real-time signal
     #[arg(
         long,
         value_name = "SIGNAL",

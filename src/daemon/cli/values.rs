@@ -44,6 +44,13 @@ pub(super) fn parse_stop_signal(text: &str) -> Result<Signal, &'static str> {
     let name = name.strip_prefix("SIG").unwrap_or(&name);
     let named = nix::sys::signal::Signal::from_str(&format!("SIG{name}"));
     let number = named.map_or_else(|_| text.parse(), |signal| Ok(signal as i32));
+    if name.starts_with("RT")
+        || number
+            .as_ref()
+            .is_ok_and(|number| (32..=64).contains(number))
+    {
+        return Err("real-time signals cannot be used; give one such as TERM, QUIT or 15");
+    }
     let signal = number.ok().and_then(Signal::from_named_raw);
     let signal =
         signal.ok_or("give the name or the number of a signal, such as TERM, QUIT or 15")?;

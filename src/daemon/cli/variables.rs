@@ -7,7 +7,12 @@
 //! - The variable of an option counts if that option applies to the task and the command line does
 //!   not give it. The others may hold anything: they may be set for another replica on this machine.
 
-use clap::{Arg, ArgMatches, Args, Command, builder::Resettable, parser::ValueSource};
+use clap::{
+    Arg, ArgMatches, Args, Command,
+    builder::Resettable,
+    error::{ContextKind, ContextValue},
+    parser::ValueSource,
+};
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -37,9 +42,26 @@ pub(super) fn read_variables<A: Args>(
         let counts = applies && arg.get_env().and_then(variable).is_some();
         if counts { arg } else { arg.env(None) }
     });
-    let definition = definition.override_usage(super::USAGE).no_binary_name(true);
-    let variables = definition.try_get_matches_from(iter::empty::<OsString>())?;
+    let mut definition = definition.override_usage(super::USAGE).no_binary_name(true);
+    let variables = definition
+        .try_get_matches_from_mut(iter::empty::<OsString>())
+        .map_err(|error| name_variable(error, &definition))?;
     options.update_from_arg_matches(&variables)
+}
+
+/// Makes an error name the variable that holds the invalid value, instead of an option that nobody
+/// gave.
+fn name_variable(mut error: clap::Error, definition: &Command) -> clap::Error {
+    if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+        && let Some(arg) = definition
+            .get_arguments()
+            .find(|arg| arg.to_string() == *option)
+        && let Some(variable) = arg.get_env()
+    {
+        let variable = ContextValue::String(variable.to_string_lossy().into_owned());
+        error.insert(ContextKind::InvalidArg, variable);
+    }
+    error
 }
 
 /// Returns whether the command line gives the option with this ID.

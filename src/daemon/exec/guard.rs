@@ -352,15 +352,16 @@ impl Run {
     fn record_end(&mut self, code: u8, stop_signal: Signal) {
         let now = clock::now();
         // The order to stop may have come together with the end.
-        self.schedule.begin_stop(now);
-        if self.schedule.is_stopping() {
+        if self.schedule.is_stopping() || self.schedule.is_stop_ordered() {
             self.report = Some(Report::Stopped);
+            self.schedule.begin_stop(now);
         } else {
             self.report = Some(Report::Exited { code });
             self.schedule.stop_leftovers(now);
         }
         if self.stopping.is_none() {
-            self.stopping = Some(Stopping::begin(stop_signal, self.command));
+            let stopping = Stopping::begin_without_command(stop_signal, self.command);
+            self.stopping = Some(stopping);
         }
     }
 

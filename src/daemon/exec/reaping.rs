@@ -122,8 +122,11 @@ pub(super) fn children() -> io::Result<Vec<Pid>> {
 
 /// Lists the descendants that this process may see, each at some moment of this call. One that is
 /// started or loses its parent meanwhile may be missing.
-pub(super) fn descendants() -> Vec<Pid> {
-    let mut descendants = children().unwrap_or_default();
+///
+/// # Errors
+/// If there are too few file descriptors.
+pub(super) fn descendants() -> io::Result<Vec<Pid>> {
+    let mut descendants = children()?;
     let mut next = 0;
     while let Some(process) = descendants.get(next)
         && descendants.len() < MOST_DESCENDANTS
@@ -136,7 +139,7 @@ pub(super) fn descendants() -> Vec<Pid> {
         descendants.append(&mut children);
         next += 1;
     }
-    descendants
+    Ok(descendants)
 }
 
 fn children_of(process: &str) -> io::Result<Vec<Pid>> {

@@ -66,6 +66,11 @@ impl Schedule {
         begins
     }
 
+    /// Returns true iff the daemon ordered a stop that leaves COMMAND the time that it gives.
+    pub fn is_stop_ordered(&self) -> bool {
+        self.stop_is_planned
+    }
+
     /// Begins the stop of what COMMAND has left behind, because it ended by itself at `now`.
     pub fn stop_leftovers(&mut self, now: Moment) {
         (self.is_stopping, self.stop_is_planned) = (true, true);

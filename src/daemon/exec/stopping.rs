@@ -12,23 +12,31 @@ use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 /// What is left to do of telling COMMAND's processes to stop.
 pub(super) struct Stopping {
     signal: Signal,
-    /// Descendants from before the stop that have not got the signal.
-    waiting: Vec<Pid>,
+    /// COMMAND's process group.
+    group: Pid,
+    group_is_told: bool,
+    /// Descendants from before the stop that have not got the signal; `None` while they could not be
+    /// listed.
+    waiting: Option<Vec<Pid>>,
 }
 
 impl Stopping {
-    /// Tells COMMAND and its process group to stop, or what it has left behind.
+    /// Tells COMMAND and its process group to stop. COMMAND must not have been reaped.
     pub fn begin(signal: Signal, command: Pid) -> Self {
-        let (in_group, waiting): (Vec<_>, Vec<_>) = reaping::descendants()
-            .into_iter()
-            .partition(|process| getpgid(Some(*process)) == Ok(command));
-        // While the group has a member, its number cannot be that of another group.
-        if !in_group.is_empty() {
-            // This fails if all members belong to another user.
-            let _ = kill_process_group(command, signal);
-            let _ = kill_process_group(command, Signal::CONT);
-        }
-        let mut stopping = Self { signal, waiting };
+        let mut stopping = Self::begin_without_command(signal, command);
+        // That it could not be listed is no reason not to tell it.
+        stopping.tell_group();
+        stopping
+    }
+
+    /// Tells what COMMAND has left behind to stop. COMMAND's own process was reaped.
+    pub fn begin_without_command(signal: Signal, group: Pid) -> Self {
+        let mut stopping = Self {
+            signal,
+            group,
+            group_is_told: false,
+            waiting: None,
+        };
         stopping.tell_orphans();
         stopping
     }
@@ -36,9 +44,22 @@ impl Stopping {
     /// Tells those processes to stop whose parents have ended. Returns true iff others are left.
     pub fn tell_orphans(&mut self) -> bool {
         // What cannot be listed now can be listed the next time.
+        if self.waiting.is_none()
+            && let Ok(mut descendants) = reaping::descendants()
+        {
+            let count = descendants.len();
+            descendants.retain(|process| getpgid(Some(*process)) != Ok(self.group));
+            // While the group has a member, its number cannot be that of another group.
+            if descendants.len() < count {
+                self.tell_group();
+            }
+            self.waiting = Some(descendants);
+        }
+        let Some(waiting) = &mut self.waiting else {
+            return true;
+        };
         if let Ok(children) = reaping::children() {
-            let orphans = self.waiting.extract_if(.., |it| children.contains(it));
-            for orphan in orphans {
+            for orphan in waiting.extract_if(.., |process| children.contains(process)) {
                 // A stopped process does not react to the first signal without the second one.
                 for signal in [self.signal, Signal::CONT] {
                     // This fails if the process belongs to another user.
@@ -47,7 +68,16 @@ impl Stopping {
             }
         }
         // Those that have ended need none.
-        self.waiting.retain(|it| getpgid(Some(*it)).is_ok());
-        !self.waiting.is_empty()
+        waiting.retain(|process| getpgid(Some(*process)).is_ok());
+        !waiting.is_empty()
+    }
+
+    fn tell_group(&mut self) {
+        if !std::mem::replace(&mut self.group_is_told, true) {
+            for signal in [self.signal, Signal::CONT] {
+                // This fails if the group is empty, or all of it belongs to another user.
+                let _ = kill_process_group(self.group, signal);
+            }
+        }
     }
 }
