@@ -21,9 +21,6 @@ pub struct ActingRecord {
 }
 
 impl ActingRecord {
-    /// The end of the year 9999, in seconds since 1970: what is later cannot be written as a date.
-    const LAST_SECOND: u64 = 253_402_300_799;
-
     /// Creates the record of a leader whose term begins now.
     pub(crate) fn now(name: &str, address: Option<&str>) -> Self {
         Self {
@@ -39,11 +36,8 @@ impl ActingRecord {
         if let Some(address) = &self.address {
             object["address"] = json!(address);
         }
-        let since = self
-            .since
-            .and_then(|since| since.duration_since(SystemTime::UNIX_EPOCH).ok());
-        if let Some(since) = since {
-            object["since"] = json!(since.as_secs());
+        if let Some(since) = self.since.and_then(seconds) {
+            object["since"] = json!(since);
         }
         object.to_string()
     }
@@ -53,15 +47,27 @@ impl ActingRecord {
     pub fn decode(value: &[u8]) -> Self {
         let object: Value = serde_json::from_slice(value).unwrap_or_default();
         let text = |field: &str| object[field].as_str().map(str::to_owned);
-        let since = object["since"]
-            .as_u64()
-            .filter(|since| *since <= Self::LAST_SECOND);
         Self {
             name: text("name"),
             address: text("address"),
-            since: since.map(|since| SystemTime::UNIX_EPOCH + Duration::from_secs(since)),
+            since: time_from(&object["since"]),
         }
     }
+}
+
+/// The end of the year 9999, in seconds since 1970: what is later cannot be written as a date.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// Returns a time as a record holds it: in whole seconds since 1970.
+pub(crate) fn seconds(time: SystemTime) -> Option<u64> {
+    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).ok();
+    since_1970.map(|time| time.as_secs())
+}
+
+/// Returns the time that a record holds, if it is one that can be written as a date.
+pub(crate) fn time_from(seconds: &Value) -> Option<SystemTime> {
+    let seconds = seconds.as_u64().filter(|seconds| *seconds <= LAST_SECOND)?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

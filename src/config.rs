@@ -1,9 +1,11 @@
 //! Validated values: a [`Config`] that exists is a configuration that works.
 
 mod cluster;
+mod job;
 mod password;
 
 pub use cluster::{Cluster, Credentials, Endpoint, InvalidEndpoint, Tls};
+pub use job::JobId;
 pub use password::Password;
 pub(crate) use password::ReadPassword;
 
@@ -50,8 +52,11 @@ pub enum InvalidText {
     /// It begins or ends with white space.
     #[error("it begins or ends with white space")]
     OuterSpace,
-    /// It ends like the second key of an election.
-    #[error("keys that end in /acting belong to other elections")]
+    /// It could be one of the keys that belong to another election.
+    #[error(
+        "it could belong to another election: a key must not end in /acting, /next or /challenge, \
+         nor in /candidates/…, /history/… or /done/…"
+    )]
     ReservedKey,
 }
 
@@ -99,12 +104,20 @@ impl FromStr for Address {
     }
 }
 
-/// The key that an election is about: a text as a [`Name`] may be, which does not end in `/acting`.
+/// The key that an election is about: a text as a [`Name`] may be, and no key that could belong to
+/// another election.
+///
+/// An election owns its key and what begins with that and a `/`. So a key must not end in `/acting`,
+/// `/next` or `/challenge`, and its second-last part must not be `candidates`, `history` or `done`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderKey(String);
 
 impl LeaderKey {
     const ACTING: &str = "/acting";
+    /// The endings of the other keys that an election may have.
+    const RESERVED_ENDINGS: [&str; 3] = [Self::ACTING, "/next", "/challenge"];
+    /// The parts below which an election may have keys.
+    const RESERVED_PARENTS: [&str; 3] = ["candidates", "history", "done"];
 
     /// Returns the key that holds the leader's name.
     #[must_use]
@@ -130,7 +143,14 @@ impl FromStr for LeaderKey {
 
     fn from_str(text: &str) -> Result<Self, InvalidText> {
         check_text(text)?;
-        if text.ends_with(Self::ACTING) {
+        let mut parts = text.rsplit('/').skip(1);
+        // A first part is below no election.
+        let parent = parts.next().filter(|_| parts.next().is_some());
+        if Self::RESERVED_ENDINGS
+            .iter()
+            .any(|ending| text.ends_with(ending))
+            || parent.is_some_and(|parent| Self::RESERVED_PARENTS.contains(&parent))
+        {
             return Err(InvalidText::ReservedKey);
         }
         Ok(Self(text.to_owned()))
@@ -288,13 +308,38 @@ mod tests {
             Err(InvalidText::ControlCharacter)
         );
         assert_eq!(
-            "x/acting".parse::<LeaderKey>(),
-            Err(InvalidText::ReservedKey)
-        );
-        assert_eq!(
             "acting".parse::<LeaderKey>().unwrap().acting(),
             "acting/acting"
         );
+    }
+
+    #[test]
+    fn a_key_that_could_belong_to_another_election_is_refused() {
+        for reserved in [
+            "x/acting",
+            "x/next",
+            "x/y/challenge",
+            "x/candidates/00",
+            "x/history/7",
+            "x/done/job",
+            "/done/job",
+            "x/done/",
+        ] {
+            let parsed = reserved.parse::<LeaderKey>();
+            assert_eq!(parsed, Err(InvalidText::ReservedKey), "{reserved}");
+        }
+        for free in [
+            "done",
+            "next",
+            "x/done",
+            "done/job",
+            "history/leader",
+            "x/candidates/y/z",
+            "x/acting/y",
+            "x/nextone",
+        ] {
+            assert!(free.parse::<LeaderKey>().is_ok(), "{free}");
+        }
     }
 
     #[test]

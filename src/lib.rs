@@ -75,6 +75,7 @@ mod acting_record;
 mod backoff;
 pub mod clock;
 mod config;
+mod done_record;
 // The program; only `src/main.rs` calls it.
 #[cfg(feature = "daemon")]
 #[doc(hidden)]
@@ -91,8 +92,9 @@ mod wall_clock;
 pub use acting_record::ActingRecord;
 pub use config::{
     Address, Cluster, Config, Credentials, Endpoint, InvalidConfig, InvalidEndpoint, InvalidText,
-    LeaderKey, Name, Password, Tls,
+    JobId, LeaderKey, Name, Password, Tls,
 };
+pub use done_record::DoneRecord;
 pub use election::{Candidate, Election, Events, Leadership, Liveness};
 pub use observer::{Acting, ElectionState, Leader, Observed, Observer};
 pub use printable::Printable;

@@ -1,0 +1,74 @@
+//! What the record of a job that is done holds, in `KEY/done/ID`.
+
+use crate::{
+    acting_record::{seconds, time_from},
+    protocol::FencingToken,
+    wall_clock,
+};
+use serde_json::{Value, json};
+use std::time::SystemTime;
+
+/// What the record of a job that is done says, as far as it can be read: the key counts by its
+/// presence, whatever its value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DoneRecord {
+    /// The name of the candidate that completed the job.
+    pub name: Option<String>,
+    /// The fencing token of the term in which it did.
+    pub token: Option<FencingToken>,
+    /// When it recorded that, by its own wall clock.
+    pub at: Option<SystemTime>,
+}
+
+impl DoneRecord {
+    /// Creates the record of a job that is completed now.
+    pub(crate) fn now(name: &str, token: FencingToken) -> Self {
+        Self {
+            name: Some(name.to_owned()),
+            token: Some(token),
+            at: Some(wall_clock::now()),
+        }
+    }
+
+    /// Writes it as the key holds it: a JSON object.
+    pub(crate) fn encode(&self) -> String {
+        let mut object = json!({ "name": self.name });
+        if let Some(token) = self.token {
+            object["token"] = json!(token.get());
+        }
+        if let Some(at) = self.at.and_then(seconds) {
+            object["at"] = json!(at);
+        }
+        object.to_string()
+    }
+
+    /// Reads the value of a key, which may be anything; what is not understood is left out.
+    #[must_use]
+    pub fn decode(value: &[u8]) -> Self {
+        let object: Value = serde_json::from_slice(value).unwrap_or_default();
+        Self {
+            name: object["name"].as_str().map(str::to_owned),
+            token: object["token"].as_i64().map(FencingToken::new),
+            at: time_from(&object["at"]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_written_can_be_read_and_later_versions_are_understood() {
+        let record = DoneRecord {
+            at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+            ..DoneRecord::now("Zoë \"1\"", FencingToken::new(i64::MAX))
+        };
+        assert_eq!(DoneRecord::decode(record.encode().as_bytes()), record);
+        let later = DoneRecord::decode(br#"{"name":7,"token":"x","at":-1,"by":[1]}"#);
+        assert_eq!(later, DoneRecord::default());
+        assert_eq!(DoneRecord::decode(b"\xff"), DoneRecord::default());
+    }
+}
