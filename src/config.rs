@@ -167,6 +167,8 @@ pub struct Config {
     ttl: Ttl,
     grace: Duration,
     stop_timeout: Duration,
+    wait: Option<Duration>,
+    job: Option<JobId>,
 }
 
 impl Config {
@@ -182,6 +184,8 @@ impl Config {
             ttl: Ttl::default(),
             grace: Duration::ZERO,
             stop_timeout: Duration::from_secs(10),
+            wait: None,
+            job: None,
         }
     }
 
@@ -221,6 +225,46 @@ impl Config {
     pub fn with_stop_timeout(mut self, stop_timeout: Duration) -> Self {
         self.stop_timeout = stop_timeout;
         self
+    }
+
+    /// Limits how long the candidate takes part without leading, at first and after each of its terms; then
+    /// it withdraws, after [`Event::GaveUp`](crate::Event::GaveUp). Without this, it waits as long as it
+    /// takes.
+    ///
+    /// With a wait of zero it tries once: it looks at the keys before it asks for a lease, and withdraws as
+    /// soon as it sees that somebody else leads or may still be acting. If etcd does not respond, that
+    /// takes up to 8 s.
+    #[must_use]
+    pub fn with_wait(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// Makes the candidate take part only until a job is done that runs once.
+    ///
+    /// The leader does the job, and calls [`Leadership::complete`](crate::Leadership::complete), which
+    /// records that it is done. Each candidate of this job withdraws when it finds the record, after
+    /// [`Event::JobDone`](crate::Event::JobDone). A crash between the end of the job and its record makes
+    /// another candidate do the job again, so the job must be idempotent.
+    ///
+    /// It takes an etcd role that may read and write the record's key, [`LeaderKey::done`], beside the two
+    /// keys of the election.
+    #[must_use]
+    pub fn with_job(mut self, job: JobId) -> Self {
+        self.job = Some(job);
+        self
+    }
+
+    /// Returns how long the candidate takes part without leading, if that is limited.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        self.wait
+    }
+
+    /// Returns the job that runs once, if there is one.
+    #[must_use]
+    pub fn job(&self) -> Option<&JobId> {
+        self.job.as_ref()
     }
 
     /// Returns how to reach the candidate while it leads.

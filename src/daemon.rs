@@ -12,5 +12,6 @@ mod render;
 mod report;
 mod run;
 mod signals;
+mod workload;
 
 pub use run::run;

@@ -1,15 +1,16 @@
 //! The asynchronous API: take part in an election, and hold leadership as a value.
 
 mod driver;
+mod leadership;
 mod offer;
 
+pub use leadership::{Leadership, NotRecorded, PutError};
+
 use crate::{
-    clock,
     config::Config,
-    protocol::{Event, FencingToken, LossReason, Moment, Role, Status, Term},
+    protocol::{Event, Status},
 };
 use driver::{Command, Driver};
-use offer::Offer;
 use std::io;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -100,7 +101,7 @@ impl Candidate {
     pub async fn elected(&mut self) -> Option<Leadership> {
         loop {
             let leadership = self.leaderships.recv().await?;
-            if leadership.offer.take() {
+            if leadership.is_taken() {
                 return Some(leadership);
             }
         }
@@ -169,96 +170,5 @@ impl Liveness {
 impl Drop for Candidate {
     fn drop(&mut self) {
         self.begin_withdrawal();
-    }
-}
-
-/// The right to act, for one term.
-///
-/// Dropping it says that what acted has stopped: only then is the lease revoked, and only then can
-/// another candidate lead.
-#[derive(Debug)]
-pub struct Leadership {
-    term: Term,
-    offer: Offer,
-    status: watch::Receiver<Status>,
-    commands: mpsc::UnboundedSender<Command>,
-}
-
-impl Leadership {
-    /// Returns the number that orders this term among all: give it along with whatever you write.
-    #[must_use]
-    pub fn token(&self) -> FencingToken {
-        self.term.token
-    }
-
-    /// Returns the term.
-    #[must_use]
-    pub fn term(&self) -> Term {
-        self.term
-    }
-
-    /// Returns the moment by which this process must have stopped acting, unless renewed before;
-    /// `None` once the term is over.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Moment> {
-        // Without an election, nobody renews it.
-        self.status.has_changed().ok()?;
-        match self.status.borrow().role {
-            Role::Leader { term, deadline } if term == self.term => Some(deadline),
-            _ => None,
-        }
-    }
-
-    /// Returns true iff this process leads at this instant, by the clock.
-    #[must_use]
-    pub fn is_leader(&self) -> bool {
-        self.deadline()
-            .is_some_and(|deadline| clock::now() < deadline)
-    }
-
-    /// Waits until the term is over, and returns why. What acts must stop then.
-    ///
-    /// Returns the configured grace before the deadline, so that there is time to stop.
-    ///
-    /// Cancel safe.
-    pub async fn lost(&mut self) -> LossReason {
-        let own = self.term;
-        let over = self
-            .status
-            .wait_for(|status| !matches!(status.role, Role::Leader { term, .. } if term == own))
-            .await;
-        match over.map(|status| status.role) {
-            Ok(Role::Stopping { reason, .. }) => reason,
-            _ => LossReason::Died,
-        }
-    }
-}
-
-impl Leadership {
-    /// Ends the term, and waits until the lease is revoked, so that another candidate can lead; or until
-    /// that has been tried for a TTL, after which the lease has expired. What acts must have stopped.
-    ///
-    /// Dropping does the same without waiting. The candidate continues to take part, and lets others be
-    /// first for a fifth of the TTL.
-    ///
-    /// Cancelling the wait does not take the request back: the term ends nevertheless, in the
-    /// background.
-    pub async fn resign(self) {
-        let (resigned, released) = oneshot::channel();
-        let resigning = Command::Resigned {
-            term: self.term,
-            resigned,
-        };
-        // If the driver is gone, nothing is left to release. It says so by dropping its end.
-        if self.commands.send(resigning).is_ok() {
-            let _ = released.await;
-        }
-    }
-}
-
-impl Drop for Leadership {
-    fn drop(&mut self) {
-        // If the driver is gone, nothing is left to release.
-        let _ = self.commands.send(Command::Stopped(self.term));
     }
 }

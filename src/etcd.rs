@@ -18,7 +18,7 @@ pub(crate) use access::check_files;
 pub(crate) use questions::LeaseTime;
 pub(crate) use target::Target;
 use transact::Keys;
-pub(crate) use transact::TermValues;
+pub(crate) use transact::Values;
 pub(crate) use watch::{Change, WatchEnd};
 
 use crate::protocol::{Entry, Failure, FailureKind, LeaseId, Ttl};

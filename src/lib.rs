@@ -95,7 +95,7 @@ pub use config::{
     JobId, LeaderKey, Name, Password, Tls,
 };
 pub use done_record::DoneRecord;
-pub use election::{Candidate, Election, Events, Leadership, Liveness};
+pub use election::{Candidate, Election, Events, Leadership, Liveness, NotRecorded, PutError};
 pub use observer::{Acting, ElectionState, Leader, Observed, Observer};
 pub use printable::Printable;
 pub use protocol::{

@@ -19,8 +19,11 @@
 //! | `protocol/rules.rs` | what follows from what the keys show, and the beginning and end of terms |
 //! | `protocol/acting_alone.rs` | when a `leader/acting` without a leader is worth a report |
 //! | `protocol/answers.rs` | when a try is answered, and what its answer is worth |
+//! | `protocol/waiting.rs` | when a candidate with a limited wait gives up |
+//! | `protocol/job.rs` | a job that runs once: looking for its record, and recording it |
 //! | `protocol/transaction.rs` | what is asked of etcd: guards, effect, reads |
 //! | `protocol/failures.rs` | after a failure: the same endpoint or the next, what is reported |
+//! | `protocol/next.rs` | what is asked next |
 //! | `protocol/calls.rs` | the pace of requests: one at a time, each within its limit |
 //! | `protocol/attempts.rs` | connection attempts, in parallel if one is slow |
 //! | `protocol/rotation.rs` | which endpoint is asked next, and the back-off |
@@ -34,7 +37,9 @@ mod attempts;
 mod calls;
 mod event;
 mod failures;
+mod job;
 mod messages;
+mod next;
 mod release;
 mod reporter;
 mod rotation;
@@ -47,6 +52,7 @@ mod timing;
 mod transaction;
 mod version;
 mod view;
+mod waiting;
 
 pub use calls::CallId;
 pub use event::{Event, Failure, FailureKind, LossReason, Role, Status};
@@ -59,7 +65,8 @@ pub use transaction::{Effect, Guard, Transaction};
 pub use view::{ElectionKey, Entry, View};
 
 use acting_alone::ActingAlone;
-use calls::{CallKind, Calls, Need};
+use calls::Calls;
+use job::{Look, Recording};
 use release::Release;
 use reporter::Reporter;
 use std::collections::VecDeque;
@@ -171,17 +178,6 @@ impl State {
             _ => None,
         }
     }
-
-    /// Returns the transaction of its next try.
-    fn transaction(&self, lease: LeaseId) -> Transaction {
-        match self {
-            Self::Follower {
-                question: Question::Campaign,
-                ..
-            } => Transaction::campaign(lease),
-            _ => Transaction::READ,
-        }
-    }
 }
 
 /// One candidate.
@@ -199,6 +195,12 @@ pub struct Machine {
     hold_off: Option<Moment>,
     /// Since when it withdraws.
     withdrawing: Option<Moment>,
+    /// What it looks at before it asks for its first lease, if there is still something.
+    look: Option<Look>,
+    /// Until when it waits to lead, if that is limited and it does not lead.
+    waits_until: Option<Moment>,
+    /// The record that is being written.
+    recording: Option<Recording>,
     /// When the request was sent whose response last showed both keys, in this history of etcd.
     keys_as_of: Option<Moment>,
     reporter: Reporter,
@@ -222,6 +224,9 @@ impl Machine {
             releases: Vec::new(),
             hold_off: None,
             withdrawing: None,
+            look: Look::first(settings),
+            waits_until: settings.waits_until(now),
+            recording: None,
             keys_as_of: None,
             reporter: Reporter::default(),
             actions: VecDeque::new(),
@@ -250,6 +255,7 @@ impl Machine {
             Input::WatchEnded { watch } => self.handle_watch_end(now, watch),
             Input::BackedOff { call } => self.calls.end_back_off(call),
             Input::Stopped { term } => self.handle_stopped(now, term),
+            Input::Completed { term } => self.handle_completed(now, term),
             Input::Withdraw => self.withdraw(now),
             Input::Abandoned => self.handle_abandoned(now),
             Input::Version { version } => {
@@ -293,10 +299,18 @@ impl Machine {
             _ => None,
         };
         let call = self.calls.poll_timeout(self.need().is_some());
-        [state, take_back, call, self.release_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let recording = self.recording.as_ref().and_then(Recording::ends);
+        [
+            state,
+            take_back,
+            call,
+            self.release_timeout(),
+            self.wait_timeout(),
+            recording,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Returns the next thing to do.
@@ -339,75 +353,5 @@ impl Machine {
                 .and_then(|known| known.acting().cloned()),
             endpoint: self.calls.endpoint(),
         }
-    }
-
-    /// Starts whatever is due.
-    fn advance(&mut self, now: Moment) {
-        self.advance_releases(now);
-        if !self.calls.may_start() || !self.calls.is_due(now) {
-            return;
-        }
-        let timing = self.timing();
-        match self.need() {
-            None => {}
-            Some(Need::Connection) => {
-                if let Some((call, endpoint)) = self.calls.start_attempt(now, timing.limit()) {
-                    let limit = timing.connect_limit();
-                    self.actions.push_back(Action::Connect {
-                        call,
-                        endpoint,
-                        limit,
-                    });
-                }
-            }
-            Some(Need::Call(kind)) => {
-                let revision = self.known.as_ref().map(Known::revision);
-                let call = self.calls.start(now, kind, timing.limit(), revision);
-                let action = match kind {
-                    CallKind::Grant => Action::Grant {
-                        call,
-                        ttl: self.settings.ttl,
-                        limit: timing.limit(),
-                    },
-                    CallKind::Try { lease, transaction } => {
-                        self.begin_try(&transaction);
-                        Action::Try {
-                            call,
-                            lease,
-                            transaction,
-                            new_stream: self.calls.use_stream(lease),
-                            limit: timing.ttl(),
-                        }
-                    }
-                };
-                self.actions.push_back(action);
-            }
-        }
-    }
-
-    /// Rule 1: returns what is needed next, if anything: a connection, a lease, a try. Its pace is a
-    /// matter of `calls`.
-    fn need(&self) -> Option<Need> {
-        let state = match self.state {
-            State::Withdrawn
-            | State::Stopping {
-                renewing: false, ..
-            } => return None,
-            State::Unleased { .. } if self.withdrawing.is_some() => {
-                let reconnect = self.calls.is_down() && !self.releases.is_empty();
-                return reconnect.then_some(Need::Connection);
-            }
-            state => state,
-        };
-        let lease = state.lease().map(|lease| lease.id);
-        Some(self.calls.need(lease, |lease| state.transaction(lease)))
-    }
-
-    /// The durations that count now: of the lease, or of the TTL that will be asked for.
-    fn timing(&self) -> Timing {
-        self.state.lease().map_or(
-            Timing::new(self.settings.ttl.as_duration(), self.settings.grace),
-            |lease| lease.timing,
-        )
     }
 }

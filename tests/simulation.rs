@@ -2,6 +2,8 @@
 //! go wrong.
 use leader_election::protocol;
 
+#[path = "simulation/job_variants.rs"]
+mod job_variants;
 #[path = "simulation/patch.rs"]
 mod patch;
 #[path = "simulation/mod.rs"]
@@ -14,7 +16,6 @@ use simulation::{
     run::{describe, report, run_many, trace},
 };
 use std::{process::Command, time::Instant};
-use variants::VARIANTS;
 
 #[test]
 fn twenty_thousand_schedules_keep_every_promise() {
@@ -54,7 +55,7 @@ mod gate_only {
 
         let documents = include_str!("../docs/protocol.md");
         let mut uncaught = Vec::new();
-        for (variant, program) in VARIANTS.iter().zip(programs) {
+        for (variant, program) in variants::all().zip(programs) {
             let mix = variant.mix.name();
             let row = format!("| {} | {mix} |", variant.name);
             assert!(documents.contains(&row), "docs/protocol.md lacks: {row}");

@@ -82,6 +82,12 @@ Examples:
   A program of which one runs at a time, on the leader:
     leader-election --etcd etcd1:2379 -- /usr/bin/worker --queue mail
 
+  A database migration when the replicas of a release start, which runs once:
+    leader-election --once migrate-42 -- ./migrate && exec ./server
+
+  A cron job on several machines with different clocks, which runs on one of them each minute:
+    leader-election --wait 0s --hold 50s -- /usr/bin/job
+
   Without the lines that say that the lease was refreshed:
     leader-election --log info,leader_election::refresh=warn
 
@@ -224,10 +230,10 @@ fn refuse_run_args(
     Err(usage_error(ErrorKind::ArgumentConflict, message))
 }
 
-/// The options about how COMMAND is stopped.
-const IDS_ABOUT_COMMAND: [&str; 3] = ["grace", "stop_timeout", "stop_signal"];
+/// The options about how COMMAND is run and stopped.
+const IDS_ABOUT_COMMAND: [&str; 5] = ["grace", "stop_timeout", "stop_signal", "once", "hold"];
 
-/// Refuses the options about how COMMAND is stopped. Their variables may be set for another replica on
+/// Refuses the options about how COMMAND is run and stopped. Their variables may be set for another replica on
 /// this machine, and are ignored without a COMMAND.
 fn refuse_options_about_command(matches: &ArgMatches) -> Result<(), clap::Error> {
     let mut ids = IDS_ABOUT_COMMAND.into_iter();

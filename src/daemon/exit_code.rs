@@ -11,6 +11,8 @@ pub(super) const SUCCESS: u8 = 0;
 pub(super) const ERROR: u8 = 1;
 /// A command found no leader.
 pub(super) const NO_LEADER: u8 = 3;
+/// This replica was not elected within the time that it was to wait: `EX_TEMPFAIL` of `sysexits.h`.
+pub(super) const NOT_ELECTED: u8 = 75;
 /// An unrecoverable error of a daemon with a COMMAND: the codes below 125 are COMMAND's, as with
 /// `env` and `timeout`.
 pub(super) const OWN_FAILURE: u8 = 125;

@@ -3,13 +3,15 @@
 //! Texts that come from etcd may be hostile. [`Printable`] makes them safe in text, [`line`] in JSON.
 
 use crate::{
-    config::LeaderKey,
+    NotRecorded,
+    config::{Config, LeaderKey},
     etcd::LeaseTime,
     observer::{Acting, ElectionState, Leader},
     printable::Printable,
     protocol::{ElectionKey, Failure, FailureKind, LossReason, Situation},
     wall_clock,
 };
+use anyhow::anyhow;
 use serde_json::{Map, Value, json};
 use std::{
     fmt::{Display, Write},
@@ -153,7 +155,7 @@ pub(super) const AUTHENTICATION_OFF: &str = "An etcd user is given, but etcd's a
 fn failure_phrase(failure: &Failure) -> &'static str {
     match failure.kind {
         FailureKind::Overloaded => "is overloaded",
-        FailureKind::Refused => "refuses",
+        FailureKind::Refused | FailureKind::Denied => "refuses",
         FailureKind::Unauthenticated | FailureKind::Exhausted => "cannot be talked to",
         _ => "does not answer",
     }
@@ -162,6 +164,47 @@ fn failure_phrase(failure: &Failure) -> &'static str {
 /// Returns the cause of a failure.
 pub(super) fn failure_reason(failure: &Failure) -> String {
     Printable(failure.message.as_bytes()).to_string()
+}
+
+/// Says why a job that was completed is not recorded as done, and what to do.
+pub(super) fn not_recorded(error: &NotRecorded, config: &Config) -> anyhow::Error {
+    let (job, _) = job_and_key(config);
+    let next = match error {
+        NotRecorded::Unknown => {
+            "look at `leader-election done`: unless it lists the job, another replica runs it again"
+        }
+        _ => "another replica runs it again",
+    };
+    anyhow!("COMMAND has completed '{job}', and that could not be recorded: {error}; {next}")
+}
+
+/// Says why a job that runs once cannot be recorded by this user, and what to do.
+pub(super) fn job_denied(failure: &Failure, config: &Config) -> anyhow::Error {
+    let (_, key) = job_and_key(config);
+    let leader_key = Printable(config.leader_key().as_str().as_bytes());
+    let reason = failure_reason(failure);
+    anyhow!(
+        "the etcd user may not read and write the key '{key}', as --once must ({reason}); give its role \
+         readwrite on the prefix '{leader_key}/' and on '{leader_key}'"
+    )
+}
+
+/// Returns the job that runs once, and the key of its record.
+fn job_and_key(config: &Config) -> (String, String) {
+    let Some(job) = config.job() else {
+        return (String::new(), String::new());
+    };
+    let key = config.leader_key().done(job);
+    (
+        Printable(job.as_str().as_bytes()).to_string(),
+        Printable(key.as_bytes()).to_string(),
+    )
+}
+
+/// Returns a duration to the tenth of a second, for people.
+pub(super) fn duration(duration: Duration) -> String {
+    let tenths = duration.as_millis().div_ceil(100);
+    format!("{}.{} s", tenths / 10, tenths % 10)
 }
 
 /// Returns a clause that says why a term ended; the other arguments are what to call the two keys.

@@ -6,8 +6,9 @@ use super::render::{
 use crate::{
     clock,
     config::Config,
+    done_record::DoneRecord,
     printable::Printable,
-    protocol::{ElectionKey, Event, LossReason, Moment},
+    protocol::{ElectionKey, Event, FencingToken, LossReason, Moment},
     wall_clock,
 };
 use std::time::Duration;
@@ -25,6 +26,9 @@ pub(super) struct Reporter {
     acting_key: String,
     ttl_requested: Duration,
     ttl: Duration,
+    /// The job that runs once.
+    job: String,
+    wait: Duration,
     /// Whether the line about giving up the lease is logged.
     has_released: bool,
 }
@@ -40,6 +44,10 @@ impl Reporter {
             acting_key: printable(&config.leader_key().acting()),
             ttl_requested: ttl,
             ttl,
+            job: config
+                .job()
+                .map_or_else(String::new, |job| printable(job.as_str())),
+            wait: config.wait().unwrap_or_default(),
             has_released: false,
         }
     }
@@ -123,6 +131,51 @@ impl Reporter {
             }
             Event::Withdrawn { left_behind: None } if !self.has_released => {
                 info!(name, "No longer a candidate.");
+            }
+            Event::JobDone { record } => {
+                let job = self.job.as_str();
+                let DoneRecord {
+                    name: by,
+                    token,
+                    at,
+                } = DoneRecord::decode(&record.value);
+                let by = by.map_or("somebody".to_owned(), |by| {
+                    format!("'{}'", Printable(by.as_bytes()))
+                });
+                let at = at.map(|at| humantime::format_rfc3339_seconds(at).to_string());
+                let when = at
+                    .as_deref()
+                    .map_or_else(String::new, |at| format!(" at {at}"));
+                let token = token.map(FencingToken::get);
+                info!(
+                    name,
+                    job,
+                    by,
+                    at,
+                    token,
+                    "'{job}' was completed by {by}{when}; there is nothing left to do."
+                );
+            }
+            Event::Recorded { .. } => {
+                let job = self.job.as_str();
+                info!(name, job, "'{job}' is recorded as done.");
+            }
+            Event::GaveUp { leader } => {
+                let wait = humantime::format_duration(self.wait).to_string();
+                let in_time = if self.wait.is_zero() {
+                    "at once".to_owned()
+                } else {
+                    format!("within {wait}")
+                };
+                let leader = leader.map(|leader| Printable(&leader.value).to_string());
+                let leads = match &leader {
+                    Some(leader) => format!("; '{leader}' leads"),
+                    None => String::new(),
+                };
+                info!(
+                    name,
+                    wait, leader, "This replica was not elected {in_time}{leads}. Giving up."
+                );
             }
             Event::AnsweredAgain { endpoint } => {
                 let endpoint = &self.endpoints[endpoint];

@@ -4,26 +4,25 @@
 use super::{
     cli::{self, CommandToRun, RunOptions, Task, Work},
     descriptors::{self, Plan},
-    exec::{self, Orphans, RunOutcome, Supervisor},
-    exit_code,
+    exec, exit_code,
     http::Server,
     log,
     notify::{Notifier, Watchdog},
     ops,
-    render::failure_reason,
+    render::{failure_reason, job_denied, not_recorded},
     report::Reporter,
     signals::{self, Received, Signals},
+    workload::{Ended, Workload},
 };
 use crate::{
     clock,
     config::{Cluster, Config},
-    election::{Candidate, Election, Leadership},
+    election::Election,
     etcd,
     printable::Printable,
     protocol::Event,
 };
 use anyhow::{Context, anyhow};
-use rustix::io::Errno;
 use std::{
     env,
     io::{self, Write},
@@ -31,15 +30,13 @@ use std::{
     process::ExitCode,
     time::Duration,
 };
-use tokio::{net::TcpListener, signal::unix::SignalKind, time::timeout};
+use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tracing::{error, info, warn};
 
 /// How long the log may take to write its last lines.
 const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the log may take after a second signal to stop.
 const SHORT_LOG_TIMEOUT: Duration = Duration::from_millis(50);
-/// How long killing COMMAND may take after a second signal to stop.
-const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the signals of one request to stop may take to arrive: service managers and terminals send
 /// two, and so do parents that forward what their whole process group has got.
@@ -111,7 +108,7 @@ fn run_daemon(options: RunOptions) -> u8 {
     });
     let (code, log_timeout) = match outcome {
         Ok(Outcome::Withdrawn) => (exit_code::SUCCESS, LOG_TIMEOUT),
-        Ok(Outcome::CommandEnded(code)) => (code, LOG_TIMEOUT),
+        Ok(Outcome::Ended(code)) => (code, LOG_TIMEOUT),
         Ok(Outcome::Signalled(signal)) => (exit_code::of_signal(signal), SHORT_LOG_TIMEOUT),
         Err(error) => {
             error!("{error:#}");
@@ -131,8 +128,8 @@ fn run_daemon(options: RunOptions) -> u8 {
 enum Outcome {
     /// It withdrew from the election, or did what it was started for.
     Withdrawn,
-    /// COMMAND ended by itself, or could not be run.
-    CommandEnded(u8),
+    /// This is the exit code of what it was to do: COMMAND's own, or that COMMAND need not run.
+    Ended(u8),
     /// A second signal to stop arrived before it had withdrawn.
     Signalled(SignalKind),
 }
@@ -163,7 +160,7 @@ fn run_election(
         .map(|command| exec::check_command(&command.program));
     if let Some(Err(error)) = checked {
         error!("{error}");
-        return Ok(Outcome::CommandEnded(error.exit_code()));
+        return Ok(Outcome::Ended(error.exit_code()));
     }
     block_on(take_part(config, command, http))
 }
@@ -213,7 +210,7 @@ async fn take_part(
     let mut watchdog = Watchdog::from_environment(candidate.liveness());
     let mut workload = Workload::new(command, &config, &candidate)?;
     let mut stop_requested = None;
-    let is_over = |request| clock::now().since(request) >= TIME_OF_ONE_REQUEST;
+    let is_over = |(request, _)| clock::now().since(request) >= TIME_OF_ONE_REQUEST;
     let mut election_runs = true;
     let mut outcome = Ok(Outcome::Withdrawn);
     while election_runs || workload.is_running() {
@@ -228,15 +225,18 @@ async fn take_part(
                     return Ok(Outcome::Signalled(signal));
                 }
                 Received::Stop(_) if stop_requested.is_some() => {}
-                Received::Stop(_) => {
-                    stop_requested = Some(clock::now());
+                Received::Stop(signal) => {
+                    stop_requested = Some((clock::now(), signal));
                     outputs.notifier.report_stopping();
                     candidate.begin_withdrawal();
                 }
             },
             () = watchdog.passed(), if election_runs => outputs.notifier.report_alive(),
             event = events.next(), if election_runs => match event {
-                Some(event) => outputs.report(event),
+                Some(event) => {
+                    outcome = outcome_of(&event, &config).unwrap_or(outcome);
+                    outputs.report(event);
+                }
                 None => election_runs = false,
             },
             Some(leadership) = candidate.elected(), if election_runs => {
@@ -247,8 +247,15 @@ async fn take_part(
             }
             ended = workload.ended() => {
                 let (ended, leadership) = ended.context("could not watch over COMMAND")?;
-                if let Some(code) = code_of_end(ended) && stop_requested.is_none() {
-                    outcome = Ok(Outcome::CommandEnded(code));
+                let ended = match ended {
+                    Ended::Exited(_) if stop_requested.is_some() => None,
+                    Ended::Stopped => None,
+                    Ended::Exited(code) | Ended::Held(code) => Some(Ok(Outcome::Ended(code))),
+                    Ended::Completed(Ok(_)) => Some(Ok(Outcome::Ended(exit_code::SUCCESS))),
+                    Ended::Completed(Err(error)) => Some(Err(not_recorded(&error, &config))),
+                };
+                if let Some(ended) = ended {
+                    outcome = ended;
                     candidate.begin_withdrawal();
                 }
                 drop(leadership);
@@ -263,7 +270,23 @@ async fn take_part(
     // Giving the lease back may take longer than the service manager's watchdog waits.
     outputs.notifier.report_stopping();
     candidate.withdraw().await.context("the election ended")?;
-    outcome
+    match (outcome, stop_requested) {
+        // Nobody may take it for done: `leader-election --once ID -- ./migrate && exec ./server`.
+        (Ok(Outcome::Withdrawn), Some((_, signal))) if config.job().is_some() => {
+            Ok(Outcome::Ended(exit_code::of_signal(signal)))
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+/// Returns the outcome if this event decides it.
+fn outcome_of(event: &Event, config: &Config) -> Option<anyhow::Result<Outcome>> {
+    match event {
+        Event::JobDone { .. } => Some(Ok(Outcome::Ended(exit_code::SUCCESS))),
+        Event::GaveUp { .. } => Some(Ok(Outcome::Ended(exit_code::NOT_ELECTED))),
+        Event::JobDenied { failure } => Some(Err(job_denied(failure, config))),
+        _ => None,
+    }
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -293,101 +316,6 @@ impl Outputs {
         match &mut self.server {
             Some(server) => server.serve().await.into(),
             None => std::future::pending().await,
-        }
-    }
-}
-
-/// Returns the exit code of the program if this end of COMMAND ends the program.
-fn code_of_end(ended: RunOutcome) -> Option<u8> {
-    match ended {
-        RunOutcome::Stopped | RunOutcome::GuardKilled | RunOutcome::GuardLate => None,
-        RunOutcome::Exited(code) => Some(code),
-        RunOutcome::NotStarted(error) => Some(match Errno::from_raw_os_error(error) {
-            Errno::NOENT => exit_code::NOT_FOUND,
-            Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => exit_code::OWN_FAILURE,
-            _ => exit_code::NOT_EXECUTABLE,
-        }),
-        RunOutcome::GuardFailed => Some(exit_code::OWN_FAILURE),
-    }
-}
-
-/// What runs while this replica leads.
-enum Workload {
-    /// Nothing: the leadership is only held until it is lost.
-    Idle {
-        held: Option<Leadership>,
-        orphans: Orphans,
-    },
-    Command(Box<Supervisor>),
-}
-
-impl Workload {
-    fn new(
-        command: Option<CommandToRun>,
-        config: &Config,
-        candidate: &Candidate,
-    ) -> anyhow::Result<Self> {
-        let Some(command) = command else {
-            let orphans = Orphans::new().context("could not get ready to reap orphans")?;
-            return Ok(Self::Idle {
-                held: None,
-                orphans,
-            });
-        };
-        let supervisor = Supervisor::new(&command, config, candidate.status());
-        let supervisor = supervisor.context("could not get ready to run COMMAND")?;
-        Ok(Self::Command(Box::new(supervisor)))
-    }
-
-    /// Returns whether something runs that has to end before the program does.
-    fn is_running(&self) -> bool {
-        match self {
-            Self::Idle { .. } => false,
-            Self::Command(supervisor) => supervisor.is_running(),
-        }
-    }
-
-    fn start(&mut self, leadership: Leadership) -> io::Result<()> {
-        match self {
-            Self::Idle { held, .. } => *held = Some(leadership),
-            Self::Command(supervisor) => supervisor.start(leadership)?,
-        }
-        Ok(())
-    }
-
-    /// Waits until a run has ended, or for ever if there is none. Cancel safe.
-    async fn ended(&mut self) -> io::Result<(RunOutcome, Leadership)> {
-        match self {
-            Self::Idle { held, orphans } => {
-                if let Some(leadership) = held {
-                    tokio::select! {
-                        _ = leadership.lost() => {}
-                        never = orphans.reap() => match never {},
-                    }
-                }
-                match held.take() {
-                    Some(leadership) => Ok((RunOutcome::Stopped, leadership)),
-                    None => match orphans.reap().await {},
-                }
-            }
-            Self::Command(supervisor) => supervisor.run_ended().await,
-        }
-    }
-
-    fn forward_signal(&mut self, signal: SignalKind) {
-        if let Self::Command(supervisor) = self {
-            supervisor.forward_signal(signal);
-        }
-    }
-
-    /// Kills what runs, and waits a limited time for its end.
-    async fn kill(&mut self) {
-        if let Self::Command(supervisor) = self
-            && supervisor.is_running()
-        {
-            supervisor.kill();
-            // If it takes longer, the guard completes it after the end of this process.
-            let _ = timeout(KILL_TIMEOUT, supervisor.run_ended()).await;
         }
     }
 }

@@ -1,19 +1,20 @@
 //! Carries out what the machine asks for, and gives it back what came of it. It decides nothing about
 //! the election.
 
-use super::{Leadership, offer::Offer};
+mod actions;
+
+use super::{Leadership, NotRecorded, PutError, offer::Offer};
 use crate::{
     backoff::Jitter,
     clock::{self, Alarm},
     config::Config,
-    etcd::{Connection, Target, TermValues},
-    printable::Printable,
+    etcd::{Connection, Target},
     protocol::{
-        Action, CallId, Event, Failure, FailureKind, Input, LeaseId, Machine, Moment, Role,
-        Settings, Status, Term,
+        CallId, Entry, Event, Failure, Input, LeaseId, Machine, Moment, Role, Settings, Status,
+        Term,
     },
 };
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
@@ -28,6 +29,18 @@ pub(super) enum Command {
     Resigned {
         term: Term,
         resigned: oneshot::Sender<()>,
+    },
+    /// What acted has completed the job that runs once.
+    Completed {
+        term: Term,
+        recorded: oneshot::Sender<Result<Entry, NotRecorded>>,
+    },
+    /// To put a key, if the term goes on.
+    Put {
+        term: Term,
+        key: String,
+        value: Vec<u8>,
+        responded: oneshot::Sender<Result<(), PutError>>,
     },
     /// To show that this loop is not stuck.
     Respond(oneshot::Sender<()>),
@@ -68,6 +81,8 @@ pub(super) struct Driver {
     offer: Option<(Term, Offer)>,
     /// Those that wait until a lease is released.
     resigning: Vec<(LeaseId, oneshot::Sender<()>)>,
+    /// Who waits until the job is recorded.
+    completing: Option<oneshot::Sender<Result<Entry, NotRecorded>>>,
     events: Option<mpsc::UnboundedSender<Event>>,
     status: watch::Sender<Status>,
 }
@@ -85,12 +100,14 @@ impl Driver {
             grace: config.grace(),
             stop_timeout: config.stop_timeout(),
             endpoints: config.cluster().endpoint_count(),
+            wait: config.wait(),
+            runs_once: config.job().is_some(),
         };
         let machine = Machine::new(settings, clock::now());
         let (status, status_received) = watch::channel(machine.status());
         let (results_sent, results) = mpsc::unbounded_channel();
         let driver = Self {
-            target: Target::new(config.cluster().clone(), config.leader_key()),
+            target: Target::of_candidate(&config),
             config,
             machine,
             alarm: Alarm::new()?,
@@ -110,6 +127,7 @@ impl Driver {
             leaderships,
             offer: None,
             resigning: Vec::new(),
+            completing: None,
             events,
             status,
         };
@@ -189,6 +207,16 @@ impl Driver {
                 self.resigning.push((term.lease, resigned));
                 Input::Stopped { term }
             }
+            Some(Command::Completed { term, recorded }) => {
+                self.completing = Some(recorded);
+                Input::Completed { term }
+            }
+            Some(Command::Put {
+                term,
+                key,
+                value,
+                responded,
+            }) => return self.put(term, key, value, responded),
             Some(Command::Respond(responded)) => {
                 // It may be waited for no more.
                 let _ = responded.send(());
@@ -223,23 +251,25 @@ impl Driver {
             .retain(|(lease, _)| machine.is_given_up(*lease));
     }
 
-    fn publish_event(&self, event: Event) {
+    fn publish_event(&mut self, event: Event) {
+        let recorded = match &event {
+            Event::Recorded { record } => Some(Ok(record.clone())),
+            Event::NotRecorded { may_exist: false } => Some(Err(NotRecorded::TermOver)),
+            Event::NotRecorded { may_exist: true } => Some(Err(NotRecorded::Unknown)),
+            _ => None,
+        };
+        if let Some((completing, recorded)) = self
+            .completing
+            .take_if(|_| recorded.is_some())
+            .zip(recorded)
+        {
+            // It may be waited for no more.
+            let _ = completing.send(recorded);
+        }
         if let Some(events) = &self.events {
             // Events may be ignored.
             let _ = events.send(event);
         }
-    }
-
-    /// Asks for etcd's version beside everything else; it may stay unknown.
-    fn ask_version(&mut self, limit: Duration) {
-        let connection = self.connection();
-        let results = self.results_sent.clone();
-        self.tasks.spawn(async move {
-            let asking = async { connection?.version(limit).await };
-            if let Ok(version) = asking.await {
-                let _ = results.send(Message::Input(Input::Version { version }));
-            }
-        });
     }
 
     fn publish_status(&self) {
@@ -278,151 +308,5 @@ impl Driver {
                 .results_sent
                 .send(Message::Input(Input::Stopped { term }));
         }
-    }
-
-    fn start(&mut self, action: Action) {
-        match action {
-            Action::Connect {
-                call,
-                endpoint,
-                limit,
-            } => {
-                let target = Arc::clone(&self.target);
-                let attempt = self.spawn(async move {
-                    let result = target.connect(endpoint, limit).await;
-                    let result = result.map(Box::new);
-                    Message::Connected { call, result }
-                });
-                self.attempts.push((call, attempt));
-            }
-            Action::AskVersion { limit } => self.ask_version(limit),
-            Action::StopConnecting => abort_all(self.attempts.drain(..).map(|(_, task)| task)),
-            Action::Grant { call, ttl, limit } => {
-                let connection = self.connection();
-                self.begin_call();
-                self.spawn_call(async move {
-                    let result = async { connection?.grant(ttl, limit).await }.await;
-                    Message::Input(Input::Granted { call, result })
-                });
-            }
-            Action::Try {
-                call,
-                lease,
-                transaction,
-                new_stream,
-                limit,
-            } => {
-                let connection = self.connection();
-                self.begin_call();
-                let values = TermValues::now(&self.config);
-                let (keep_alive, transact) = (connection.clone(), connection);
-                self.spawn_call(async move {
-                    let transacting =
-                        async { transact?.transact(&transaction, &values, limit).await };
-                    let result = transacting.await.map(|outcome| outcome.view);
-                    Message::Input(Input::Transacted { call, result })
-                });
-                self.spawn_call(async move {
-                    let keeping = async { keep_alive?.keep_alive(lease, new_stream, limit).await };
-                    let result = keeping.await;
-                    Message::Input(Input::KeptAlive { call, result })
-                });
-            }
-            Action::Revoke { call, lease, limit } => {
-                let connection = self.connection();
-                let task = self.spawn(async move {
-                    let result = async { connection?.revoke(lease, limit).await }.await;
-                    Message::Input(Input::Revoked { call, result })
-                });
-                self.revocations.retain(|task| !task.is_finished());
-                self.revocations.push(task);
-            }
-            Action::Watch {
-                watch,
-                from_revision,
-                limit,
-            } => self.watch(watch, from_revision, limit),
-            Action::Disconnect => self.disconnect(),
-            Action::BackOff { call, at_most } => {
-                self.back_off = Some((call, clock::now() + self.jitter.up_to(at_most)));
-            }
-            Action::Lead { term, .. } => self.offer(term),
-            Action::TakeBack { term } => self.take_back(term),
-        }
-    }
-
-    fn connection(&self) -> Result<Box<Connection>, Failure> {
-        self.connection
-            .clone()
-            .ok_or_else(|| Failure::new(FailureKind::Unreachable, "not connected"))
-    }
-
-    /// Uses a new connection. What was asked in a try on the one before may still be answered.
-    fn use_connection(&mut self, connection: Box<Connection>) {
-        // They end by their own limits.
-        self.overdue_tasks.retain(|task| !task.is_finished());
-        self.overdue_tasks.append(&mut self.call_tasks);
-        self.disconnect();
-        abort_all(self.attempts.drain(..).map(|(_, task)| task));
-        self.connection = Some(connection);
-    }
-
-    /// Drops the connection with what runs on it.
-    fn disconnect(&mut self) {
-        self.connection = None;
-        abort_all(self.call_tasks.drain(..));
-        abort_all(self.revocations.drain(..));
-        abort_all(self.watch_task.take());
-    }
-
-    /// Drops what is left of the call before.
-    fn begin_call(&mut self) {
-        abort_all(self.call_tasks.drain(..));
-    }
-
-    fn spawn_call(&mut self, work: impl Future<Output = Message> + Send + 'static) {
-        let task = self.spawn(work);
-        self.call_tasks.push(task);
-    }
-
-    fn spawn(&mut self, work: impl Future<Output = Message> + Send + 'static) -> AbortHandle {
-        let results = self.results_sent.clone();
-        self.tasks.spawn(async move {
-            // Without a driver, the result matters to nobody.
-            let _ = results.send(work.await);
-        })
-    }
-
-    fn watch(&mut self, watch: CallId, from_revision: i64, limit: Duration) {
-        abort_all(self.watch_task.take());
-        let connection = self.connection();
-        let results = self.results_sent.clone();
-        self.watch_task = Some(self.spawn(async move {
-            let watching = async {
-                let mut changes = connection?.watch(from_revision, limit).await?;
-                loop {
-                    for change in changes.changes().await? {
-                        let input = Input::Changed {
-                            watch,
-                            key: change.key,
-                            revision: change.revision,
-                            entry: change.entry,
-                        };
-                        let _ = results.send(Message::Input(input));
-                    }
-                }
-            };
-            let ended: Result<Infallible, Failure> = Box::pin(watching).await;
-            let Err(failure) = ended;
-            let reason = Printable(failure.message.as_bytes());
-            tracing::debug!(%reason, "The watch ended.");
-            Message::Input(Input::WatchEnded { watch })
-        }));
-    }
-}
-
-fn abort_all(tasks: impl IntoIterator<Item = AbortHandle>) {
-    for task in tasks {
-        task.abort();
     }
 }

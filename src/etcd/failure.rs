@@ -30,6 +30,7 @@ fn status_failure(status: &Status) -> Failure {
         // All that the protocol names is leases.
         Code::NotFound => FailureKind::LeaseNotFound,
         Code::Unauthenticated => FailureKind::Unauthenticated,
+        Code::PermissionDenied => FailureKind::Denied,
         // Users or roles were changed since the token was given: that has expired. Only the
         // text says so; etcd's own client compares it too.
         Code::InvalidArgument if status.message().contains("revision of auth store is old") => {

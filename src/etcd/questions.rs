@@ -1,6 +1,6 @@
 //! What commands ask for.
 
-use super::{Connection, TermValues};
+use super::{Connection, Values};
 use crate::protocol::{Failure, LeaseId, Transaction};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -49,7 +49,7 @@ impl Connection {
         limit: Duration,
     ) -> Result<bool, Failure> {
         let transaction = Transaction::end_term(mod_revision, lease);
-        let values = TermValues::default();
+        let values = Values::default();
         let outcome = self.transact(&transaction, &values, limit).await?;
         Ok(outcome.succeeded)
     }

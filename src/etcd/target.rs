@@ -8,7 +8,7 @@ use super::{
     within,
 };
 use crate::{
-    config::{Cluster, LeaderKey},
+    config::{Cluster, Config, LeaderKey},
     protocol::{Failure, FailureKind},
 };
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -33,9 +33,19 @@ pub(crate) struct Target {
 impl Target {
     /// Creates the target; nothing is asked of etcd yet.
     pub fn new(cluster: Cluster, leader_key: &LeaderKey) -> Arc<Self> {
+        Self::with_keys(cluster, Keys::new(leader_key, None))
+    }
+
+    /// Creates the target of a candidate, with the key of its job's record.
+    pub fn of_candidate(config: &Config) -> Arc<Self> {
+        let keys = Keys::new(config.leader_key(), config.job());
+        Self::with_keys(config.cluster().clone(), keys)
+    }
+
+    fn with_keys(cluster: Cluster, keys: Keys) -> Arc<Self> {
         Arc::new(Self {
             cluster,
-            keys: Keys::new(leader_key),
+            keys,
             tokens: Tokens::default(),
         })
     }

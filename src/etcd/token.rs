@@ -162,7 +162,7 @@ pub(super) async fn authenticate(
         }
         Err(error) => Err(match classify(error) {
             // The request was nothing but the password.
-            failure if failure.kind == FailureKind::Refused => {
+            failure if matches!(failure.kind, FailureKind::Refused | FailureKind::Denied) => {
                 unauthenticated(match password.oddity {
                     Some(oddity) => Failure {
                         message: format!("{}; as to the password: {oddity}", failure.message)

@@ -3,8 +3,9 @@
 use super::{Connection, entry, no_header};
 use crate::{
     acting_record::ActingRecord,
-    config::{Address, Config, LeaderKey},
-    protocol::{Effect, ElectionKey, Entry, Failure, Guard, LeaseId, Transaction, View},
+    config::{Address, Config, JobId, LeaderKey},
+    done_record::DoneRecord,
+    protocol::{Effect, ElectionKey, Entry, Failure, Guard, LeaseId, Term, Transaction, View},
 };
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
 use std::time::Duration;
@@ -14,13 +15,16 @@ use std::time::Duration;
 pub(super) struct Keys {
     leader: String,
     acting: String,
+    /// The record of the job that runs once, if there is such a job.
+    done: Option<String>,
 }
 
 impl Keys {
-    pub fn new(key: &LeaderKey) -> Self {
+    pub fn new(key: &LeaderKey, job: Option<&JobId>) -> Self {
         Self {
             leader: key.as_str().to_owned(),
             acting: key.acting(),
+            done: job.map(|job| key.done(job)),
         }
     }
 
@@ -37,21 +41,38 @@ impl Keys {
     }
 }
 
-/// What the transactions that begin a term write into the keys.
+/// What transactions write.
 #[derive(Default)]
-pub(crate) struct TermValues {
+pub(crate) struct Values {
     leader: String,
     acting: String,
+    /// What [`Effect::Put`] puts: a key and its value.
+    put: Option<(String, Vec<u8>)>,
 }
 
-impl TermValues {
-    /// Returns the values for a term that would begin now.
-    pub fn now(config: &Config) -> Self {
+impl Values {
+    /// Returns the values for a transaction that is sent now; in `term`, if there is one.
+    pub fn now(config: &Config, term: Option<Term>) -> Self {
         let name = config.name().as_str();
         let address = config.address().map(Address::as_str);
+        let put = config.job().map(|job| {
+            // Outside a term, nothing is put: only the permission is asked for.
+            let record = term.map(|term| DoneRecord::now(name, term.token).encode());
+            let key = config.leader_key().done(job);
+            (key, record.unwrap_or_default().into_bytes())
+        });
         Self {
             leader: name.to_owned(),
             acting: ActingRecord::now(name, address).encode(),
+            put,
+        }
+    }
+
+    /// Returns the values for a transaction that puts one key.
+    pub fn put(key: String, value: Vec<u8>) -> Self {
+        Self {
+            put: Some((key, value)),
+            ..Self::default()
         }
     }
 }
@@ -59,10 +80,6 @@ impl TermValues {
 /// The response to a transaction.
 pub(crate) struct Outcome {
     /// Whether its guards held, so that its effect took place.
-    #[cfg_attr(
-        not(feature = "daemon"),
-        allow(dead_code, reason = "commands ask for it")
-    )]
     pub succeeded: bool,
     /// The keys that it read.
     pub view: View,
@@ -72,7 +89,7 @@ impl Connection {
     /// Reads both keys.
     pub async fn read(&self, limit: Duration) -> Result<View, Failure> {
         // It writes nothing.
-        let values = TermValues::default();
+        let values = Values::default();
         let outcome = self.transact(&Transaction::READ, &values, limit).await?;
         Ok(outcome.view)
     }
@@ -81,19 +98,20 @@ impl Connection {
     pub async fn transact(
         &self,
         transaction: &Transaction,
-        values: &TermValues,
+        values: &Values,
         limit: Duration,
     ) -> Result<Outcome, Failure> {
         let keys = &self.target.keys;
-        let compares = transaction
-            .guards()
-            .into_iter()
-            .flat_map(|(key, guard)| compares(keys.name(key), guard));
-        let reads: Vec<_> = transaction
-            .reads
-            .iter()
-            .map(|key| TxnOp::get(keys.name(*key), None))
+        let done = keys.done.as_deref().filter(|_| transaction.about_job);
+        let mut guards: Vec<_> = (transaction.guards().into_iter())
+            .flat_map(|(key, guard)| compares(keys.name(key), guard))
             .collect();
+        guards.extend(
+            done.into_iter()
+                .flat_map(|key| compares(key, Guard::Absent)),
+        );
+        let names = transaction.reads.iter().map(|key| keys.name(*key));
+        let reads: Vec<_> = names.chain(done).map(|key| TxnOp::get(key, None)).collect();
         let put = |key: &str, value: &str, lease: LeaseId| {
             let options = PutOptions::new().with_lease(lease.get());
             TxnOp::put(key, value, Some(options))
@@ -105,12 +123,12 @@ impl Connection {
                 put(&keys.acting, &values.acting, lease),
             ],
             Effect::DeleteLeader => vec![TxnOp::delete(keys.leader.as_str(), None)],
+            Effect::Put => (values.put.iter())
+                .map(|(key, value)| TxnOp::put(key.as_str(), value.as_slice(), None))
+                .collect(),
         };
         operations.extend(reads.iter().cloned());
-        let request = Txn::new()
-            .when(compares.collect::<Vec<_>>())
-            .and_then(operations)
-            .or_else(reads);
+        let request = Txn::new().when(guards).and_then(operations).or_else(reads);
 
         let mut kv = self.client.kv_client();
         let asking = kv.txn(request);
@@ -123,17 +141,19 @@ impl Connection {
             raft_term: header.raft_term(),
             leader: None,
             acting: None,
+            done: None,
         };
-        let shown = response
+        let mut shown = response
             .op_responses()
             .into_iter()
             .filter_map(|response| match response {
                 TxnOpResponse::Get(get) => Some(get.kvs().first().map(entry)),
                 _ => None,
             });
-        for (key, entry) in transaction.reads.iter().zip(shown) {
+        for (key, entry) in transaction.reads.iter().zip(&mut shown) {
             *shown_in(&mut view, *key) = entry;
         }
+        view.done = shown.next().flatten();
         Ok(Outcome {
             succeeded: response.succeeded(),
             view,

@@ -23,9 +23,8 @@ impl Machine {
                 self.watch = None;
                 self.interrupt_releases(now);
                 self.calls.connected(endpoint);
-                if self.reporter.needs_version() {
-                    let limit = self.timing().ttl();
-                    self.actions.push_back(Action::AskVersion { limit });
+                if self.state.lease().is_some() {
+                    self.ask_version();
                 }
             }
             Err(failure) if was_passed_over => {
@@ -34,6 +33,15 @@ impl Machine {
                 self.events.push_back(Event::Failed { endpoint, failure });
             }
             Err(failure) => self.fail_endpoint(now, endpoint, Some(failure)),
+        }
+    }
+
+    /// Asks for etcd's version, unless it is known; not for a look at the keys, which a thousand candidates
+    /// may take at once.
+    fn ask_version(&mut self) {
+        if self.reporter.needs_version() {
+            let limit = self.timing().ttl();
+            self.actions.push_back(Action::AskVersion { limit });
         }
     }
 
@@ -90,6 +98,7 @@ impl Machine {
                     },
                     acting_alone: None,
                 };
+                self.ask_version();
             }
             Err(failure) => self.fail_connection(now, Some(failure)),
         }
@@ -100,9 +109,10 @@ impl Machine {
         if let State::Follower { question, .. } = &mut self.state {
             *question = Question::Read;
         }
-        if transaction.writes() {
+        if transaction.is_campaign() {
             self.events.extend(self.reporter.campaigning());
         }
+        self.note_record_sent(transaction);
     }
 
     pub(super) fn handle_keepalive(
@@ -140,6 +150,9 @@ impl Machine {
             Err(failure) if failure.kind == FailureKind::LeaseNotFound => {
                 return self.lose_lease(now);
             }
+            Err(failure) if self.is_denied_job(&failure) => {
+                return self.refuse_job(now, failure);
+            }
             Err(failure) => return self.fail_call(now, id, Some(failure)),
         };
         // Rule 10: see `start_new_history`.
@@ -154,20 +167,37 @@ impl Machine {
         let outdated = known.is_some_and(|known| view.revision < known.revision());
         let raft_term = view.raft_term;
         let first_unseen = view.revision + 1;
+        let record = view.done.clone();
         let seen = Known::from_view(view);
         call.transacted = Some(Transacted {
             raft_term,
             outdated,
             shows: call.lease().and_then(|lease| seen.acting_token(lease)),
         });
-        let sent = call.sent;
+        let (sent, kind) = (call.sent, call.kind);
         self.keys_as_of = self.keys_as_of.max(Some(sent));
+        self.judge_job(now, sent, record, &seen);
         if !outdated {
             self.open_watch(first_unseen);
             self.known = Some(seen);
             self.judge_answer(now, sent);
         }
-        self.complete_try(now, id);
+        match kind {
+            CallKind::Look { .. } => self.complete_look(now, id),
+            CallKind::Try { .. } | CallKind::Grant => self.complete_try(now, id),
+        }
+    }
+
+    /// Draws the conclusion from a look at the keys.
+    fn complete_look(&mut self, now: Moment, id: CallId) {
+        if self.calls.finish(id).is_none() {
+            // It has ended what it was for.
+            return;
+        }
+        self.report_answer();
+        self.calls.next_now();
+        self.look = self.look.and_then(|look| look.next(self.settings));
+        self.judge_wait(now);
     }
 
     /// Rule 13: ends a try, in time or overdue, once both halves are there, and draws the conclusion
@@ -211,7 +241,8 @@ impl Machine {
                 ..
             }
         );
-        let campaigned = matches!(kind, CallKind::Try { transaction, .. } if transaction.writes());
+        let campaigned =
+            matches!(kind, CallKind::Try { transaction, .. } if transaction.is_campaign());
         if campaigned || !campaigns_next {
             self.report_answer();
         }

@@ -23,6 +23,10 @@ pub(super) enum CallKind {
         lease: LeaseId,
         transaction: Transaction,
     },
+    /// A transaction alone.
+    Look {
+        transaction: Transaction,
+    },
 }
 
 /// What the machine needs next.
@@ -61,7 +65,7 @@ impl Call {
     pub fn lease(&self) -> Option<LeaseId> {
         match self.kind {
             CallKind::Try { lease, .. } => Some(lease),
-            CallKind::Grant => None,
+            CallKind::Grant | CallKind::Look { .. } => None,
         }
     }
 }
@@ -178,19 +182,12 @@ impl Calls {
         [overdue, patience, next].into_iter().flatten().min()
     }
 
-    /// Returns what leads towards a try: a connection first, then a lease.
-    pub fn need(
-        &self,
-        lease: Option<LeaseId>,
-        transaction: impl FnOnce(LeaseId) -> Transaction,
-    ) -> Need {
-        match lease {
-            _ if self.is_down() => Need::Connection,
-            None => Need::Call(CallKind::Grant),
-            Some(lease) => Need::Call(CallKind::Try {
-                lease,
-                transaction: transaction(lease),
-            }),
+    /// Returns what leads towards a call: a connection first.
+    pub fn need(&self, call: CallKind) -> Need {
+        if self.is_down() {
+            Need::Connection
+        } else {
+            Need::Call(call)
         }
     }
 
@@ -297,7 +294,7 @@ impl Calls {
         let limit = call.until.since(call.sent).as_millis();
         let what = match call.kind {
             CallKind::Grant => "lease",
-            CallKind::Try { .. } => "response",
+            CallKind::Try { .. } | CallKind::Look { .. } => "response",
         };
         let message = format!(
             "no {what} within {limit} ms, which is what the TTL allows; a slower link needs a longer \

@@ -103,6 +103,33 @@ pub enum Event {
     /// A user is configured, and etcd's authentication is off: anyone may write the keys. Reported
     /// once.
     AuthenticationOff,
+    /// The job that runs once has a record: it was completed before, maybe by another candidate. This
+    /// candidate withdraws.
+    JobDone {
+        /// The record.
+        record: Entry,
+    },
+    /// The job that was completed in this candidate's term has a record now. This candidate withdraws.
+    Recorded {
+        /// The record.
+        record: Entry,
+    },
+    /// The job was completed in this candidate's term, and is not recorded: the term ended before.
+    NotRecorded {
+        /// Whether the record may have been written nevertheless: etcd has not responded.
+        may_exist: bool,
+    },
+    /// etcd does not permit reading or writing the record of the job. This candidate withdraws without
+    /// having taken part.
+    JobDenied {
+        /// What etcd said.
+        failure: Failure,
+    },
+    /// This candidate does not lead within the time that it was to wait. It withdraws.
+    GaveUp {
+        /// The `leader` key, if somebody else is known to lead.
+        leader: Option<Entry>,
+    },
     /// This candidate takes no part any more.
     Withdrawn {
         /// A lease that could not be revoked in time; it ends by itself.
@@ -208,6 +235,8 @@ pub enum FailureKind {
     TimedOut,
     /// etcd answered, and refused.
     Refused,
+    /// etcd refused, because the user's role does not permit this.
+    Denied,
     /// etcd has too many requests or password checks to do.
     Overloaded,
     /// One side could not authenticate: by its certificate or its password.
@@ -226,6 +255,7 @@ impl FailureKind {
         Self::LeaseNotFound,
         Self::TimedOut,
         Self::Refused,
+        Self::Denied,
         Self::Overloaded,
         Self::Unauthenticated,
         Self::TokenExpired,
@@ -240,6 +270,7 @@ impl FailureKind {
             Self::LeaseNotFound => "lease_not_found",
             Self::TimedOut => "timed_out",
             Self::Refused => "refused",
+            Self::Denied => "denied",
             Self::Overloaded => "overloaded",
             Self::Unauthenticated => "unauthenticated",
             Self::TokenExpired => "token_expired",
@@ -263,7 +294,7 @@ impl Failure {
     pub const fn is_permanent(&self) -> bool {
         matches!(
             self.kind,
-            FailureKind::Refused | FailureKind::Unauthenticated
+            FailureKind::Refused | FailureKind::Denied | FailureKind::Unauthenticated
         )
     }
 }
@@ -319,4 +350,15 @@ pub enum Role {
     },
     /// Takes no part any more.
     Withdrawn,
+}
+
+impl Role {
+    /// Returns the term in which this candidate acts, or has not stopped acting yet.
+    #[must_use]
+    pub const fn term(self) -> Option<Term> {
+        match self {
+            Self::Leader { term, .. } | Self::Stopping { term, .. } => Some(term),
+            Self::Follower | Self::Withdrawn => None,
+        }
+    }
 }

@@ -58,7 +58,9 @@ impl Machine {
         if let Some((kind, failure)) = self.calls.overdue_call(now) {
             let endpoint = self.calls.endpoint();
             match kind {
-                CallKind::Grant => self.fail_connection(now, Some(failure)),
+                CallKind::Grant | CallKind::Look { .. } => {
+                    self.fail_connection(now, Some(failure));
+                }
                 CallKind::Try { .. } if self.calls.has_answered() => {
                     // One late response is worth no report.
                     self.calls.pass_over_try();

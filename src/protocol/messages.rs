@@ -14,6 +14,11 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// How many endpoints there are.
     pub endpoints: NonZeroUsize,
+    /// How long it may take until this candidate leads; without a limit if that is `None`. Zero: it looks
+    /// at the keys first, and tries once.
+    pub wait: Option<Duration>,
+    /// Whether what acts is a job that runs once.
+    pub runs_once: bool,
 }
 
 /// What a caller gives to the machine.
@@ -40,11 +45,11 @@ pub enum Input {
         /// What etcd said of the lease.
         result: Result<KeptAlive, Failure>,
     },
-    /// The transaction half of [`Action::Try`].
+    /// The transaction half of [`Action::Try`], or the outcome of [`Action::Look`].
     Transacted {
         /// Which call.
         call: CallId,
-        /// Both keys as the answer shows them.
+        /// The keys as the response shows them.
         result: Result<View, Failure>,
     },
     /// The outcome of [`Action::Revoke`].
@@ -80,6 +85,11 @@ pub enum Input {
         /// The term in which it acted.
         term: Term,
     },
+    /// What acted in a term has completed the job that runs once, and has stopped.
+    Completed {
+        /// The term in which it acted.
+        term: Term,
+    },
     /// The candidate shall take no part any more.
     Withdraw,
     /// The outcome of [`Action::AskVersion`], if there is one.
@@ -104,7 +114,7 @@ pub struct KeptAlive {
 
 /// What the machine asks of its caller.
 ///
-/// At most one of `Grant` and `Try` is under way on a connection: starting one drops what is left of
+/// At most one of `Grant`, `Try` and `Look` is under way on a connection: starting one drops what is left of
 /// the one before. Each must end within its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -148,6 +158,16 @@ pub enum Action {
         /// Whether the keepalive must open a new stream, in place of the one before.
         new_stream: bool,
         /// For how long a response is of use.
+        limit: Duration,
+    },
+    /// Execute a transaction without a keepalive: before there is a lease, or after it can be renewed no
+    /// more.
+    Look {
+        /// Names the call in its [`Input::Transacted`].
+        call: CallId,
+        /// The transaction.
+        transaction: Transaction,
+        /// How long it may take.
         limit: Duration,
     },
     /// Revoke a lease that was given up, beside everything else.

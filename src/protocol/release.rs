@@ -22,7 +22,7 @@ pub(super) struct Release {
 impl Machine {
     /// How many limits a withdrawal waits for its lease to be revoked: time for two endpoints to
     /// fail, by connecting and by answering.
-    const WITHDRAWAL_LIMITS: u32 = 4;
+    pub(super) const WITHDRAWAL_LIMITS: u32 = 4;
 
     /// Returns true iff a lease is one that this candidate has given up, and that may still exist.
     #[must_use]
@@ -60,6 +60,7 @@ impl Machine {
             _ => return,
         };
         self.reporter.reset();
+        self.end_recording();
         if self.withdrawing.is_some() {
             self.withdrawing = Some(now);
             self.events.push_back(Event::Releasing {
@@ -71,6 +72,7 @@ impl Machine {
         }
         self.give_up(now, lease);
         self.calls.next_now();
+        self.wait_again(now);
     }
 
     /// Begins to withdraw: what acts is asked to stop; a lease without a term is released at once.

@@ -18,7 +18,7 @@ impl Severity {
     fn of(failure: &Failure) -> Self {
         match failure.kind {
             FailureKind::Exhausted => Self::Exhausted,
-            FailureKind::Refused => Self::Refused,
+            FailureKind::Refused | FailureKind::Denied => Self::Refused,
             FailureKind::Unauthenticated => Self::Unauthenticated,
             _ => Self::Unreachable,
         }

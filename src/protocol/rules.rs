@@ -84,6 +84,7 @@ impl Machine {
         };
         self.events.extend(report);
         self.judge_acting_alone(now, sent, alone);
+        self.judge_wait(now);
     }
 
     /// Rule 9: takes in that the watch saw a key change. Watches are hints, transactions decide: an
@@ -123,7 +124,8 @@ impl Machine {
                 }
             }
             State::Stopping { .. } => self.judge_term(now),
-            State::Unleased { .. } | State::Withdrawn => {}
+            State::Unleased { .. } => self.judge_wait(now),
+            State::Withdrawn => {}
         }
     }
 
@@ -245,6 +247,7 @@ impl Machine {
             renewing: false,
         };
         self.calls.abandon();
+        self.limit_recording(now);
     }
 
     /// Ends what depends on a lease that is gone. The callers have checked that this is certain: in a
@@ -285,6 +288,8 @@ impl Machine {
     pub(super) fn expire(&mut self, now: Moment) {
         self.expire_offer(now);
         self.expire_state(now);
+        self.expire_wait(now);
+        self.expire_recording(now);
         self.expire_calls(now);
         self.expire_releases(now);
     }

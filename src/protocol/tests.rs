@@ -1,4 +1,6 @@
 mod candidate;
 mod harness;
+mod job;
 mod leader;
 mod property;
+mod waiting;

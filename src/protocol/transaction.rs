@@ -6,7 +6,7 @@
 //! `tests/simulation/etcd.rs`, where the compiler asks for it, and so is another [`Guard`]. What a
 //! command asks for stands in `src/etcd/questions.rs`.
 
-use super::{ElectionKey, LeaseId};
+use super::{ElectionKey, LeaseId, Term};
 
 /// What a transaction requires of one key; its effect takes place only if all its guards hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,9 @@ pub enum Effect {
     },
     /// Deletes the `leader` key: asks the leader to step down.
     DeleteLeader,
+    /// Puts a key beside the election, bound to no lease. Which key, and what it holds, is a matter of
+    /// who executes it; in a transaction about the job it is the job's record.
+    Put,
 }
 
 /// One transaction.
@@ -50,7 +53,10 @@ pub struct Transaction {
     pub leader: Guard,
     /// What it requires of the `leader/acting` key.
     pub acting: Guard,
-    /// What it does if both hold.
+    /// Whether it is about the job that runs once. If so, its effect also requires that the job has no
+    /// record, and its response shows the record.
+    pub about_job: bool,
+    /// What it does if all that holds.
     pub effect: Effect,
     /// The keys that its response shows.
     pub reads: &'static [ElectionKey],
@@ -61,6 +67,7 @@ impl Transaction {
     pub const READ: Self = Self {
         leader: Guard::Ignored,
         acting: Guard::Ignored,
+        about_job: false,
         effect: Effect::None,
         reads: ElectionKey::ALL,
     };
@@ -72,7 +79,57 @@ impl Transaction {
         Self {
             leader: Guard::Absent,
             acting: Guard::Absent,
+            about_job: false,
             effect: Effect::Lead { lease },
+            reads: ElectionKey::ALL,
+        }
+    }
+
+    /// Makes it a transaction about the job that runs once, if `about_job`.
+    #[must_use]
+    pub const fn about_job(mut self, about_job: bool) -> Self {
+        self.about_job = about_job;
+        self
+    }
+
+    /// Rule 21: puts a key, if the term goes on: `leader/acting` stands as its campaign wrote it.
+    ///
+    /// Repeating it does no harm: it puts the same, or nothing.
+    #[must_use]
+    pub const fn put_in_term(term: Term) -> Self {
+        Self {
+            leader: Guard::Ignored,
+            acting: Guard::Unchanged {
+                mod_revision: term.token.get(),
+                lease: term.lease,
+            },
+            about_job: false,
+            effect: Effect::Put,
+            reads: &[],
+        }
+    }
+
+    /// Rule 21: records that the job was completed in a term. Whatever its response shows is conclusive:
+    /// the record, or that the term is over without one.
+    #[must_use]
+    pub const fn record(term: Term) -> Self {
+        Self {
+            reads: ElectionKey::ALL,
+            ..Self::put_in_term(term).about_job(true)
+        }
+    }
+
+    /// Asks for the permission to write the job's record, and writes nothing: no key has this revision.
+    #[must_use]
+    pub const fn probe() -> Self {
+        Self {
+            leader: Guard::Ignored,
+            acting: Guard::Unchanged {
+                mod_revision: i64::MAX,
+                lease: LeaseId::new(0),
+            },
+            about_job: true,
+            effect: Effect::Put,
             reads: ElectionKey::ALL,
         }
     }
@@ -88,6 +145,7 @@ impl Transaction {
                 lease,
             },
             acting: Guard::Ignored,
+            about_job: false,
             effect: Effect::DeleteLeader,
             reads: &[],
         }
@@ -99,7 +157,13 @@ impl Transaction {
         !matches!(self.effect, Effect::None)
     }
 
-    /// Returns each key's guard.
+    /// Returns true iff it tries to get elected.
+    #[must_use]
+    pub const fn is_campaign(&self) -> bool {
+        matches!(self.effect, Effect::Lead { .. })
+    }
+
+    /// Returns the guards of the election's keys.
     #[must_use]
     pub const fn guards(&self) -> [(ElectionKey, Guard); 2] {
         [

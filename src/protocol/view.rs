@@ -50,6 +50,8 @@ pub struct View {
     pub leader: Option<Entry>,
     /// The witness.
     pub acting: Option<Entry>,
+    /// The record of the job that runs once, if the transaction was about it.
+    pub done: Option<Entry>,
 }
 
 /// Which of the two keys are bound to a lease.
@@ -161,6 +163,14 @@ impl Known {
         let token = FencingToken::new(self.leader.as_ref()?.mod_revision);
         let term = Term { token, lease };
         (self.ownership_in(term) == Ownership::Both).then_some(token)
+    }
+
+    /// Returns true iff `leader/acting` stands as the term's campaign wrote it.
+    pub fn acts_in(&self, term: Term) -> bool {
+        matches!(
+            self.ownership_in(term),
+            Ownership::Both | Ownership::ActingAlone
+        )
     }
 
     /// Returns the token of the term whose `leader/acting` is bound to this lease.

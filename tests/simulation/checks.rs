@@ -159,6 +159,11 @@ impl World {
         }
     }
 
+    /// Whether somebody has taken the keys of this lease from outside.
+    pub fn excuses(&self, lease: i64) -> bool {
+        self.checks.excuses(lease, self.now)
+    }
+
     /// Changes the store, checks what that does to whoever acts, and tells the watches.
     pub fn change(&mut self, change: impl FnOnce(&mut Etcd)) -> Result<(), Violation> {
         let (revision, history) = (self.etcd.store.revision, self.etcd.histories_before);
@@ -497,6 +502,9 @@ impl World {
 
     /// Somebody acts within the time that is promised.
     pub fn check_led(&mut self) -> Result<(), Violation> {
+        if self.etcd.store.done.is_some() {
+            return self.check_done();
+        }
         let leads =
             |node: &Node| node.acts(self.now).is_some() && matches!(node.role, Role::Leader { .. });
         if !self.nodes.iter().any(leads) {

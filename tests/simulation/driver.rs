@@ -10,7 +10,7 @@ use super::{
     trace::{action_text, input_text},
     world::{Event, ToNode, World},
 };
-use crate::protocol::{Action, Event as Said, Input, Machine, Moment, Role, Term};
+use crate::protocol::{Action, Event as Said, Input, Machine, Moment, Role, Term, Transaction};
 use std::time::Duration;
 
 impl World {
@@ -32,6 +32,9 @@ impl World {
                     }
                     Input::Transacted { call, .. } if to.call == Some(Call::Try(*call)) => {
                         to.awaits_transaction = false;
+                    }
+                    Input::Transacted { call, .. } if to.call == Some(Call::Look(*call)) => {
+                        to.call = None;
                     }
                     Input::Revoked { call, .. } => to.revocations.retain(|id| id != call),
                     Input::WatchEnded { watch } => {
@@ -77,6 +80,7 @@ impl World {
                 to.child.take_if(|child| child.term == term);
                 Input::Stopped { term }
             }
+            ToNode::JobEnds(term, succeeds) => return self.end_job(node, term, succeeds),
             ToNode::Kill(at) => {
                 self.kill(node, at);
                 return Ok(());
@@ -89,7 +93,7 @@ impl World {
     pub fn handle(&mut self, node: usize, input: Option<Input>) -> Result<(), Violation> {
         let now = self.now;
         let acted = self.nodes[node].acts(now);
-        let had = self.nodes[node].term();
+        let (had, role) = (self.nodes[node].term(), self.nodes[node].role);
         let text = self.trace.is_some().then(|| match &input {
             Some(input) => input_text(input),
             None => "time passes".to_owned(),
@@ -102,6 +106,14 @@ impl World {
         match input {
             Some(input) => {
                 self.checks.reports.show(node, &input);
+                if let Input::Transacted {
+                    call,
+                    result: Ok(_),
+                } = &input
+                {
+                    to.has_looked = true;
+                    to.may_record |= to.probes == Some(*call);
+                }
                 if matches!(input, Input::Withdraw | Input::Abandoned) {
                     self.checks.withdraws[node] = true;
                 }
@@ -117,6 +129,7 @@ impl World {
             self.note(|world| format!("node {}  {text}", node + 1) + &world.belief(node));
         }
         self.carry_out(node)?;
+        self.begin_to_wait(node, role);
         self.check_revival(node, had, acted)
     }
 
@@ -135,17 +148,21 @@ impl World {
             } else if let Some(said) = machine.poll_event() {
                 self.check_event(node, &said)?;
                 self.check_still_acts(node, &said)?;
+                self.check_job_event(node, &said)?;
+                self.check_wait_event(node, &said)?;
+                self.end_recording(node, &said);
                 if let Said::Lost { term, .. } = said
                     && self.plan.actor == Actor::Asks
                     && self.nodes[node].untaken != Some(term)
+                    && self.nodes[node].completed.is_none()
                     && !self.nodes[node].abandoned
                 {
                     self.stop_in_time(node, term);
                 }
                 if matches!(said, Said::Withdrawn { .. }) {
                     self.crash(node);
-                    let back = self.rng.u64(0..3 * SECOND);
-                    self.push(self.capped(back), Event::Start { node });
+                    let back = self.comes_back(node);
+                    self.push(back, Event::Start { node });
                     return Ok(());
                 }
             } else {
@@ -155,6 +172,7 @@ impl World {
         self.set_alarm(node);
         self.mind_child(node);
         self.note_acting_alone(node);
+        self.check_single_try(node)?;
         self.check_acting(node)
     }
 
@@ -202,6 +220,8 @@ impl World {
                 return Ok(());
             }
             Action::Grant { call, ttl, .. } => {
+                self.check_look(node)?;
+                let to = &mut self.nodes[node];
                 to.call = Some(Call::Grant(call));
                 let ttl = nanos(ttl.as_duration());
                 Asked::Grant { call, ttl }
@@ -227,6 +247,15 @@ impl World {
                     lease,
                 };
                 self.ask(node, keep_alive)?;
+                Asked::Transaction { call, transaction }
+            }
+            Action::Look {
+                call, transaction, ..
+            } => {
+                to.call = Some(Call::Look(call));
+                if transaction == Transaction::probe() {
+                    to.probes = Some(call);
+                }
                 Asked::Transaction { call, transaction }
             }
             Action::Revoke { call, lease, .. } => {
@@ -303,6 +332,7 @@ impl World {
         deadline: Moment,
     ) -> Result<(), Violation> {
         self.check_term(node, term, deadline)?;
+        self.check_job(node, term)?;
         let untaken =
             self.plan.kinds.contains(&Kind::Untaken) && !self.quiet && self.rng.u8(0..3) == 0;
         self.count_if(untaken, Kind::Untaken);
@@ -318,6 +348,7 @@ impl World {
                 killed_at: None,
             });
         }
+        self.plan_end_of_job(node, term);
         Ok(())
     }
 

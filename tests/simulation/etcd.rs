@@ -50,11 +50,24 @@ pub struct Lease {
     pub expires: Time,
 }
 
+/// A record of a job that runs once, as it was written.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    pub revision: i64,
+    pub writer: usize,
+    /// The token of the term in which it was written.
+    pub token: i64,
+}
+
 /// What a backup holds.
 #[derive(Clone, Debug)]
 pub struct Store {
     pub revision: i64,
     pub keys: Keys,
+    /// The record of the job that runs once.
+    pub done: Option<Key>,
+    /// All records that were written in this history, also those that are forgotten.
+    pub records: Vec<Record>,
     /// What changed, for watches.
     pub history: Vec<Change>,
     /// Watches from here back are refused.
@@ -68,6 +81,8 @@ impl Store {
         Self {
             revision: 1,
             keys: [None; 2],
+            done: None,
+            records: Vec::new(),
             history: Vec::new(),
             compacted: 0,
             leases: Vec::new(),
@@ -90,6 +105,29 @@ impl Store {
                 now,
             });
         }
+    }
+
+    /// Writes the record of the job.
+    fn record(&mut self, writer: usize, token: i64) {
+        self.revision += 1;
+        let revision = self.revision;
+        self.done = Some(Key {
+            lease: 0,
+            mod_revision: revision,
+            writer,
+        });
+        self.records.push(Record {
+            revision,
+            writer,
+            token,
+        });
+    }
+
+    /// Removes the record of the job; false if there is none.
+    pub fn forget(&mut self) -> bool {
+        let is_recorded = self.done.take().is_some();
+        self.revision += i64::from(is_recorded);
+        is_recorded
     }
 
     /// Removes a lease and, in one revision, its keys; false if there is no such lease.
@@ -187,6 +225,7 @@ pub struct Shown {
     pub raft_term: u64,
     pub revision: i64,
     pub keys: Keys,
+    pub done: Option<Key>,
 }
 
 #[derive(Debug)]
@@ -452,7 +491,8 @@ impl Etcd {
             ) => key.mod_revision == mod_revision && key.lease == lease.get(),
             (Guard::Absent, Some(_)) | (Guard::Unchanged { .. }, None) => false,
         };
-        if transaction.guards().into_iter().all(holds) {
+        let lacks_record = !transaction.about_job || self.store.done.is_none();
+        if transaction.guards().into_iter().all(holds) && lacks_record {
             match transaction.effect {
                 Effect::None => {}
                 Effect::Lead { lease } => {
@@ -465,6 +505,11 @@ impl Etcd {
                         .commit(&[(ElectionKey::Leader, own), (ElectionKey::Acting, own)]);
                 }
                 Effect::DeleteLeader => self.store.commit(&[(ElectionKey::Leader, None)]),
+                Effect::Put => {
+                    let acting = self.store.key(ElectionKey::Acting);
+                    self.store
+                        .record(writer, acting.map_or(0, |acting| acting.mod_revision));
+                }
             }
         }
         Reply::Shown(Shown {
@@ -472,6 +517,7 @@ impl Etcd {
             raft_term: self.raft_term,
             revision: self.store.revision,
             keys: self.store.keys,
+            done: self.store.done.filter(|_| transaction.about_job),
         })
     }
 
@@ -523,7 +569,11 @@ impl Etcd {
             Refusal::TooManyRequests => chance >= 128,
             Refusal::PermissionToRead => writes || matches!(question, Question::Transaction { .. }),
         };
-        refused.then_some(Reply::Failed(FailureKind::Refused))
+        let kind = match refusal {
+            Refusal::PermissionToWrite | Refusal::PermissionToRead => FailureKind::Denied,
+            Refusal::NoSpace | Refusal::TooManyRequests => FailureKind::Refused,
+        };
+        refused.then_some(Reply::Failed(kind))
     }
 }
 

@@ -80,6 +80,7 @@ impl World {
             | Kind::OverwriteActing
             | Kind::RevokeLease
             | Kind::DeleteBoth => self.interfere(kind),
+            Kind::Forget => Ok(self.forget_job()),
         }
     }
 
@@ -318,7 +319,9 @@ impl World {
                     return false;
                 }
                 let until = self.some_time();
-                self.nodes[node].paused_until = until;
+                // What a longer pause holds up already is not let go sooner.
+                let paused_until = &mut self.nodes[node].paused_until;
+                *paused_until = until.max(*paused_until);
                 self.note(|_| format!("fault   paused: node {}, {}", node + 1, ends(until)));
                 if self.rng.bool() {
                     self.break_connection(node);

@@ -7,6 +7,7 @@ pub mod checks;
 pub mod driver;
 pub mod etcd;
 pub mod faults;
+mod jobs;
 pub mod network;
 pub mod node;
 pub mod plan;

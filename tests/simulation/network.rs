@@ -9,7 +9,7 @@ use super::{
     world::{Event, ToNode, World},
 };
 use crate::protocol::{
-    CallId, Entry, Failure, FailureKind, Input, KeptAlive, LeaseId, Transaction, View,
+    CallId, ElectionKey, Entry, Failure, FailureKind, Input, KeptAlive, LeaseId, Transaction, View,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -200,7 +200,21 @@ impl World {
             _ => self.rng.u8(..),
         };
         let mut reply = Reply::Silence;
+        let recorded = self.etcd.store.records.len();
+        let acting = self.etcd.store.key(ElectionKey::Acting);
         self.change(|etcd| reply = etcd.ask(member, now, node, question, chance))?;
+        if self
+            .etcd
+            .store
+            .key(ElectionKey::Acting)
+            .is_some_and(|now| Some(now) != acting)
+            && matches!(question, Question::Transaction(_))
+        {
+            self.nodes[node].was_elected = true;
+        }
+        if self.etcd.store.records.len() > recorded {
+            self.check_record(node, acting)?;
+        }
         match reply {
             Reply::Silence => {}
             Reply::Waits(until) => self.wait(request, until),
@@ -393,6 +407,7 @@ impl World {
             raft_term: shown.raft_term,
             leader,
             acting,
+            done: shown.done.map(|record| self.entry(record)),
         }
     }
 
@@ -462,6 +477,10 @@ impl World {
         let mut failures = Vec::new();
         match to.call.take() {
             Some(Call::Grant(call)) => failures.push(ToNode::Input(Input::Granted {
+                call,
+                result: Err(unreachable.clone()),
+            })),
+            Some(Call::Look(call)) => failures.push(ToNode::Input(Input::Transacted {
                 call,
                 result: Err(unreachable.clone()),
             })),

@@ -105,6 +105,7 @@ pub struct Former {
 pub enum Call {
     Grant(CallId),
     Try(CallId),
+    Look(CallId),
 }
 
 #[derive(Debug)]
@@ -121,6 +122,19 @@ pub struct Node {
     pub child: Option<Child>,
     /// The term whose leadership nobody has taken.
     pub untaken: Option<Term>,
+    /// The term whose job has ended with success, and since when it waits for its record.
+    pub completed: Option<(Term, Time)>,
+    /// Since when it waits to lead.
+    pub waits_since: Time,
+    /// Whether a campaign of it was carried out: it may not know yet that it was elected.
+    pub was_elected: bool,
+    /// Whether it withdraws by itself.
+    pub withdraws: bool,
+    /// Whether etcd has shown it the keys.
+    pub has_looked: bool,
+    /// The call that asks whether it may record its job, and whether etcd has permitted that.
+    pub probes: Option<CallId>,
+    pub may_record: bool,
     /// Whether the candidate was dropped with its leaderships, so that nothing acts.
     pub abandoned: bool,
     /// The alarm that counts, and what it was set to.
@@ -158,6 +172,13 @@ impl Node {
             role: Role::Withdrawn,
             child: None,
             untaken: None,
+            completed: None,
+            waits_since: 0,
+            was_elected: false,
+            withdraws: false,
+            has_looked: false,
+            probes: None,
+            may_record: false,
             abandoned: false,
             alarm: 0,
             alarm_at: None,
@@ -189,8 +210,11 @@ impl Node {
                     Role::Stopping { term, by, .. } => (term, by),
                     _ => return None,
                 };
+                let has_ended = self
+                    .completed
+                    .is_some_and(|(completed, _)| completed == term);
                 let acts = self.clock.read(now) < until && self.untaken != Some(term);
-                acts.then_some(term)
+                (acts && !has_ended).then_some(term)
             }
         }
     }

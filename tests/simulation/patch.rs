@@ -1,6 +1,6 @@
 //! Builds the simulator with patched copies of `src/protocol`.
 
-use crate::variants::VARIANTS;
+use crate::variants;
 use std::{
     fs,
     ops::Range,
@@ -104,11 +104,9 @@ pub fn build() -> Vec<PathBuf> {
          fastrand = \"*\"\nthiserror = \"*\"\n[profile.release]\nopt-level = 1\n"
             .to_owned();
     let mut programs = Vec::new();
-    for number in 0..=VARIANTS.len() {
+    let edits = variants::all().map(|variant| variant.edits);
+    for (number, edits) in [&[][..]].into_iter().chain(edits).enumerate() {
         let name = format!("variant-{number}");
-        let edits = number
-            .checked_sub(1)
-            .map_or(&[][..], |place| VARIANTS[place].edits);
         copy(&Path::new(project).join("src"), &folder.join(&name), edits);
         let simulation = format!("{project}/tests/simulation/mod.rs");
         let command = format!("{project}/tests/simulation/command.rs");

@@ -2,6 +2,7 @@
 
 use super::{MILLI, SECOND, Time, node::Actor};
 use fastrand::Rng;
+use std::time::Duration;
 
 macro_rules! kinds {
     ($($kind:ident $text:literal,)*) => {
@@ -62,6 +63,7 @@ kinds! {
     OverwriteActing "leader/acting overwritten",
     RevokeLease "leader's lease revoked",
     DeleteBoth "leader and leader/acting deleted, one after the other",
+    Forget "record of the done job removed",
 }
 
 /// Which faults go together.
@@ -91,6 +93,8 @@ pub enum Mix {
     Handovers,
     /// One endpoint of each candidate, always the same, is dead or silent.
     Endpoint,
+    /// A job that runs once, and candidates that wait for a limited time.
+    Jobs,
 }
 
 impl Mix {
@@ -107,6 +111,7 @@ impl Mix {
         Self::Passwords,
         Self::Handovers,
         Self::Endpoint,
+        Self::Jobs,
     ];
 
     pub fn name(self) -> String {
@@ -230,6 +235,25 @@ impl Mix {
                 K::CutConnection,
                 K::Resign,
             ],
+            Self::Jobs => vec![
+                K::Lose,
+                K::Late,
+                K::Repeat,
+                K::CutConnection,
+                K::SilentEndpoint,
+                K::LoseTransactions,
+                K::MoveLeader,
+                K::Refuse,
+                K::Pause,
+                K::Crash,
+                K::Linger,
+                K::Withdraw,
+                K::Abandon,
+                K::DeleteLeader,
+                K::RevokeLease,
+                K::Forget,
+                K::Forget,
+            ],
         }
     }
 }
@@ -246,6 +270,8 @@ pub struct Plan {
     /// The least that etcd grants.
     pub min_ttl: Time,
     pub stop_timeout: Time,
+    /// Whether what acts is a job that runs once.
+    pub runs_once: bool,
     /// How long a message takes at most when nothing is wrong.
     pub latency: Time,
     pub kinds: Vec<Kind>,
@@ -283,7 +309,7 @@ impl Plan {
         let latency = [MILLI / 5, MILLI, 5 * MILLI, granted / 60][rng.usize(0..longest)];
         let child = match mix {
             Mix::Children => true,
-            Mix::Swarm | Mix::Endpoint => rng.u8(0..3) == 0,
+            Mix::Swarm | Mix::Endpoint | Mix::Jobs => rng.u8(0..3) == 0,
             _ => false,
         };
         Self {
@@ -298,6 +324,11 @@ impl Plan {
             ttl,
             min_ttl: if raised { 8 * SECOND } else { 2 * SECOND },
             stop_timeout: granted * [1, 2, 4][rng.usize(0..3)] / 2,
+            runs_once: match mix {
+                Mix::Jobs => rng.u8(0..4) > 0,
+                Mix::Swarm => rng.u8(0..4) == 0,
+                _ => false,
+            },
             latency,
             gap: granted * [1, 2, 4, 12][rng.usize(0..4)] / 4,
             lost,
@@ -307,5 +338,18 @@ impl Plan {
             quiet: granted * rng.u64(4..10),
             kinds,
         }
+    }
+
+    /// How long a process waits to lead, if that is limited; the first one waits as long as it takes.
+    pub fn wait(&self, rng: &mut Rng, node: usize) -> Option<Duration> {
+        if self.mix != Mix::Jobs || node == 0 {
+            return None;
+        }
+        let wait = match rng.u8(0..4) {
+            0 => return None,
+            1 => 0,
+            _ => rng.u64(0..3 * self.ttl * SECOND),
+        };
+        Some(Duration::from_nanos(wait))
     }
 }

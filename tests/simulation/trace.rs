@@ -1,7 +1,7 @@
 //! A schedule told to a person: time, who, what happened, and what each believes then.
 
 use super::{MILLI, SECOND, etcd::owner_and_number, world::World};
-use crate::protocol::{Action, Input, LeaseId, Moment, Role};
+use crate::protocol::{Action, Effect, Input, LeaseId, Moment, Role, Transaction};
 use std::fmt::Write as _;
 
 impl World {
@@ -122,6 +122,7 @@ pub fn input_text(input: &Input) -> String {
         Input::WatchEnded { .. } => "watch ended".to_owned(),
         Input::BackedOff { .. } => "backed off".to_owned(),
         Input::Stopped { term } => format!("what acted with token {} has stopped", term.token),
+        Input::Completed { term } => format!("the job of token {} is completed", term.token),
         Input::Withdraw => "is asked to withdraw".to_owned(),
         Input::Version { version } => format!("etcd is of version {version}"),
         Input::AuthenticationOff => "etcd's authentication is off".to_owned(),
@@ -142,13 +143,12 @@ pub fn action_text(action: &Action) -> String {
             transaction,
             ..
         } => {
-            let asks = if transaction.writes() {
-                "campaigns"
-            } else {
-                "reads"
-            };
+            let asks = asks(transaction);
             format!("{asks} with lease {}: {call:?}", id(Some(*lease)))
         }
+        Action::Look {
+            call, transaction, ..
+        } => format!("{} without a lease: {call:?}", asks(transaction)),
         Action::Revoke { lease, .. } => format!("revokes lease {}", id(Some(*lease))),
         Action::Watch { from_revision, .. } => format!("watches from revision {from_revision}"),
         Action::Disconnect => "disconnects".to_owned(),
@@ -157,5 +157,14 @@ pub fn action_text(action: &Action) -> String {
         Action::TakeBack { term } => {
             format!("takes the leadership with token {} back", term.token)
         }
+    }
+}
+
+fn asks(transaction: &Transaction) -> &'static str {
+    match transaction.effect {
+        Effect::Lead { .. } => "campaigns",
+        Effect::Put if *transaction == Transaction::probe() => "asks whether it may record its job",
+        Effect::Put => "records its job",
+        Effect::None | Effect::DeleteLeader => "reads",
     }
 }

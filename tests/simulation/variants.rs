@@ -4,6 +4,7 @@
 //! Each edit names the function that it changes.
 
 use crate::{
+    job_variants::JOB_VARIANTS,
     patch::{Edit, edit},
     simulation::plan::Mix,
 };
@@ -33,8 +34,12 @@ const TIMING: &str = "protocol/timing.rs";
 const TRANSACTION: &str = "protocol/transaction.rs";
 const VIEW: &str = "protocol/view.rs";
 
-/// All variants, in the order of the table in `docs/protocol.md`.
-pub const VARIANTS: &[Variant] = &[
+/// Returns all variants, in the order of the table in `docs/protocol.md`.
+pub fn all() -> impl Iterator<Item = &'static Variant> {
+    VARIANTS.iter().chain(JOB_VARIANTS)
+}
+
+const VARIANTS: &[Variant] = &[
     Variant {
         name: "The deadline counts from the answer, not from the send",
         mix: Mix::Late,

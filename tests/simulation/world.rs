@@ -61,6 +61,8 @@ pub enum ToNode {
     },
     /// What acts has stopped.
     Stopped(Term),
+    /// What acts has completed its job, or failed.
+    JobEnds(Term, bool),
     /// The time of a child is over.
     Kill(Moment),
 }
@@ -97,7 +99,7 @@ impl World {
             Actor::Child => ttl / 5,
         };
         let nodes = (0..plan.nodes)
-            .map(|_| {
+            .map(|place| {
                 let rate = [900, 1000, 1000, 1100][rng.usize(0..4)];
                 // Some were configured otherwise.
                 let other = plan.mix == Mix::Swarm && rng.u8(0..8) == 0;
@@ -106,7 +108,10 @@ impl World {
                 } else {
                     plan.ttl
                 };
+                let wait = plan.wait(&mut rng, place);
                 let settings = Settings {
+                    wait,
+                    runs_once: plan.runs_once,
                     ttl: Ttl::try_from(Duration::from_secs(ttl)).unwrap_or_default(),
                     grace: Duration::from_nanos(grace(ttl * SECOND)),
                     stop_timeout: Duration::from_nanos(plan.stop_timeout),
@@ -229,6 +234,7 @@ impl World {
                     })?;
                 }
                 self.check_reported()?;
+                self.check_jobs_and_waits()?;
                 self.check_holder()
             }
             Event::Fault => self.fault(),
@@ -263,6 +269,7 @@ impl World {
         }
         self.checks.is_not_ready(node, now + SECOND / 10);
         started.life += 1;
+        started.waits_since = now;
         started.disconnect();
         let time = started.clock.read(now);
         started.machine = Some(Machine::new(started.settings, time));
@@ -279,6 +286,12 @@ impl World {
         crashed.child = None;
         crashed.untaken = None;
         crashed.abandoned = false;
+        crashed.completed = None;
+        crashed.was_elected = false;
+        crashed.withdraws = false;
+        crashed.has_looked = false;
+        crashed.probes = None;
+        crashed.may_record = false;
         crashed.role = Role::Withdrawn;
         crashed.paused_until = 0;
         crashed.alarm_at = None;

@@ -4,12 +4,12 @@ use super::{
     super::log::Format,
     values::{
         default_filter, parse_address, parse_duration, parse_filter, parse_grace,
-        parse_stop_signal, parse_ttl,
+        parse_stop_signal, parse_ttl, parse_wait,
     },
     variables::variable,
 };
 use crate::{
-    config::{Address, Cluster, Config, LeaderKey, Name},
+    config::{Address, Cluster, Config, JobId, LeaderKey, Name},
     printable::Printable,
     protocol::{LeaseId, Ttl},
 };
@@ -72,6 +72,32 @@ pub(super) struct RunArgs {
     )]
     stop_signal: Signal,
 
+    /// Run COMMAND until one success is recorded for this ID, a text of up to 255 bytes: a replica that
+    /// finds the record ends with 0 and does not run it. COMMAND must be idempotent
+    #[arg(long, value_name = "ID", env = "LEADER_ELECTION_ONCE")]
+    once: Option<JobId>,
+
+    /// Give up if this replica does not lead within this time, with exit code 75; 0s tries once, and asks
+    /// for no lease if somebody else leads [default: wait as long as it takes]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_WAIT",
+        value_parser = parse_wait,
+        allow_hyphen_values = true
+    )]
+    wait: Option<Duration>,
+
+    /// After COMMAND has ended, go on leading until this time has passed since the term began
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_HOLD",
+        value_parser = parse_wait,
+        allow_hyphen_values = true
+    )]
+    hold: Option<Duration>,
+
     /// Tell over HTTP how this replica stands: /leader, /follower, /live, /ready, /status, /metrics
     #[arg(
         long,
@@ -128,6 +154,8 @@ pub(in crate::daemon) enum Work {
 pub(in crate::daemon) struct CommandToRun {
     pub program: OsString,
     pub stop_signal: Signal,
+    /// For how long this replica goes on leading at least, from the beginning of the term.
+    pub hold: Duration,
 }
 
 impl RunArgs {
@@ -153,6 +181,18 @@ impl RunArgs {
             .with_stop_timeout(self.stop_timeout)
             .with_ttl_and_grace(self.ttl, grace)
             .map_err(|error| error.to_string())?;
+        if self.once.is_some() && self.hold.is_some() {
+            return Err(
+                "--hold cannot be used with --once: what keeps a job from running again is its record"
+                    .to_owned(),
+            );
+        }
+        if let Some(wait) = self.wait {
+            config = config.with_wait(wait);
+        }
+        if let Some(job) = self.once {
+            config = config.with_job(job);
+        }
         if let Some(address) = self.advertise {
             config = config.with_address(address);
         }
@@ -176,6 +216,7 @@ impl RunArgs {
         let command = program.map(|program| CommandToRun {
             program,
             stop_signal,
+            hold: self.hold.unwrap_or_default(),
         });
         Ok(RunOptions {
             config,

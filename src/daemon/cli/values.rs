@@ -11,6 +11,9 @@ const SHORTEST_GRACE: Duration = Duration::from_millis(100);
 /// The longest time that a command may try.
 const LONGEST_TIMEOUT: Duration = Duration::from_hours(24);
 
+/// The longest time to wait for leadership, or to hold it after COMMAND has ended.
+const LONGEST_WAIT: Duration = Duration::from_hours(31 * 24);
+
 /// How the targets of this program's log lines begin.
 const OWN_TARGET: &str = "leader_election";
 
@@ -73,6 +76,14 @@ pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|duration| !duration.is_zero() && *duration <= LONGEST_TIMEOUT)
         .ok_or_else(|| "give a duration such as 500ms, 30s or 5m, at most 24h".to_owned())
+}
+
+/// Parses how long to wait or to hold.
+pub(super) fn parse_wait(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .ok()
+        .filter(|duration| *duration <= LONGEST_WAIT)
+        .ok_or_else(|| "give a duration such as 0s, 30s or 5m, at most 31d".to_owned())
 }
 
 /// Parses the address at which HTTP is served.

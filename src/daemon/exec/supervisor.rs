@@ -13,7 +13,7 @@ use crate::{
     protocol::{FencingToken, Status, Timing},
 };
 use rustix::process::{Pid, Signal, kill_process};
-use std::io;
+use std::{convert::Infallible, io};
 use tokio::{
     signal::unix::{self, SignalKind},
     sync::watch,
@@ -116,9 +116,7 @@ impl Supervisor {
         loop {
             self.reap_children();
             let Some((run, _)) = &mut self.run else {
-                // As PID 1 of a container, this process adopts orphans.
-                self.child_ended.recv().await;
-                continue;
+                match self.reap().await {}
             };
             run.receive_reports(&self.log);
             let guard_is_up_to_date = run.update_guard(&self.status.borrow_and_update());
@@ -149,6 +147,15 @@ impl Supervisor {
                 () = run.readable() => {}
                 result = self.alarm.wait_until(Some(wake_at)) => result?,
             }
+        }
+    }
+
+    /// Reaps children as they end, while COMMAND does not run: as PID 1 of a container, this process
+    /// adopts orphans. Cancel safe.
+    pub async fn reap(&mut self) -> Infallible {
+        loop {
+            self.reap_children();
+            self.child_ended.recv().await;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::protocol::{
     Action, CallId, ElectionKey, Entry, Event, Failure, FailureKind, Input, KeptAlive, LeaseId,
-    Machine, Moment, Role, Settings, Ttl, View,
+    Machine, Moment, Role, Settings, Transaction, Ttl, View,
 };
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -25,13 +25,21 @@ impl Harness {
     }
 
     pub fn with_grace(endpoints: usize, grace: Duration) -> Self {
+        Self::with(endpoints, |settings| settings.grace = grace)
+    }
+
+    /// A machine with settings that differ from the usual ones.
+    pub fn with(endpoints: usize, change: impl FnOnce(&mut Settings)) -> Self {
         let now = Moment::from_origin(1000 * SECOND);
-        let settings = Settings {
+        let mut settings = Settings {
             ttl: Ttl::default(),
-            grace,
+            grace: Duration::ZERO,
             stop_timeout: 10 * SECOND,
             endpoints: NonZeroUsize::new(endpoints).unwrap(),
+            wait: None,
+            runs_once: false,
         };
+        change(&mut settings);
         let mut harness = Self {
             machine: Machine::new(settings, now),
             now,
@@ -136,6 +144,15 @@ impl Harness {
         })
     }
 
+    pub fn take_look(&mut self) -> (CallId, Transaction) {
+        self.take(|action| match action {
+            Action::Look {
+                call, transaction, ..
+            } => Some((*call, *transaction)),
+            _ => None,
+        })
+    }
+
     pub fn keep_alive(&mut self, call: CallId, raft_term: u64) {
         let result = Ok(KeptAlive { ttl: 5, raft_term });
         self.handle(Input::KeptAlive { call, result });
@@ -214,6 +231,7 @@ pub(super) fn view(revision: i64, leader: Option<Entry>, acting: Option<Entry>) 
         raft_term: 1,
         leader,
         acting,
+        done: None,
     }
 }
 

@@ -1,0 +1,198 @@
+//! Leadership as a value: the right to act for one term, and what can be written in it.
+
+use super::{driver::Command, offer::Offer};
+use crate::{
+    clock,
+    done_record::DoneRecord,
+    protocol::{Failure, FencingToken, LossReason, Moment, Role, Status, Term},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The right to act, for one term.
+///
+/// Dropping it says that what acted has stopped: only then is the lease revoked, and only then can
+/// another candidate lead.
+#[derive(Debug)]
+pub struct Leadership {
+    pub(super) term: Term,
+    pub(super) offer: Offer,
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Leadership {
+    /// Returns the number that orders this term among all: give it along with whatever you write.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.term.token
+    }
+
+    /// Returns the term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Returns the moment by which this process must have stopped acting, unless renewed before;
+    /// `None` once the term is over.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        // Without an election, nobody renews it.
+        self.status.has_changed().ok()?;
+        match self.status.borrow().role {
+            Role::Leader { term, deadline } if term == self.term => Some(deadline),
+            _ => None,
+        }
+    }
+
+    /// Returns true iff this process leads at this instant, by the clock.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.deadline()
+            .is_some_and(|deadline| clock::now() < deadline)
+    }
+
+    /// Waits until the term is over, and returns why. What acts must stop then.
+    ///
+    /// Returns the configured grace before the deadline, so that there is time to stop.
+    ///
+    /// Cancel safe.
+    pub async fn lost(&mut self) -> LossReason {
+        let own = self.term;
+        let over = self
+            .status
+            .wait_for(|status| !matches!(status.role, Role::Leader { term, .. } if term == own))
+            .await;
+        match over.map(|status| status.role) {
+            Ok(Role::Stopping { reason, .. }) => reason,
+            _ => LossReason::Died,
+        }
+    }
+}
+
+/// What is written in a term.
+impl Leadership {
+    /// Writes a key in etcd if the term goes on, in one transaction: it requires that `leader/acting`
+    /// stands as this term's campaign wrote it. So a leader that has lost its term cannot write, however
+    /// late its request arrives. The key is bound to no lease.
+    ///
+    /// One request is sent, and its response is waited for up to a fifth of the TTL (5 s at most).
+    /// After [`PutError::Unknown`] the same call can be repeated: it writes the same, or nothing. To find
+    /// out later whether it was written, put [`token`](Self::token) into the value and read the key.
+    ///
+    /// Not cancel safe: what was sent may be written.
+    ///
+    /// # Errors
+    /// If the term is over, the key is one of the election's own, or etcd refuses or does not respond.
+    pub async fn put_if_leading(
+        &self,
+        key: impl Into<String>,
+        value: impl Into<Vec<u8>>,
+    ) -> Result<(), PutError> {
+        let (responded, response) = oneshot::channel();
+        let put = Command::Put {
+            term: self.term,
+            key: key.into(),
+            value: value.into(),
+            responded,
+        };
+        // Without an election, nothing is sent.
+        if self.commands.send(put).is_err() {
+            return Err(PutError::TermOver);
+        }
+        let died = |_| Err(PutError::Died);
+        response.await.unwrap_or_else(died)
+    }
+
+    /// Records that the job of [`Config::with_job`](crate::Config::with_job) is done, and ends the term.
+    /// What acted must have completed the job, and stopped.
+    ///
+    /// The lease is renewed until a response shows the record, which is written only if the term goes on.
+    /// A request without a response is repeated, and the response to any of them shows whether one was
+    /// carried out. With the record, the candidate withdraws; without, it continues to take part.
+    ///
+    /// Cancelling the wait ends the term; the record may have been written.
+    ///
+    /// # Errors
+    /// If the term ended before the job was recorded, or the candidate has no job: then nobody may rely on
+    /// it, and another candidate does the job again.
+    pub async fn complete(self) -> Result<DoneRecord, NotRecorded> {
+        let (recorded, outcome) = oneshot::channel();
+        let completed = Command::Completed {
+            term: self.term,
+            recorded,
+        };
+        // If the driver is gone, the receiver says so.
+        let _ = self.commands.send(completed);
+        let record = outcome.await.unwrap_or(Err(NotRecorded::Unknown))?;
+        Ok(DoneRecord::decode(&record.value))
+    }
+
+    /// Takes the leadership that is offered; returns false if it was taken back before.
+    pub(super) fn is_taken(&self) -> bool {
+        self.offer.take()
+    }
+}
+
+/// Why [`Leadership::put_if_leading`] failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutError {
+    /// The term is over; nothing was written.
+    #[error("the term is over; nothing was written")]
+    TermOver,
+    /// The key is the election's own, or begins with that and a `/`.
+    #[error("the key belongs to the election; nothing was written")]
+    ReservedKey,
+    /// etcd refused; nothing was written.
+    #[error("etcd refused: {0}; nothing was written")]
+    Refused(Failure),
+    /// etcd did not respond; the key may have been written.
+    #[error("etcd did not respond: {0}; the key may have been written")]
+    Unknown(Failure),
+    /// The election ended by itself; the key may have been written.
+    #[error("the election ended by itself; the key may have been written")]
+    Died,
+}
+
+/// Why [`Leadership::complete`] failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotRecorded {
+    /// The term ended before: there is no record.
+    #[error("the term ended before the record was written")]
+    TermOver,
+    /// The term ended, and etcd did not respond: there may be a record.
+    #[error("the term ended, and etcd has not said whether the record was written")]
+    Unknown,
+}
+
+/// The end of a term.
+impl Leadership {
+    /// Ends the term, and waits until the lease is revoked, so that another candidate can lead; or until
+    /// that has been tried for a TTL, after which the lease has expired. What acts must have stopped.
+    ///
+    /// Dropping does the same without waiting. The candidate continues to take part, and lets others be
+    /// first for a fifth of the TTL.
+    ///
+    /// Cancelling the wait does not take the request back: the term ends nevertheless, in the
+    /// background.
+    pub async fn resign(self) {
+        let (resigned, released) = oneshot::channel();
+        let resigning = Command::Resigned {
+            term: self.term,
+            resigned,
+        };
+        // If the driver is gone, nothing is left to release. It says so by dropping its end.
+        if self.commands.send(resigning).is_ok() {
+            let _ = released.await;
+        }
+    }
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        // If the driver is gone, nothing is left to release.
+        let _ = self.commands.send(Command::Stopped(self.term));
+    }
+}

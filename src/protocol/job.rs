@@ -1,0 +1,172 @@
+//! Rules 20 and 21, a job that runs once: a candidate looks for its record before it runs the job, and
+//! records that it has completed it.
+//!
+//! The record is written only in the term in which the job was completed, and only where there is none.
+//! A campaign requires that there is no record, in the same transaction. So whoever is elected has not
+//! been elected after a record was written, and none can be written by another while it acts.
+
+use super::{
+    Entry, Event, Failure, FailureKind, Machine, Moment, Settings, State, Term, Transaction,
+    view::Known,
+};
+
+/// What a candidate looks at before it asks for its first lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The keys, and the record of the job that runs once.
+    Keys,
+    /// Whether it may write the record. That is asked separately: a full database refuses it, and must
+    /// not hide that the job is done.
+    Permission,
+}
+
+impl Look {
+    /// Returns what to look at first, if anything: else a lease would be granted for nothing.
+    pub fn first(settings: Settings) -> Option<Self> {
+        (settings.runs_once || settings.tries_once()).then_some(Self::Keys)
+    }
+
+    /// Returns what to look at next.
+    pub fn next(self, settings: Settings) -> Option<Self> {
+        (self == Self::Keys && settings.runs_once).then_some(Self::Permission)
+    }
+
+    pub fn transaction(self, settings: Settings) -> Transaction {
+        match self {
+            Self::Keys => Transaction::READ.about_job(settings.runs_once),
+            Self::Permission => Transaction::probe(),
+        }
+    }
+}
+
+/// The record of a completed job, until a response shows whether it was written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recording {
+    term: Term,
+    /// When the job had been completed.
+    since: Moment,
+    /// Whether a transaction that may have written it was sent.
+    was_sent: bool,
+    /// When it is given up, once the term cannot be renewed any more.
+    ends: Option<Moment>,
+}
+
+impl Recording {
+    pub fn term(self) -> Term {
+        self.term
+    }
+
+    pub fn ends(&self) -> Option<Moment> {
+        self.ends
+    }
+}
+
+impl Machine {
+    /// Rule 21: begins to record that the job was completed in a term, which goes on meanwhile.
+    pub(super) fn handle_completed(&mut self, now: Moment, completed: Term) {
+        let is_running = matches!(self.state.tenure(), Some(tenure) if tenure.term == completed);
+        if !is_running || !self.settings.runs_once {
+            let may_exist = false;
+            return self.events.push_back(Event::NotRecorded { may_exist });
+        }
+        self.recording = Some(Recording {
+            term: completed,
+            since: now,
+            was_sent: false,
+            ends: None,
+        });
+        match self.state {
+            State::Stopping {
+                renewing: false, ..
+            } => self.limit_recording(now),
+            _ => self.calls.hurry(),
+        }
+    }
+
+    /// Prepares for sending a transaction: from then on, the record may exist.
+    pub(super) fn note_record_sent(&mut self, transaction: &Transaction) {
+        if let Some(recording) = &mut self.recording
+            && *transaction == Transaction::record(recording.term)
+        {
+            recording.was_sent = true;
+        }
+    }
+
+    /// Rules 20 and 21: judges the record of the job, and what it means that there is none, as the
+    /// response to a request shows them that was sent at `sent`.
+    pub(super) fn judge_job(
+        &mut self,
+        now: Moment,
+        sent: Moment,
+        record: Option<Entry>,
+        seen: &Known,
+    ) {
+        if let Some(record) = record {
+            let in_term = self.state.tenure().is_some();
+            let completed = self.recording.take().is_some();
+            // Somebody has written it by hand; what acts finishes undisturbed.
+            if in_term && !completed || self.withdrawing.is_some() && !completed {
+                return;
+            }
+            self.events.push_back(if completed {
+                Event::Recorded { record }
+            } else {
+                Event::JobDone { record }
+            });
+            self.withdraw(now);
+        } else if let Some(recording) = self.recording
+            && sent >= recording.since
+            && !seen.acts_in(recording.term)
+        {
+            // The term is over: no transaction that is still on its way can write it. An overdue try
+            // would not show that, as it may have been sent before the term.
+            self.recording = None;
+            let may_exist = false;
+            self.events.push_back(Event::NotRecorded { may_exist });
+        }
+    }
+
+    /// The term cannot be renewed any more: the record is written as long as `leader/acting` stands,
+    /// which a response must show soon.
+    pub(super) fn limit_recording(&mut self, now: Moment) {
+        let ends = now + Self::WITHDRAWAL_LIMITS * self.timing().limit();
+        if let Some(recording) = &mut self.recording {
+            recording.ends.get_or_insert(ends);
+            self.calls.next_now();
+        }
+    }
+
+    /// Gives the record up if etcd has not responded in time.
+    pub(super) fn expire_recording(&mut self, now: Moment) {
+        let has_ended = |recording: &mut Recording| recording.ends.is_some_and(|ends| now >= ends);
+        if let Some(recording) = self.recording.take_if(has_ended) {
+            self.calls.abandon();
+            self.events.push_back(Event::NotRecorded {
+                may_exist: recording.was_sent,
+            });
+        }
+    }
+
+    /// Forgets the record that is being written: nobody waits for it any more.
+    pub(super) fn end_recording(&mut self) {
+        if let Some(recording) = self.recording.take() {
+            self.events.push_back(Event::NotRecorded {
+                may_exist: recording.was_sent,
+            });
+        }
+    }
+
+    /// Returns true iff a failure says that the job cannot be recorded by this user, before this
+    /// candidate has taken part.
+    pub(super) fn is_denied_job(&self, failure: &Failure) -> bool {
+        self.look.is_some() && self.settings.runs_once && failure.kind == FailureKind::Denied
+    }
+
+    /// Rule 20: takes no part, because the job could not be recorded.
+    pub(super) fn refuse_job(&mut self, now: Moment, failure: Failure) {
+        self.calls.abandon();
+        self.look = None;
+        self.events.push_back(Event::JobDenied { failure });
+        self.withdraw(now);
+    }
+}

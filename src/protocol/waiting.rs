@@ -1,0 +1,71 @@
+//! Rule 19, a limited wait: a candidate that does not lead within it takes no part any more.
+
+use super::{Event, Machine, Moment, Settings, State};
+use std::time::Duration;
+
+impl Settings {
+    /// How long a candidate that tries once may take for that: time for a slow etcd to check a password.
+    const LONGEST_SINGLE_TRY: Duration = Duration::from_secs(8);
+
+    /// Returns true iff a candidate tries once, and does not wait for another to stop.
+    pub(super) fn tries_once(self) -> bool {
+        self.wait == Some(Duration::ZERO)
+    }
+
+    /// Returns until when a candidate waits that begins to take part at `now`.
+    pub(super) fn waits_until(self, now: Moment) -> Option<Moment> {
+        let wait = self.wait?;
+        let wait = if self.tries_once() {
+            Self::LONGEST_SINGLE_TRY
+        } else {
+            wait
+        };
+        Some(now + wait)
+    }
+}
+
+impl Machine {
+    /// Begins to wait once more after a term. Whoever tries once has done so.
+    pub(super) fn wait_again(&mut self, now: Moment) {
+        self.waits_until = self.settings.wait.map(|wait| now + wait);
+        self.expire_wait(now);
+    }
+
+    /// Returns when the wait is over; `None` while it does not count.
+    pub(super) fn wait_timeout(&self) -> Option<Moment> {
+        let waits = matches!(
+            self.state,
+            State::Unleased { .. } | State::Follower { .. } | State::Elected { .. }
+        );
+        self.waits_until
+            .filter(|_| waits && self.withdrawing.is_none())
+    }
+
+    /// Gives up if the wait is over.
+    pub(super) fn expire_wait(&mut self, now: Moment) {
+        if self.wait_timeout().is_some_and(|until| now >= until) {
+            self.give_up_waiting(now);
+        }
+    }
+
+    /// Gives up at once if this candidate tries once, and what is known of the keys says that somebody
+    /// else leads, or may still be acting, or that a key is in the way.
+    pub(super) fn judge_wait(&mut self, now: Moment) {
+        let is_taken = self
+            .known
+            .as_ref()
+            .is_some_and(|known| !known.both_absent());
+        let looks = matches!(self.state, State::Unleased { .. } | State::Follower { .. });
+        if self.settings.tries_once() && is_taken && looks && self.withdrawing.is_none() {
+            self.give_up_waiting(now);
+        }
+    }
+
+    fn give_up_waiting(&mut self, now: Moment) {
+        let known = self.known.as_ref();
+        let leader = known.filter(|known| known.situation().is_led());
+        let leader = leader.and_then(|known| known.leader()).cloned();
+        self.events.push_back(Event::GaveUp { leader });
+        self.withdraw(now);
+    }
+}

@@ -1,0 +1,147 @@
+//! Wrong variants of the rules about jobs that run once and limited waits.
+
+use crate::{patch::edit, simulation::plan::Mix, variants::Variant};
+
+const JOB: &str = "protocol/job.rs";
+const NEXT: &str = "protocol/next.rs";
+const TRANSACTION: &str = "protocol/transaction.rs";
+const WAITING: &str = "protocol/waiting.rs";
+
+/// The variants, in the order of the table in `docs/protocol.md`.
+pub const JOB_VARIANTS: &[Variant] = &[
+    Variant {
+        name: "A campaign does not require that the job has no record",
+        mix: Mix::Jobs,
+        violation: "begins a job that is recorded as done",
+        edits: &[edit(
+            NEXT,
+            "transaction",
+            ") => Transaction::campaign(lease),",
+            ") => return Transaction::campaign(lease),",
+        )],
+    },
+    Variant {
+        name: "A job is recorded whether or not its term goes on",
+        mix: Mix::Jobs,
+        violation: "records a job without leader/acting",
+        edits: &[edit(
+            TRANSACTION,
+            "put_in_term",
+            "acting: Guard::Unchanged { mod_revision: term.token.get(), lease: term.lease, },",
+            "acting: { let _ = term; Guard::Ignored },",
+        )],
+    },
+    Variant {
+        name: "A record without a response counts as not written",
+        mix: Mix::Jobs,
+        violation: "is told that its job is not recorded: untrue",
+        edits: &[edit(
+            JOB,
+            "expire_recording",
+            "may_exist: recording.was_sent,",
+            "may_exist: false,",
+        )],
+    },
+    Variant {
+        name: "A response to what was asked before the term shows that the term is over",
+        mix: Mix::Jobs,
+        violation: "does not record its job though its term goes on",
+        edits: &[edit(JOB, "judge_job", "&& sent >= recording.since", "")],
+    },
+    Variant {
+        name: "The term ends before the job is recorded",
+        mix: Mix::Jobs,
+        violation: "does not record its job though its term goes on",
+        edits: &[edit(
+            JOB,
+            "handle_completed",
+            "_ => self.calls.hurry(),",
+            "_ => self.handle_stopped(now, completed),",
+        )],
+    },
+    Variant {
+        name: "A record is sent once, and never again",
+        mix: Mix::Jobs,
+        violation: "does not find out whether its job is recorded",
+        edits: &[
+            edit(
+                NEXT,
+                "transaction",
+                "(_, Some(recording)) => return",
+                "(_, Some(recording)) if !recording.was_sent() => return",
+            ),
+            edit(
+                JOB,
+                "term",
+                "self.term }",
+                "self.term } pub fn was_sent(self) -> bool { self.was_sent }",
+            ),
+        ],
+    },
+    Variant {
+        name: "A follower does not look for the record of its job",
+        mix: Mix::Jobs,
+        violation: "does not find that its job is done",
+        edits: &[edit(
+            JOB,
+            "judge_job",
+            "if in_term && !completed || self.withdrawing.is_some() && !completed {",
+            "if !completed && (in_term || self.withdrawing.is_some() || self.look.is_none()) {",
+        )],
+    },
+    Variant {
+        name: "A candidate does not ask whether it may record its job",
+        mix: Mix::Jobs,
+        violation: "asks for a lease before it has looked",
+        edits: &[edit(
+            JOB,
+            "next",
+            "(self == Self::Keys && settings.runs_once).then_some(Self::Permission)",
+            "None",
+        )],
+    },
+    Variant {
+        name: "A candidate that tries once asks for a lease at once",
+        mix: Mix::Jobs,
+        violation: "asks for a lease before it has looked",
+        edits: &[edit(
+            JOB,
+            "first",
+            "(settings.runs_once || settings.tries_once())",
+            "(settings.runs_once)",
+        )],
+    },
+    Variant {
+        name: "A candidate that tries once waits for others to stop",
+        mix: Mix::Jobs,
+        violation: "tries once, and waits",
+        edits: &[edit(
+            WAITING,
+            "judge_wait",
+            "self.settings.tries_once() && is_taken",
+            "self.settings.tries_once() && is_taken && !looks",
+        )],
+    },
+    Variant {
+        name: "A wait is over only when the next request is",
+        mix: Mix::Jobs,
+        violation: "waits for too long",
+        edits: &[edit(
+            WAITING,
+            "expire_wait",
+            "self.wait_timeout().is_some_and(|until| now >= until)",
+            "self.wait_timeout().is_some_and(|until| now >= until) && matches!(self.state, State::Unleased { .. })",
+        )],
+    },
+    Variant {
+        name: "A wait goes on in a term",
+        mix: Mix::Jobs,
+        violation: "gives up too soon",
+        edits: &[edit(
+            WAITING,
+            "wait_timeout",
+            ".filter(|_| waits && self.withdrawing.is_none())",
+            ".filter(|_| (waits || self.state.lease().is_some()) && self.withdrawing.is_none())",
+        )],
+    },
+];
