@@ -9,6 +9,7 @@ use support::daemon::{
     wait_for_next_roles, wait_for_settled,
 };
 use support::etcd::{Etcd, binaries, on_each_etcd};
+use support::etcdctl::LITTLE_ROOM;
 use support::{FAIL_OVER, TTL, let_pass};
 
 #[test]
@@ -243,14 +244,11 @@ fn a_term_that_is_ended_by_force_is_followed_by_exactly_one_other() {
 
 #[test]
 fn a_full_database_costs_no_term_and_once_there_is_room_again_a_replica_leads() {
-    let quota = ["--quota-backend-bytes", "4194304"].map(str::to_owned);
-    let etcd = Etcd::start_with(binaries().last().unwrap(), &quota, &[]);
+    let room = LITTLE_ROOM.map(str::to_owned);
+    let etcd = Etcd::start_with(binaries().last().unwrap(), &room, &[]);
     let mut replicas = Daemon::candidates(&etcd, 3);
     let leader = wait_for_next_roles(&mut replicas);
-    let megabyte = vec![b'x'; 1 << 20];
-    let refusal = (0..10).find_map(|_| etcd.try_etcdctl(&["put", "filler"], &megabyte).err());
-    let refusal = refusal.expect("the database does not take ten megabytes");
-    assert!(refusal.contains("space exceeded"), "{refusal}");
+    etcd.fill();
     replicas[leader].skip();
     replicas[leader].wait_for_next_refreshes(6);
 

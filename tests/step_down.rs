@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, json, wait_for_leader, wait_for_next_roles};
 use support::etcd::{Etcd, binaries, on_each_etcd};
+use support::etcdctl::LITTLE_ROOM;
 use support::http::get_json;
 use support::operator::{at, object, run};
 use support::proxy::{Link, Proxy};
@@ -224,8 +225,8 @@ fn step_down_ends_at_once_if_it_may_not_know_any_more_who_leads() {
 #[test]
 fn step_down_changes_nothing_while_the_database_is_full_unless_it_is_forced() {
     for binary in binaries() {
-        let quota = ["--quota-backend-bytes", "4194304"].map(str::to_owned);
-        let etcd = Etcd::start_with(&binary, &quota, &[]);
+        let room = LITTLE_ROOM.map(str::to_owned);
+        let etcd = Etcd::start_with(&binary, &room, &[]);
         let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
         leader.wait_for_next(LEADER);
         let mut follower = Daemon::spawn("server2", json("server2", &etcd.endpoint()));
@@ -233,10 +234,7 @@ fn step_down_changes_nothing_while_the_database_is_full_unless_it_is_forced() {
         let no_alarm = run(at(&etcd.endpoint(), &["status", "--json"]));
         assert_eq!(object(&no_alarm.out[0])["alarms"], Value::Array(Vec::new()));
 
-        let megabyte = vec![b'x'; 1 << 20];
-        let refusal = (0..20).find_map(|_| etcd.try_etcdctl(&["put", "filler"], &megabyte).err());
-        let refusal = refusal.expect("the database does not take twenty megabytes");
-        assert!(refusal.contains("space exceeded"), "{refusal}");
+        etcd.fill();
         let full = "etcd's database is full (alarm NOSPACE), so that nobody can be elected";
         let before = etcd.key("leader");
         let refused = run(at(&etcd.endpoint(), &["step-down"]));

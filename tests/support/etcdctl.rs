@@ -17,6 +17,9 @@ pub struct Key {
     pub mod_revision: u64,
 }
 
+/// The options of a server whose database is soon full.
+pub const LITTLE_ROOM: [&str; 2] = ["--quota-backend-bytes", "4194304"];
+
 impl Etcd {
     /// Runs `etcdctl`; returns what it prints.
     pub fn etcdctl(&self, args: &[&str]) -> String {
@@ -64,6 +67,14 @@ impl Etcd {
         } else {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
+    }
+
+    /// Writes until the database is full. The server must have been started with [`LITTLE_ROOM`].
+    pub fn fill(&self) {
+        let megabyte = vec![b'x'; 1 << 20];
+        let refusal = (0..20).find_map(|_| self.try_etcdctl(&["put", "filler"], &megabyte).err());
+        let refusal = refusal.expect("the database does not take twenty megabytes");
+        assert!(refusal.contains("space exceeded"), "{refusal}");
     }
 
     /// Returns the key, if it exists.

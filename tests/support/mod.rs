@@ -21,6 +21,7 @@ pub mod process;
 pub mod proxy;
 pub mod record;
 pub mod refusals;
+pub mod requests;
 pub mod served;
 pub mod users;
 

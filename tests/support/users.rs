@@ -1,7 +1,7 @@
 //! Users and passwords in an etcd.
 
 use super::etcd::Etcd;
-use super::http::get;
+use super::requests::Requests;
 use std::process::Command;
 
 /// How etcdctl is let in while authentication is on.
@@ -55,13 +55,7 @@ pub fn as_replica(mut command: Command) -> Command {
     command
 }
 
-/// Returns how many passwords this etcd has checked since it was started.
+/// Returns how many passwords this etcd was asked to check since it was started.
 pub fn authentications(etcd: &Etcd) -> u64 {
-    let metrics = get(&etcd.endpoint(), "/metrics").body;
-    metrics
-        .lines()
-        .filter(|line| line.starts_with("grpc_server_handled_total"))
-        .filter(|line| line.contains(r#"grpc_method="Authenticate""#))
-        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
-        .sum()
+    Requests::of(etcd).count("Authenticate")
 }

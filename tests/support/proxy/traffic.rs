@@ -74,6 +74,8 @@ pub enum Call {
     KeepAlive,
     /// The creation of a watch.
     Watch,
+    /// The transaction that records that a job is done.
+    Record,
 }
 
 impl Call {
@@ -90,6 +92,8 @@ impl Call {
         match self {
             // Only a campaign writes `KEY/acting`.
             Self::Campaign => contains(message, br#"{"name":"#),
+            // Only the record of a job holds when it was written.
+            Self::Record => contains(message, br#"{"at":"#),
             // One field, the id of the lease, which is long; a TTL is short.
             Self::KeepAlive => message.first() == Some(&0x08) && (6..=11).contains(&message.len()),
             // A request to create, which begins with its key: `leader` in these tests.
