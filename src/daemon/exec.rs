@@ -20,8 +20,10 @@
 //! - `lookup`: how COMMAND is checked before the election.
 //! - `orphans`: how a daemon without COMMAND reaps what it adopts.
 //! - `command_log`: the log lines about COMMAND.
+//! - `environment`: what COMMAND's environment does not contain.
 
 mod command_log;
+mod environment;
 mod guard;
 mod guarded_run;
 mod launch;
@@ -34,6 +36,8 @@ mod schedule;
 mod stopping;
 mod supervisor;
 
+use std::time::Duration;
+
 pub(super) use guard::run_if_guard;
 pub(super) use guarded_run::RunOutcome;
 pub(super) use launch::name_revoking_process;
@@ -41,3 +45,6 @@ pub(super) use lookup::check_command;
 pub(super) use orphans::Orphans;
 pub(super) use revoke::revoke_lease;
 pub(super) use supervisor::Supervisor;
+
+/// How long killing COMMAND may take after a second signal to stop.
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(1);

@@ -49,6 +49,11 @@ impl Format {
     }
 }
 
+/// How long the log may take to write its last lines.
+pub(super) const LOG_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the log may take after a second signal to stop.
+pub(super) const SHORT_LOG_TIMEOUT: Duration = Duration::from_millis(50);
+
 /// How many lines wait for a slow reader before lines are lost.
 const QUEUE_LENGTH: usize = 2048;
 

@@ -6,12 +6,12 @@ use super::{
     descriptors::{self, Plan},
     exec, exit_code,
     http::Server,
-    log,
+    log::{self, LOG_TIMEOUT, SHORT_LOG_TIMEOUT},
     notify::{Notifier, Watchdog},
     ops,
     render::{failure_reason, job_denied, not_recorded},
     report::Reporter,
-    signals::{self, Received, Signals},
+    signals::{self, Received, Signals, TIME_OF_ONE_REQUEST},
     workload::{Ended, Workload},
 };
 use crate::{
@@ -28,19 +28,9 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
-    time::Duration,
 };
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tracing::{error, info, warn};
-
-/// How long the log may take to write its last lines.
-const LOG_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the log may take after a second signal to stop.
-const SHORT_LOG_TIMEOUT: Duration = Duration::from_millis(50);
-
-/// How long the signals of one request to stop may take to arrive: service managers and terminals send
-/// two, and so do parents that forward what their whole process group has got.
-const TIME_OF_ONE_REQUEST: Duration = Duration::from_millis(500);
 
 /// Runs the program from its command line to its exit code.
 #[must_use]

@@ -1,11 +1,15 @@
 //! The signals that stop this program, and those that it forwards to COMMAND.
 
 use nix::sys::signal::SigSet;
-use std::{fs, io, task::Poll};
+use std::{fs, io, task::Poll, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What images whose first process is systemd ask for with STOPSIGNAL: SIGRTMIN+3, as Docker numbers it.
 const SYSTEMD_HALT: i32 = 37;
+
+/// How long the signals of one request to stop may take to arrive: service managers and terminals send
+/// two, and so do parents that forward what their whole process group has got.
+pub(super) const TIME_OF_ONE_REQUEST: Duration = Duration::from_millis(500);
 
 /// A signal that was received, and what it asks for.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use super::{
     cli::CommandToRun,
-    exec::{Orphans, RunOutcome, Supervisor},
+    exec::{KILL_TIMEOUT, Orphans, RunOutcome, Supervisor},
     exit_code,
     render::duration,
 };
@@ -19,9 +19,6 @@ use rustix::io::Errno;
 use std::{io, pin::Pin, time::Duration};
 use tokio::{signal::unix::SignalKind, time::timeout};
 use tracing::info;
-
-/// How long killing COMMAND may take after a second signal to stop.
-const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How what ran in a term has ended. Nothing of it is left.
 pub(super) enum Ended {

@@ -5,6 +5,7 @@
 //! that socket means that the daemon is gone.
 
 use super::{
+    environment::remove_private_variables,
     launch::GuardArguments,
     messages::{Order, Report, receive_stdin, take_lines},
     reaping::{self, RETRY_INTERVAL, Reaped, Remaining},
@@ -26,20 +27,6 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
     thread,
 };
-
-/// Variables that are meant for this program alone, and are removed from COMMAND's environment: the
-/// password, and what a service manager passes to the process that it has started.
-const PRIVATE_VARIABLES: [&str; 9] = [
-    "LEADER_ELECTION_ETCD_PASSWORD",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "JOURNAL_STREAM",
-];
 
 /// Signals that may reach a guard together with its daemon, and that only the daemon acts on.
 const IGNORED_SIGNALS: [Signal; 6] = [
@@ -145,9 +132,7 @@ impl Guard {
             .args(words)
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .process_group(0);
-        for variable in PRIVATE_VARIABLES {
-            command.env_remove(variable);
-        }
+        remove_private_variables(&mut command);
         Ok(Self {
             command,
             stop_signal: arguments.stop_signal,
@@ -360,7 +345,7 @@ impl Run {
             self.schedule.stop_leftovers(now);
         }
         if self.stopping.is_none() {
-            let stopping = Stopping::begin_without_command(stop_signal, self.command);
+            let stopping = Stopping::begin_without_command(stop_signal, self.command, Vec::new());
             self.stopping = Some(stopping);
         }
     }
@@ -368,7 +353,7 @@ impl Run {
     /// Tells COMMAND to stop, if that is due at `now`; returns when to look again.
     fn stop(&mut self, now: Moment, signal: Signal) -> Moment {
         if self.schedule.begin_stop(now) {
-            self.stopping = Some(Stopping::begin(signal, self.command));
+            self.stopping = Some(Stopping::begin(signal, self.command, Vec::new()));
         }
         let next = self.schedule.next_step_at();
         let stopping = self.stopping.as_mut();

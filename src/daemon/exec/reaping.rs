@@ -120,13 +120,15 @@ pub(super) fn children() -> io::Result<Vec<Pid>> {
     children_of("self")
 }
 
-/// Lists the descendants that this process may see, each at some moment of this call. One that is
-/// started or loses its parent meanwhile may be missing.
+/// Lists the descendants that this process may see, each at some moment of this call, but for those
+/// that are `spared` or descend from them. One that is started or loses its parent meanwhile may be
+/// missing.
 ///
 /// # Errors
 /// If there are too few file descriptors.
-pub(super) fn descendants() -> io::Result<Vec<Pid>> {
+pub(super) fn descendants(spared: &[Pid]) -> io::Result<Vec<Pid>> {
     let mut descendants = children()?;
+    descendants.retain(|child| !spared.contains(child));
     let mut next = 0;
     while let Some(process) = descendants.get(next)
         && descendants.len() < MOST_DESCENDANTS

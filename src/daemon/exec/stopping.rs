@@ -15,26 +15,31 @@ pub(super) struct Stopping {
     /// COMMAND's process group.
     group: Pid,
     group_is_told: bool,
+    /// Children that have nothing to do with COMMAND.
+    spared: Vec<Pid>,
     /// Descendants from before the stop that have not got the signal; `None` while they could not be
     /// listed.
     waiting: Option<Vec<Pid>>,
 }
 
 impl Stopping {
-    /// Tells COMMAND and its process group to stop. COMMAND must not have been reaped.
-    pub fn begin(signal: Signal, command: Pid) -> Self {
-        let mut stopping = Self::begin_without_command(signal, command);
+    /// Tells COMMAND and its process group to stop, and nothing that is `spared` or descends from it.
+    /// COMMAND must not have been reaped.
+    pub fn begin(signal: Signal, command: Pid, spared: Vec<Pid>) -> Self {
+        let mut stopping = Self::begin_without_command(signal, command, spared);
         // That it could not be listed is no reason not to tell it.
         stopping.tell_group();
         stopping
     }
 
-    /// Tells what COMMAND has left behind to stop. COMMAND's own process was reaped.
-    pub fn begin_without_command(signal: Signal, group: Pid) -> Self {
+    /// Tells what COMMAND has left behind to stop, and nothing that is `spared` or descends from it.
+    /// COMMAND's own process was reaped.
+    pub fn begin_without_command(signal: Signal, group: Pid, spared: Vec<Pid>) -> Self {
         let mut stopping = Self {
             signal,
             group,
             group_is_told: false,
+            spared,
             waiting: None,
         };
         stopping.tell_orphans();
@@ -45,7 +50,7 @@ impl Stopping {
     pub fn tell_orphans(&mut self) -> bool {
         // What cannot be listed now can be listed the next time.
         if self.waiting.is_none()
-            && let Ok(mut descendants) = reaping::descendants()
+            && let Ok(mut descendants) = reaping::descendants(&self.spared)
         {
             let count = descendants.len();
             descendants.retain(|process| getpgid(Some(*process)) != Ok(self.group));
