@@ -64,11 +64,48 @@ fn options_of_candidates_are_refused_with_a_subcommand() {
                 assert!(run.out.is_empty(), "{arguments:?}: {:?}", run.out);
             }
         }
+        if subcommand == "observe" {
+            continue;
+        }
         let run = run(at("127.0.0.1:1", &[subcommand, "--", "true"]));
         assert_eq!(run.code, 2, "{subcommand}: {:?}", run.err);
         let expected = format!("'-- COMMAND' cannot be used with '{subcommand}'");
         assert!(run.err[0].contains(&expected), "{:?}", run.err);
     }
+}
+
+#[test]
+fn options_of_observe_that_do_not_fit_are_refused_with_an_explanation() {
+    for (arguments, expected) in [
+        (
+            &["observe", "--json", "--", "true"][..],
+            "'--json' cannot be used with '-- COMMAND': COMMAND gets the JSON object on its standard",
+        ),
+        (
+            &["observe", "--timeout", "5s"],
+            "--timeout is about a COMMAND, and there is none",
+        ),
+        (&["observe", "--"], "there is no COMMAND after --"),
+        (
+            &["observe", "--timeout", "5s", "--"],
+            "there is no COMMAND after --",
+        ),
+        (&["observe", "true"], "unexpected argument 'true' found"),
+        (&["observe", "--timeout", "0", "--", "true"], "--timeout"),
+    ] {
+        let run = run(at("127.0.0.1:1", arguments));
+        assert_eq!(run.code, 2, "{arguments:?}: {:?} {:?}", run.out, run.err);
+        assert!(
+            run.err[0].contains(expected),
+            "{arguments:?}: {:?}",
+            run.err
+        );
+        assert!(run.out.is_empty(), "{arguments:?}: {:?}", run.out);
+    }
+    let help = printed(&["observe", "--help"]);
+    let usage = "Usage: leader-election observe [OPTIONS] [-- COMMAND [ARG]...]";
+    assert!(help.lines().any(|line| line == usage), "{help}");
+    assert!(help.contains("LEADER_ELECTION_STATE"), "{help}");
 }
 
 #[test]

@@ -94,7 +94,10 @@ Examples:
   Who leads, and where it can be reached; each change as it happens; and an end to the term:
     leader-election status
     leader-election observe --json
-    leader-election step-down";
+    leader-election step-down
+
+  A program that runs at each change, on any machine:
+    leader-election observe -- /usr/local/bin/update-dns";
 
 /// What the command line asks for, validated.
 pub(super) enum Task {
@@ -156,10 +159,11 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
             }
             Ok(Task::Local(command))
         }
-        Some(Subcommand::Etcd(command)) => {
+        Some(Subcommand::Etcd(mut subcommand)) => {
+            complete_observe(&mut subcommand, command)?;
             let (cluster, leader_key) = complete_election(election, &matches)?;
             Ok(Task::Etcd {
-                command,
+                command: subcommand,
                 cluster,
                 leader_key,
             })
@@ -175,6 +179,37 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
     }
 }
 
+/// Adds COMMAND to `observe`, and refuses the options that do not fit.
+fn complete_observe(
+    subcommand: &mut EtcdCommand,
+    given: Option<&[OsString]>,
+) -> Result<(), clap::Error> {
+    let EtcdCommand::Observe {
+        json,
+        timeout,
+        command,
+    } = subcommand
+    else {
+        return Ok(());
+    };
+    let (kind, message) = match given {
+        Some(_) if *json => (
+            ErrorKind::ArgumentConflict,
+            "the argument '--json' cannot be used with '-- COMMAND': COMMAND gets the JSON object on \
+             its standard input",
+        ),
+        None if timeout.is_some() => (
+            ErrorKind::MissingRequiredArgument,
+            "--timeout is about a COMMAND, and there is none",
+        ),
+        _ => {
+            *command = given.unwrap_or_default().to_vec();
+            return Ok(());
+        }
+    };
+    Err(usage_error(kind, message.to_owned()))
+}
+
 fn complete_election(
     mut election: ElectionArgs,
     matches: &ArgMatches,
@@ -182,6 +217,9 @@ fn complete_election(
     read_variables(&mut election, matches, &[])?;
     election.validate().map_err(invalid_values)
 }
+
+/// The subcommand that takes a COMMAND as well.
+const OBSERVE: &str = "observe";
 
 /// The ID of [`release_arg`].
 const RELEASE: &str = "release";
@@ -198,21 +236,25 @@ fn release_arg() -> Arg {
 
 /// Returns the definition with all that help, completions and the man page show.
 fn whole_definition() -> clap::Command {
-    let command = Arg::new("command")
-        .value_name("COMMAND")
-        .action(ArgAction::Append)
-        .num_args(1..)
-        .last(true)
-        .help(
-            "What to run while this replica leads, and its arguments; it and all that it started \
-             has ended before another replica runs it",
-        );
-    hide_values_of_variables(CommandLine::command().arg(command))
+    let command = |help: &'static str| {
+        let command = Arg::new("command").value_name("COMMAND");
+        let command = command.action(ArgAction::Append).num_args(1..);
+        command.last(true).help(help)
+    };
+    let of_leader = command(
+        "What to run while this replica leads, and its arguments; it and all that it started has \
+         ended before another replica runs it",
+    );
+    let of_observe = command("What to run at each change, and its arguments");
+    let definition = CommandLine::command().arg(of_leader);
+    let definition = definition.mut_subcommand(OBSERVE, |observe| observe.arg(of_observe));
+    hide_values_of_variables(definition)
 }
 
 /// Refuses what only a candidate can use beside a subcommand.
 ///
-/// clap's own way to do so would refuse the options that say how to reach etcd as well.
+/// clap's own way to do so would refuse the options that say how to reach etcd as well. `observe` has a
+/// COMMAND of its own.
 fn refuse_run_args(
     matches: &ArgMatches,
     command: Option<&[OsString]>,
@@ -223,7 +265,10 @@ fn refuse_run_args(
     let mut run_args = run_args.get_arguments();
     let given = run_args.find(|arg| is_given(matches, arg.get_id().as_str()));
     let given = given.map(ToString::to_string);
-    let Some(given) = given.or_else(|| command.map(|_| "-- COMMAND".to_owned())) else {
+    let Some(given) = given.or_else(|| {
+        let command = command.filter(|_| subcommand != OBSERVE);
+        command.map(|_| "-- COMMAND".to_owned())
+    }) else {
         return Ok(());
     };
     let message = format!("the argument '{given}' cannot be used with '{subcommand}'");

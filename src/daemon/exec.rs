@@ -20,8 +20,10 @@
 //! - `lookup`: how COMMAND is checked before the election.
 //! - `orphans`: how a daemon without COMMAND reaps what it adopts.
 //! - `command_log`: the log lines about COMMAND.
+//! - `bounded_run`: how an observer runs a COMMAND of its own, without a guard.
 //! - `environment`: what COMMAND's environment does not contain.
 
+mod bounded_run;
 mod command_log;
 mod environment;
 mod guard;
@@ -38,6 +40,7 @@ mod supervisor;
 
 use std::time::Duration;
 
+pub(super) use bounded_run::{BoundedRunner, RunEvent};
 pub(super) use guard::run_if_guard;
 pub(super) use guarded_run::RunOutcome;
 pub(super) use launch::name_revoking_process;

@@ -96,6 +96,13 @@ pub(super) fn start(format: Format, filter: Targets, stdout_is_ours: bool) -> Lo
     Log { writers }
 }
 
+/// Starts a log of lines that have their format already, on standard error.
+pub(super) fn start_lines() -> (LineQueue, Log) {
+    let (lines, ended) = LineQueue::start(io::stderr(), Format::Plain);
+    let writers = vec![(lines.clone(), ended)];
+    (lines, Log { writers })
+}
+
 impl Log {
     /// Waits until all lines are written, but no longer than `timeout` for a slow reader.
     pub fn finish(self, timeout: Duration) {
@@ -117,7 +124,7 @@ impl Log {
 // Not tracing-appender: it never logs how many lines it lost, and its guard prints to standard
 // output if the queue is full at the end, which hangs the exit if nobody reads there.
 #[derive(Clone)]
-struct LineQueue {
+pub(super) struct LineQueue {
     queue: SyncSender<Message>,
     lost: Arc<AtomicUsize>,
 }
@@ -147,13 +154,22 @@ impl LineQueue {
         });
         (Self { queue, lost }, ended)
     }
+
+    /// Has a line written soon, unless the queue is full.
+    pub fn send(&self, line: &str) {
+        self.push(format!("{line}\n").into_bytes());
+    }
+
+    fn push(&self, line: Vec<u8>) {
+        if self.queue.try_send(Message::Line(line)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Write for &LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
+        self.push(line.to_vec());
         Ok(line.len())
     }
 

@@ -1,8 +1,10 @@
 //! The commands for operators and scripts.
 
+mod agenda;
 mod ask;
 mod health;
 mod observe;
+mod react;
 mod status;
 mod step_down;
 
@@ -24,7 +26,12 @@ pub(super) async fn run_etcd_command(
         EtcdCommand::Status { json, timeout } => {
             status::run(cluster, leader_key, json, timeout).await
         }
-        EtcdCommand::Observe { json } => observe::run(cluster, leader_key, json).await,
+        EtcdCommand::Observe { json, command, .. } if command.is_empty() => {
+            observe::run(cluster, leader_key, json).await
+        }
+        EtcdCommand::Observe {
+            timeout, command, ..
+        } => react::run(cluster, leader_key, command, timeout).await,
         EtcdCommand::StepDown {
             if_leader,
             force,

@@ -49,7 +49,7 @@ pub fn run() -> ExitCode {
         } => {
             let plan = Plan {
                 endpoints: cluster.endpoints().len(),
-                has_command: false,
+                has_command: command.runs_command(),
                 has_http: false,
             };
             let ready = descriptors::check(&plan).and_then(|()| check_files(&cluster, ops::warn));

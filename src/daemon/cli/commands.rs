@@ -39,10 +39,33 @@ pub(in crate::daemon) enum EtcdCommand {
     ///
     /// An etcd that does not answer is asked again until it does; then what happened meanwhile is
     /// told.
+    ///
+    /// With a COMMAND, runs that for the first state and at each change instead, one run at a time.
+    /// Changes during a run are merged into one more run, for the newest state. COMMAND gets the state
+    /// in `LEADER_ELECTION_STATE` (led, ending, vacant or blocked), `LEADER_ELECTION_LEADER`,
+    /// `LEADER_ELECTION_ADDRESS` and `LEADER_ELECTION_TOKEN` (empty where nobody leads) and
+    /// `LEADER_ELECTION_LEADER_KEY`, and the JSON object on its standard input. A run that fails is
+    /// retried, after up to 30 s, until one succeeds or the state changes. What a run leaves behind
+    /// goes on running, unless the run reaches its timeout.
+    #[command(override_usage = "leader-election observe [OPTIONS] [-- COMMAND [ARG]...]")]
     Observe {
         /// Print one JSON object a line
         #[arg(long)]
         json: bool,
+
+        /// How long a run of COMMAND may take; then it and all that it has started are told to stop,
+        /// and killed 2s later [default: 60s]
+        #[arg(
+            long,
+            value_name = "DURATION",
+            value_parser = parse_timeout,
+            allow_hyphen_values = true
+        )]
+        timeout: Option<Duration>,
+
+        /// What follows `--`, which is split off before clap sees the rest
+        #[arg(skip)]
+        command: Vec<OsString>,
     },
 
     /// End the leader's term in order, and tell who leads next
@@ -71,6 +94,13 @@ pub(in crate::daemon) enum EtcdCommand {
         )]
         timeout: Duration,
     },
+}
+
+impl EtcdCommand {
+    /// Returns true iff it runs a COMMAND.
+    pub fn runs_command(&self) -> bool {
+        matches!(self, Self::Observe { command, .. } if !command.is_empty())
+    }
 }
 
 /// A command that needs no etcd.

@@ -22,11 +22,7 @@ pub(super) async fn run(
     json: bool,
 ) -> anyhow::Result<u8> {
     let mut signals = Signals::new(false).context("could not listen to signals")?;
-    let endpoints: Vec<_> = cluster
-        .endpoints()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let endpoints = endpoint_names(cluster);
     let mut reader_gone = watch_reader();
     let mut observer = Observer::start(cluster.clone(), leader_key);
     loop {
@@ -97,13 +93,29 @@ impl Output {
     }
 }
 
+/// Returns the endpoints as they were given.
+pub(super) fn endpoint_names(cluster: &Cluster) -> Vec<String> {
+    let endpoints = cluster.endpoints().iter();
+    endpoints.map(ToString::to_string).collect()
+}
+
 fn text_line(observed: &Observed, leader_key: &LeaderKey, endpoints: &[String]) -> Output {
-    let now = humantime::format_rfc3339_millis(wall_clock::now());
-    let warning = match observed {
-        Observed::State(state) => {
-            let sentence = render::state_sentence(state, leader_key);
-            return Output::Change(format!("{now} {sentence}"));
-        }
+    let sentence = sentence(observed, leader_key, endpoints);
+    if matches!(observed, Observed::State(_)) {
+        Output::Change(at_present(&sentence))
+    } else {
+        Output::Warning(warning_line(&sentence))
+    }
+}
+
+/// Returns what was observed as a sentence.
+pub(super) fn sentence(
+    observed: &Observed,
+    leader_key: &LeaderKey,
+    endpoints: &[String],
+) -> String {
+    match observed {
+        Observed::State(state) => render::state_sentence(state, leader_key),
         Observed::Gap { after } => {
             format!(
                 "etcd has compacted its history: changes after revision {after} may be missing."
@@ -118,11 +130,21 @@ fn text_line(observed: &Observed, leader_key: &LeaderKey, endpoints: &[String]) 
         Observed::AnsweredAgain { endpoint } => {
             format!("etcd at '{}' answers.", endpoints[*endpoint])
         }
-    };
-    Output::Warning(format!("{now} WARN {warning}"))
+    }
 }
 
-fn json_line(observed: &Observed, endpoints: &[String]) -> String {
+/// Returns a warning as a line for standard error.
+pub(super) fn warning_line(sentence: &str) -> String {
+    at_present(&format!("WARN {sentence}"))
+}
+
+fn at_present(text: &str) -> String {
+    let now = humantime::format_rfc3339_millis(wall_clock::now());
+    format!("{now} {text}")
+}
+
+/// Returns what was observed as one line of JSON.
+pub(super) fn json_line(observed: &Observed, endpoints: &[String]) -> String {
     let field = |name: &str, value| (name.to_owned(), value);
     let endpoint = |endpoint: &usize| field("endpoint", json!(endpoints[*endpoint]));
     let (event, mut fields) = match observed {

@@ -1,0 +1,250 @@
+//! Runs COMMAND again and again, one run at a time, each within a time limit.
+//!
+//! There is no guard, because a run that outlives this process does not act as leader. What a run that
+//! ends by itself leaves behind goes on running, such as a server that it has reloaded. What is left of
+//! a run at its time limit is told to stop, and then killed; only what ran before it is spared.
+
+use super::{
+    environment::remove_private_variables,
+    reaping::{self, RETRY_INTERVAL, Reaped, Remaining},
+    stopping::Stopping,
+};
+use crate::{
+    clock::{self, Alarm},
+    protocol::Moment,
+};
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    io::Errno,
+    process::{Pid, Signal},
+};
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, ErrorKind, Seek, Write},
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    time::Duration,
+};
+use tokio::signal::unix::{self, SignalKind};
+
+/// How long a run gets to stop at its time limit.
+const TIME_TO_STOP: Duration = Duration::from_secs(2);
+
+/// What happens to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::daemon) enum RunEvent {
+    /// COMMAND has ended with this exit code, 128 + n for signal n.
+    Exited(u8),
+    /// The run has reached its time limit, or was to be killed. Nothing of it is left.
+    Killed,
+    /// The run is to be killed, and the process with this id cannot be. Reported once; the run is not
+    /// over.
+    KillDenied(i32),
+}
+
+/// Runs COMMAND, at most once at a time.
+pub(in crate::daemon) struct BoundedRunner {
+    command: Vec<OsString>,
+    time_limit: Duration,
+    child_ended: unix::Signal,
+    alarm: Alarm,
+    run: Option<Run>,
+}
+
+/// A run of COMMAND.
+struct Run {
+    /// COMMAND's own process, and its process group.
+    process: Pid,
+    /// The exit code of COMMAND's own process, once that was reaped.
+    code: Option<u8>,
+    /// The descendants that this process had before the run.
+    spared: Vec<Pid>,
+    stage: Stage,
+    kill_denial_reported: bool,
+}
+
+enum Stage {
+    /// COMMAND may run until this moment.
+    Running { until: Moment },
+    /// COMMAND and all that it has started are told to stop, until this moment.
+    Stopping { stopping: Stopping, until: Moment },
+    /// All that is left is killed.
+    Killing,
+}
+
+impl BoundedRunner {
+    /// Prepares to run COMMAND, its program and arguments, within a time limit.
+    ///
+    /// # Errors
+    /// If the system is short of file descriptors, or does not list the children of a process.
+    pub fn new(command: Vec<OsString>, time_limit: Duration) -> io::Result<Self> {
+        reaping::become_subreaper()?;
+        Ok(Self {
+            command,
+            time_limit,
+            child_ended: unix::signal(SignalKind::child())?,
+            alarm: Alarm::new()?,
+            run: None,
+        })
+    }
+
+    /// Starts a run with these variables and this standard input. No other run may be going on.
+    ///
+    /// # Errors
+    /// If COMMAND cannot be executed, or the system is short of something.
+    pub fn start(&mut self, variables: &[(&'static str, OsString)], input: &str) -> io::Result<()> {
+        let words = self.command.split_first();
+        let (program, arguments) = words.ok_or(ErrorKind::InvalidInput)?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .stdin(Stdio::from(file_with(input)?));
+        // A terminal's Ctrl-C is for this process, which lets the run finish.
+        command.process_group(0);
+        remove_private_variables(&mut command);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        let mut spared = reaping::descendants(&[])?;
+        let process = Pid::from_child(&command.spawn()?);
+        // One that has ended since may have had the same id.
+        spared.retain(|spared| *spared != process);
+        self.run = Some(Run {
+            process,
+            code: None,
+            spared,
+            stage: Stage::Running {
+                until: clock::now() + self.time_limit,
+            },
+            kill_denial_reported: false,
+        });
+        Ok(())
+    }
+
+    /// Returns true iff a run is going on.
+    pub fn is_running(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Waits until something happens to the run; forever while there is none.
+    ///
+    /// Cancel safe. It must be awaited also while there is no run, because nothing else reaps the
+    /// children of this process.
+    ///
+    /// # Errors
+    /// If no timer can be set.
+    pub async fn next(&mut self) -> io::Result<RunEvent> {
+        loop {
+            self.reap_children();
+            let Some(run) = &mut self.run else {
+                self.child_ended.recv().await;
+                continue;
+            };
+            let wake_at = match run.advance(clock::now()) {
+                Step::Wait(wake_at) => wake_at,
+                Step::Report(event) => {
+                    if !matches!(event, RunEvent::KillDenied(_)) {
+                        self.run = None;
+                    }
+                    return Ok(event);
+                }
+            };
+            tokio::select! {
+                _ = self.child_ended.recv() => {}
+                result = self.alarm.wait_until(Some(wake_at)) => result?,
+            }
+        }
+    }
+
+    /// Kills the run and all that it has started, and waits until nothing of it is left.
+    ///
+    /// # Errors
+    /// If no timer can be set.
+    pub async fn kill(&mut self) -> io::Result<()> {
+        if let Some(run) = &mut self.run {
+            run.stage = Stage::Killing;
+        }
+        while self.is_running() {
+            self.next().await?;
+        }
+        Ok(())
+    }
+
+    /// Reaps all children that have ended: those of the run, and those that earlier runs have left.
+    fn reap_children(&mut self) {
+        // What cannot be reaped now can be reaped later.
+        while let Ok(reaped @ (Reaped::Ended(..) | Reaped::Suspended(_))) = reaping::reap() {
+            if let (Reaped::Ended(child, code), Some(run)) = (reaped, &mut self.run) {
+                if run.process == child {
+                    run.code = Some(code);
+                }
+                run.spared.retain(|spared| *spared != child);
+            }
+        }
+    }
+}
+
+/// What follows from how a run stands.
+enum Step {
+    /// Nothing before this moment, unless a child ends.
+    Wait(Moment),
+    Report(RunEvent),
+}
+
+impl Run {
+    /// Does what is due at `now`.
+    fn advance(&mut self, now: Moment) -> Step {
+        if let Stage::Running { until } = self.stage {
+            if let Some(code) = self.code {
+                return Step::Report(RunEvent::Exited(code));
+            }
+            if now < until {
+                return Step::Wait(until);
+            }
+            self.stage = Stage::Stopping {
+                stopping: Stopping::begin(Signal::TERM, self.process, self.spared.clone()),
+                until: now + TIME_TO_STOP,
+            };
+        }
+        if let Stage::Stopping { stopping, until } = &mut self.stage {
+            if now < *until {
+                let others_are_left = stopping.tell_orphans();
+                let children = reaping::children();
+                if children.is_ok_and(|all| all.iter().all(|child| self.spared.contains(child))) {
+                    return Step::Report(RunEvent::Killed);
+                }
+                // No signal says that a process has become an orphan.
+                let look_again_at = if others_are_left {
+                    now + RETRY_INTERVAL
+                } else {
+                    *until
+                };
+                return Step::Wait(look_again_at.min(*until));
+            }
+            self.stage = Stage::Killing;
+        }
+        let remaining = reaping::kill_children(&self.spared);
+        match remaining {
+            Remaining::Nothing => Step::Report(RunEvent::Killed),
+            Remaining::KillDenied(process) if !self.kill_denial_reported => {
+                self.kill_denial_reported = true;
+                Step::Report(RunEvent::KillDenied(process.as_raw_nonzero().get()))
+            }
+            _ => Step::Wait(now + remaining.next_round_in()),
+        }
+    }
+}
+
+/// Returns a file in memory that holds this text, to be read from its start. Unlike a pipe, it takes
+/// any length without a reader.
+fn file_with(text: &str) -> io::Result<File> {
+    let create = |flags| memfd_create("leader-election-state", MemfdFlags::CLOEXEC | flags);
+    // Systems may demand this flag; kernels before 6.3 do not know it.
+    let file = create(MemfdFlags::NOEXEC_SEAL).or_else(|error| match error {
+        Errno::INVAL => create(MemfdFlags::empty()),
+        error => Err(error),
+    })?;
+    let mut file = File::from(file);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
