@@ -54,7 +54,6 @@ pub struct Lease {
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     pub revision: i64,
-    pub writer: usize,
     /// The token of the term in which it was written.
     pub token: i64,
 }
@@ -118,7 +117,6 @@ impl Store {
         });
         self.records.push(Record {
             revision,
-            writer,
             token,
         });
     }
