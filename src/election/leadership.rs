@@ -77,8 +77,8 @@ impl Leadership {
     /// late its request arrives. The key is bound to no lease.
     ///
     /// One request is sent, and its response is waited for up to a fifth of the TTL (5 s at most).
-    /// After [`PutError::Unknown`] the same call can be repeated: it writes the same, or nothing. To find
-    /// out later whether it was written, put [`token`](Self::token) into the value and read the key.
+    /// After [`PutError::Unknown`] and [`PutError::NotSent`] the same call can be repeated while the term
+    /// goes on: it writes the same, or nothing. To find out later whether it was written, put [`token`](Self::token) into the value and read the key.
     ///
     /// Not cancel safe: what was sent may be written.
     ///
@@ -147,6 +147,9 @@ pub enum PutError {
     /// etcd refused; nothing was written.
     #[error("etcd refused: {0}; nothing was written")]
     Refused(Failure),
+    /// There is no connection to etcd at present; nothing was written.
+    #[error("etcd could not be asked: {0}; nothing was written")]
+    NotSent(Failure),
     /// etcd did not respond; the key may have been written.
     #[error("etcd did not respond: {0}; the key may have been written")]
     Unknown(Failure),

@@ -115,10 +115,7 @@ impl Store {
             mod_revision: revision,
             writer,
         });
-        self.records.push(Record {
-            revision,
-            token,
-        });
+        self.records.push(Record { revision, token });
     }
 
     /// Removes the record of the job; false if there is none.

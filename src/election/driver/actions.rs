@@ -203,12 +203,18 @@ impl Driver {
             let _ = responded.send(Err(PutError::ReservedKey));
             return;
         }
-        let connection = self.connection();
+        let connection = match self.connection() {
+            Ok(connection) => connection,
+            Err(failure) => {
+                let _ = responded.send(Err(PutError::NotSent(failure)));
+                return;
+            }
+        };
         let limit = Timing::new(self.config.ttl().as_duration(), self.config.grace()).limit();
         self.tasks.spawn(async move {
             let transaction = Transaction::put_in_term(term);
             let values = Values::put(key, value);
-            let putting = async { connection?.transact(&transaction, &values, limit).await };
+            let putting = connection.transact(&transaction, &values, limit);
             let result = match putting.await {
                 Ok(outcome) if outcome.succeeded => Ok(()),
                 Ok(_) => Err(PutError::TermOver),
