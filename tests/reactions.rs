@@ -109,14 +109,14 @@ fn a_variable_holds_the_exact_text_or_nothing_and_the_key_is_the_one_given() {
     let mut observer = Daemon::spawn("reacting", command);
     observer.wait_for_next(" vacant a/key");
     let lease = etcd.grant(Duration::from_mins(10));
-    let longest = [b'n'; 255];
+    let longest = vec![b'n'; 64 * 1024];
     let too_long = vec![b'n'; 300_000];
     for (name, is_in_variable, json) in [
         (&b"\xff\xfe=\x01"[..], true, "\u{fffd}\u{fffd}=\u{1}"),
         (b"a\nb $(false) 'c\"", true, "a\nb $(false) 'c\""),
         (b"a\0b", false, "a\0b"),
-        (&longest, true, &"n".repeat(255)),
-        (&too_long, false, &"n".repeat(255)),
+        (&longest, true, &"n".repeat(64 * 1024)),
+        (&too_long, false, &"n".repeat(300_000)),
         (b"", true, ""),
     ] {
         etcd.put("a/key", name, Some(&lease));

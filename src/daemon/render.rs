@@ -219,14 +219,24 @@ pub(super) fn loss_reason(reason: LossReason, leader_key: &str, acting_key: &str
 
 /// Returns the JSON fields that say who leads, or why nobody does.
 pub(super) fn state_fields(state: &ElectionState) -> Map<String, Value> {
-    let leader = state.leader.as_ref().map(leader_fields);
+    state_fields_up_to(Printable::LONGEST, state)
+}
+
+/// Returns the same fields with whole texts, however long these are.
+pub(super) fn whole_state_fields(state: &ElectionState) -> Map<String, Value> {
+    state_fields_up_to(usize::MAX, state)
+}
+
+fn state_fields_up_to(longest: usize, state: &ElectionState) -> Map<String, Value> {
+    let leader = state.leader.as_ref();
+    let leader = leader.map(|leader| leader_fields_up_to(longest, leader));
     let acting = state.acting.as_ref().map(|acting| {
         let record = &acting.record;
-        let mut fields = optional_text("name", record.name.as_deref());
+        let mut fields = optional_text(longest, "name", record.name.as_deref());
         let lease = acting.lease.map(|lease| lease.to_string());
         fields.insert("lease".to_owned(), json!(lease));
         fields.insert("since".to_owned(), date(record.since));
-        fields.extend(optional_text("address", record.address.as_deref()));
+        fields.extend(optional_text(longest, "address", record.address.as_deref()));
         fields
     });
     let name = situation_name(state.situation);
@@ -240,11 +250,15 @@ pub(super) fn state_fields(state: &ElectionState) -> Map<String, Value> {
 
 /// Returns the JSON fields of a leader.
 pub(super) fn leader_fields(leader: &Leader) -> Map<String, Value> {
-    let mut fields = text("name", &leader.name);
+    leader_fields_up_to(Printable::LONGEST, leader)
+}
+
+fn leader_fields_up_to(longest: usize, leader: &Leader) -> Map<String, Value> {
+    let mut fields = text_up_to(longest, "name", &leader.name);
     fields.insert("token".to_owned(), json!(leader.token.get()));
     fields.insert("lease".to_owned(), json!(leader.lease.to_string()));
     fields.insert("since".to_owned(), date(leader.since));
-    fields.extend(optional_text("address", leader.address.as_deref()));
+    fields.extend(optional_text(longest, "address", leader.address.as_deref()));
     fields.insert("acts".to_owned(), json!(leader.acts));
     fields
 }
@@ -255,9 +269,9 @@ pub(super) fn date(time: Option<SystemTime>) -> Value {
 }
 
 /// Returns a field with this text, or with null if there is none.
-pub(super) fn optional_text(field: &str, value: Option<&str>) -> Map<String, Value> {
+fn optional_text(longest: usize, field: &str, value: Option<&str>) -> Map<String, Value> {
     match value {
-        Some(value) => text(field, value.as_bytes()),
+        Some(value) => text_up_to(longest, field, value.as_bytes()),
         None => Map::from_iter([(field.to_owned(), Value::Null)]),
     }
 }
@@ -265,7 +279,11 @@ pub(super) fn optional_text(field: &str, value: Option<&str>) -> Map<String, Val
 /// Returns a field with this text. If the text is not UTF-8 or too long, the field holds an
 /// approximation, and a second field says so.
 pub(super) fn text(field: &str, bytes: &[u8]) -> Map<String, Value> {
-    let shown = &bytes[..bytes.len().min(Printable::LONGEST)];
+    text_up_to(Printable::LONGEST, field, bytes)
+}
+
+fn text_up_to(longest: usize, field: &str, bytes: &[u8]) -> Map<String, Value> {
+    let shown = &bytes[..bytes.len().min(longest)];
     let text = String::from_utf8_lossy(shown);
     let mut fields = Map::new();
     if text.as_bytes() != bytes {

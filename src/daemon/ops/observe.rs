@@ -6,12 +6,12 @@ use super::{
 };
 use crate::{
     config::{Cluster, LeaderKey},
-    observer::{Observed, Observer},
+    observer::{ElectionState, Observed, Observer},
     wall_clock,
 };
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, poll};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 use tokio::sync::oneshot;
 
@@ -145,10 +145,23 @@ fn at_present(text: &str) -> String {
 
 /// Returns what was observed as one line of JSON.
 pub(super) fn json_line(observed: &Observed, endpoints: &[String]) -> String {
+    json_line_with(observed, endpoints, render::state_fields)
+}
+
+/// Returns the same line with whole texts, however long these are.
+pub(super) fn whole_json_line(observed: &Observed, endpoints: &[String]) -> String {
+    json_line_with(observed, endpoints, render::whole_state_fields)
+}
+
+fn json_line_with(
+    observed: &Observed,
+    endpoints: &[String],
+    state_fields: impl Fn(&ElectionState) -> Map<String, Value>,
+) -> String {
     let field = |name: &str, value| (name.to_owned(), value);
     let endpoint = |endpoint: &usize| field("endpoint", json!(endpoints[*endpoint]));
     let (event, mut fields) = match observed {
-        Observed::State(state) => ("situation", render::state_fields(state)),
+        Observed::State(state) => ("situation", state_fields(state)),
         Observed::Gap { after } => ("gap", Map::from_iter([field("after", json!(after))])),
         Observed::HistoryWentBack => ("history_went_back", Map::new()),
         Observed::AuthenticationOff => ("authentication_off", Map::new()),

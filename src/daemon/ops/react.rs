@@ -2,7 +2,7 @@
 
 use super::{
     agenda::{AfterFailure, Agenda},
-    observe::{endpoint_names, json_line, sentence, warning_line},
+    observe::{endpoint_names, sentence, warning_line, whole_json_line},
 };
 use crate::{
     backoff::Jitter,
@@ -140,7 +140,7 @@ impl Reactor {
     /// Puts a new state on the agenda; logs anything else.
     fn record(&mut self, change: &Observed, endpoints: &[String]) {
         if let Observed::State(state) = change {
-            let line = json_line(change, endpoints);
+            let line = whole_json_line(change, endpoints);
             self.agenda
                 .add(Reaction::new(state, &self.leader_key, line));
         } else {
@@ -229,11 +229,14 @@ impl Reaction {
     }
 }
 
-/// Returns a text from etcd as the value of a variable: as it is, or empty where it holds a NUL byte, or
-/// is longer than any replica's. A part of a name would be another name, and a text without a limit
-/// could keep COMMAND from being executed.
+/// The longest text that is passed in a variable: Linux executes no program with a longer one than twice
+/// this.
+const LONGEST_VARIABLE: usize = 64 * 1024;
+
+/// Returns a text from etcd as the value of a variable: as it is, or empty if it cannot be one. A part of
+/// a name would be another name.
 fn exact_or_empty(text: &[u8]) -> OsString {
-    if text.len() > Printable::LONGEST || text.contains(&0) {
+    if text.len() > LONGEST_VARIABLE || text.contains(&0) {
         return OsString::new();
     }
     OsString::from_vec(text.to_vec())
@@ -245,10 +248,12 @@ mod tests {
 
     #[test]
     fn a_variable_holds_the_exact_text_or_nothing() {
-        for exact in [&b""[..], b"server1", b"\xff\xfe\n=", &[b'x'; 255]] {
+        let longest = vec![b'x'; LONGEST_VARIABLE];
+        for exact in [&b""[..], b"server1", b"\xff\xfe\n=", &longest] {
             assert_eq!(exact_or_empty(exact).as_bytes(), exact);
         }
-        for unfit in [&b"a\0b"[..], &[b'x'; 256]] {
+        let too_long = vec![b'x'; LONGEST_VARIABLE + 1];
+        for unfit in [&b"a\0b"[..], &too_long] {
             assert_eq!(exact_or_empty(unfit), "");
         }
     }
