@@ -7,6 +7,8 @@ mod failure;
 mod keepalive;
 #[cfg(feature = "daemon")]
 mod questions;
+#[cfg(feature = "daemon")]
+mod records;
 mod target;
 mod token;
 mod transact;
@@ -16,6 +18,8 @@ mod watch;
 pub(crate) use access::check_files;
 #[cfg(feature = "daemon")]
 pub(crate) use questions::LeaseTime;
+#[cfg(feature = "daemon")]
+pub(crate) use records::{After, Record, Removal};
 pub(crate) use target::Target;
 use transact::Keys;
 pub(crate) use transact::Values;

@@ -97,7 +97,11 @@ Examples:
     leader-election step-down
 
   A program that runs at each change, on any machine:
-    leader-election observe -- /usr/local/bin/update-dns";
+    leader-election observe -- /usr/local/bin/update-dns
+
+  Which jobs are done; and one of them to be run again:
+    leader-election done
+    leader-election done --forget migrate-42";
 
 /// What the command line asks for, validated.
 pub(super) enum Task {

@@ -9,8 +9,8 @@ use tokio::signal::unix::SignalKind;
 pub(super) const SUCCESS: u8 = 0;
 /// An unrecoverable error.
 pub(super) const ERROR: u8 = 1;
-/// A command found no leader.
-pub(super) const NO_LEADER: u8 = 3;
+/// A command found no leader, or no record.
+pub(super) const NOTHING_FOUND: u8 = 3;
 /// This replica was not elected within the time that it was to wait: `EX_TEMPFAIL` of `sysexits.h`.
 pub(super) const NOT_ELECTED: u8 = 75;
 /// An unrecoverable error of a daemon with a COMMAND: the codes below 125 are COMMAND's, as with

@@ -2,6 +2,7 @@
 
 mod agenda;
 mod ask;
+mod done;
 mod health;
 mod observe;
 mod react;
@@ -37,6 +38,16 @@ pub(super) async fn run_etcd_command(
             force,
             timeout,
         } => step_down::run(cluster, leader_key, if_leader, force, timeout).await,
+        EtcdCommand::Done {
+            forget: None,
+            json,
+            timeout,
+        } => done::list(cluster, leader_key, json, timeout).await,
+        EtcdCommand::Done {
+            forget: Some(job),
+            timeout,
+            ..
+        } => done::forget(cluster, leader_key, &job, timeout).await,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod checker;
 pub mod cluster;
 pub mod compose;
 pub mod daemon;
+pub mod done;
 pub mod etcd;
 pub mod etcdctl;
 pub mod http;

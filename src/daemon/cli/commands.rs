@@ -1,6 +1,7 @@
 //! The subcommands, and their options.
 
 use super::values::{parse_address, parse_timeout};
+use crate::config::JobId;
 use std::{ffi::OsString, net::SocketAddr, time::Duration};
 
 /// What to do instead of running as a daemon.
@@ -89,6 +90,36 @@ pub(in crate::daemon) enum EtcdCommand {
             long,
             value_name = "DURATION",
             default_value = "30s",
+            value_parser = parse_timeout,
+            allow_hyphen_values = true
+        )]
+        timeout: Duration,
+    },
+
+    /// Print which jobs of this election are recorded as done, or remove a record
+    ///
+    /// One line for each record under KEY/done/, in the order of the keys: the job, the replica that
+    /// completed it, when, and the token of its term. Ends with 0 if there is a record, with 3 if
+    /// there is none, and with 1 if etcd does not respond in time or refuses.
+    Done {
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+
+        /// Remove the record of this job, so that the job runs again
+        #[arg(
+            long,
+            value_name = "ID",
+            conflicts_with = "json",
+            allow_hyphen_values = true
+        )]
+        forget: Option<JobId>,
+
+        /// How long to try
+        #[arg(
+            long,
+            value_name = "DURATION",
+            default_value = "5s",
             value_parser = parse_timeout,
             allow_hyphen_values = true
         )]

@@ -41,7 +41,7 @@ pub(super) async fn run(
     Ok(if state.situation.is_led() {
         exit_code::SUCCESS
     } else {
-        exit_code::NO_LEADER
+        exit_code::NOTHING_FOUND
     })
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn run(
     let state = ElectionState::of(&view);
     let Some(leader) = state.leader else {
         print(&state_sentence(&state, leader_key))?;
-        return Ok(exit_code::NO_LEADER);
+        return Ok(exit_code::NOTHING_FOUND);
     };
     let name = Printable(&leader.name);
     if let Some(wanted) = if_leader.map(OsStringExt::into_vec)

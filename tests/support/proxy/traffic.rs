@@ -76,6 +76,10 @@ pub enum Call {
     Watch,
     /// The transaction that records that a job is done.
     Record,
+    /// The transaction that removes the record of a job.
+    RemoveRecord,
+    /// The request for the records that follow the first page of them.
+    LaterRecords,
 }
 
 impl Call {
@@ -98,6 +102,17 @@ impl Call {
             Self::KeepAlive => message.first() == Some(&0x08) && (6..=11).contains(&message.len()),
             // A request to create, which begins with its key: `leader` in these tests.
             Self::Watch => matches!(message, [0x0a, _, 0x0a, length, b'l', ..] if *length >= 6),
+            // It compares, deletes and reads the key; a read names it once.
+            Self::RemoveRecord => {
+                let key = b"leader/done/";
+                message.windows(key.len()).filter(|it| it == key).count() == 3
+            }
+            // The range begins after a key, with that and a null byte.
+            Self::LaterRecords => {
+                matches!(message, [0x0a, length, rest @ ..]
+                    if rest.starts_with(b"leader/done/")
+                        && rest[..usize::from(*length)].ends_with(&[0]))
+            }
         }
     }
 }

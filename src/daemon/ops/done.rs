@@ -1,0 +1,234 @@
+//! `done`: which jobs are recorded as done; and removes such a record.
+
+use super::{ask::Asker, print};
+use crate::{
+    config::{Cluster, JobId, LeaderKey},
+    daemon::{exit_code, render},
+    done_record::DoneRecord,
+    etcd::{After, Record, Removal},
+    printable::Printable,
+    protocol::{FailureKind, FencingToken},
+};
+use anyhow::{Context, bail};
+use serde_json::json;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+/// How wide a column becomes at most, so that one long text does not push the others off the screen.
+const WIDEST: usize = 40;
+
+/// Prints which jobs are recorded as done.
+///
+/// # Errors
+/// If etcd does not respond in time or refuses.
+pub(super) async fn list(
+    cluster: &Cluster,
+    leader_key: &LeaderKey,
+    json: bool,
+    timeout: Duration,
+) -> anyhow::Result<u8> {
+    let asker = Asker::new(cluster, leader_key, timeout);
+    let lines = if json {
+        read_all(&asker, leader_key, json_line).await?
+    } else {
+        aligned(read_all(&asker, leader_key, row).await?)
+    };
+    if lines.is_empty() {
+        if !json {
+            let key = Printable(leader_key.as_str().as_bytes());
+            print(&format!(
+                "No job of the election '{key}' is recorded as done."
+            ))?;
+        }
+        return Ok(exit_code::NOTHING_FOUND);
+    }
+    for line in lines {
+        if !print(&line)? {
+            break;
+        }
+    }
+    Ok(exit_code::SUCCESS)
+}
+
+/// Reads all records, as they were at one moment; returns what is to be kept of each.
+///
+/// A page is a request of its own, so that the time limit of a request does not limit their number.
+async fn read_all<T>(
+    asker: &Asker,
+    leader_key: &LeaderKey,
+    keep: impl Fn(&Record, &LeaderKey) -> T,
+) -> anyhow::Result<Vec<T>> {
+    let prefix = leader_key.done_prefix();
+    let mut kept = Vec::new();
+    let mut after: Option<After> = None;
+    loop {
+        let page = asker
+            .ask(async |connection, limit| connection.records(&prefix, after.as_ref(), limit).await)
+            .await
+            .with_context(|| {
+                let prefix = Printable(prefix.as_bytes());
+                format!("could not read the records below '{prefix}'")
+            })?;
+        let Some(page) = page else {
+            // Somebody compacted etcd's history between two pages: begins again at a later moment.
+            kept.clear();
+            after = None;
+            continue;
+        };
+        kept.extend(page.records.iter().map(|record| keep(record, leader_key)));
+        match page.records.into_iter().next_back() {
+            Some(last) if page.has_more => {
+                after = Some(After {
+                    key: last.key,
+                    revision: page.revision,
+                });
+            }
+            _ => return Ok(kept),
+        }
+    }
+}
+
+/// Removes the record of a job.
+///
+/// # Errors
+/// If etcd does not respond in time or refuses, or if the record is replaced meanwhile.
+pub(super) async fn forget(
+    cluster: &Cluster,
+    leader_key: &LeaderKey,
+    job: &JobId,
+    timeout: Duration,
+) -> anyhow::Result<u8> {
+    let asker = Asker::new(cluster, leader_key, timeout);
+    let key = leader_key.done(job);
+    let (name, shown_key) = (
+        Printable(job.as_str().as_bytes()),
+        Printable(key.as_bytes()),
+    );
+    let found = asker
+        .ask(async |connection, limit| connection.record(&key, limit).await)
+        .await
+        .with_context(|| format!("could not read the record '{shown_key}'"))?;
+    let Some(found) = found else {
+        print(&format!(
+            "There is no record of '{name}': the key '{shown_key}' does not exist."
+        ))?;
+        return Ok(exit_code::NOTHING_FOUND);
+    };
+    // Whether etcd may have carried out a request whose response was lost.
+    let may_be_removed = AtomicBool::new(false);
+    let removal = asker
+        .ask(async |connection, limit| {
+            let removal = connection
+                .remove_record(&key, found.mod_revision, limit)
+                .await;
+            if let Err(failure) = &removal
+                && let FailureKind::TimedOut | FailureKind::Unreachable = failure.kind
+            {
+                may_be_removed.store(true, Ordering::Relaxed);
+            }
+            removal
+        })
+        .await
+        .with_context(|| {
+            if may_be_removed.load(Ordering::Relaxed) {
+                format!(
+                    "it is not known whether the record '{shown_key}' was removed, and repeating \
+                     the command does no harm"
+                )
+            } else {
+                format!("could not remove the record '{shown_key}'")
+            }
+        })?;
+    match removal {
+        // If it is gone although the guard did not hold, the response to an earlier attempt was
+        // lost, or somebody else has removed it: either way, the record that was read is no more.
+        Removal::Removed | Removal::Gone => {
+            print(&format!(
+                "The record of '{name}' is removed, so that the job runs again; it was completed {}.",
+                completion(&found.value).join(", ")
+            ))?;
+            Ok(exit_code::SUCCESS)
+        }
+        Removal::Replaced(new) => bail!(
+            "the record '{shown_key}' was replaced while it was to be removed, and the new one is \
+             kept: '{name}' was completed {}; repeat the command if that is to be removed too",
+            completion(&new.value).join(", ")
+        ),
+    }
+}
+
+/// Returns phrases that say by whom a job was completed, when, and in which term.
+fn completion(value: &[u8]) -> [String; 3] {
+    let record = DoneRecord::decode(value);
+    let by = match &record.name {
+        Some(name) => format!("by '{}'", Printable(name.as_bytes())),
+        None => "by somebody".to_owned(),
+    };
+    let at = match record.at {
+        Some(at) => format!("at {}", humantime::format_rfc3339_seconds(at)),
+        None => "at an unknown time".to_owned(),
+    };
+    let token = match record.token {
+        Some(token) => format!("token {token}"),
+        None => "token unknown".to_owned(),
+    };
+    [by, at, token]
+}
+
+/// Returns the columns of a line of text.
+fn row(record: &Record, leader_key: &LeaderKey) -> [String; 4] {
+    let job = match leader_key.job_of(&record.key) {
+        Some(job) => format!("'{}'", Printable(job.as_str().as_bytes())),
+        None => format!("key '{}', which names no job,", Printable(&record.key)),
+    };
+    let [by, at, token] = completion(&record.value);
+    [job, by, at, token]
+}
+
+/// Joins the columns of each line, as wide as the widest text that is not too wide.
+fn aligned<const COLUMNS: usize>(rows: Vec<[String; COLUMNS]>) -> Vec<String> {
+    let width = |text: &String| text.chars().count();
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
+        let widths = rows.iter().map(|row| width(&row[column]));
+        widths.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+    });
+    let line = |row: [String; COLUMNS]| {
+        let columns = row.into_iter().zip(widths);
+        let padded = columns.map(|(text, width)| format!("{text:width$}"));
+        let line = padded.collect::<Vec<_>>().join("  ");
+        line.trim_end().to_owned()
+    };
+    rows.into_iter().map(line).collect()
+}
+
+/// Returns the object of a record. A key that names no job has a `key` in place of an `id`.
+fn json_line(record: &Record, leader_key: &LeaderKey) -> String {
+    let DoneRecord {
+        name, token, at, ..
+    } = DoneRecord::decode(&record.value);
+    let job = leader_key.job_of(&record.key);
+    let mut fields = render::optional_text("id", job.as_ref().map(JobId::as_str));
+    if job.is_none() {
+        fields.extend(render::text("key", &record.key));
+    }
+    fields.extend(render::optional_text("name", name.as_deref()));
+    let token = token.map(FencingToken::get);
+    fields.insert("token".to_owned(), json!(token));
+    fields.insert("at".to_owned(), render::date(at));
+    render::line(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::aligned;
+
+    #[test]
+    fn columns_are_aligned_by_characters_and_a_long_text_widens_none() {
+        let rows = [["é", "b"], ["ccc", "d"], [&"x".repeat(41), "e"]];
+        let lines = aligned(rows.map(|row| row.map(str::to_owned)).into());
+        let long = format!("{}  e", "x".repeat(41));
+        assert_eq!(lines, ["é    b", "ccc  d", &long]);
+    }
+}
