@@ -46,7 +46,7 @@ fn set(command: &mut Command, variables: &[&str], value: &[u8]) {
 
 #[test]
 fn options_of_candidates_are_refused_with_a_subcommand() {
-    for subcommand in ["status", "observe", "step-down", "health", "man"] {
+    for subcommand in ["status", "observe", "step-down", "done", "health", "man"] {
         for (option, value) in [
             ("--name", "server1"),
             ("--ttl", "5s"),
@@ -183,7 +183,7 @@ fn a_program_without_the_separator_before_it_is_refused_with_a_tip() {
 #[test]
 fn invalid_timeouts_are_refused() {
     for value in ["", "0", "0s", "-1", "x", "25h", "99999999999999999999"] {
-        for command_name in ["status", "step-down"] {
+        for command_name in ["status", "step-down", "done"] {
             let run = run(at(
                 "127.0.0.1:1",
                 &[command_name, &format!("--timeout={value}")],
@@ -200,6 +200,7 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
         "status",
         "observe",
         "step-down",
+        "done",
         "health",
         "completions",
         "man",
@@ -221,6 +222,7 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
         "--log-format",
         "--log",
         "--if-leader",
+        "--forget",
         "--force",
         "--timeout",
         "--json",
