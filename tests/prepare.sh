@@ -41,6 +41,9 @@ if ((!build_only)); then
     has haproxy || [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
     # promtool comes with it.
     { has prometheus && has promtool; } || missing+=(prometheus)
+    # The tests of examples/vip.sh make networks of their own.
+    has ip || [[ -x /usr/sbin/ip ]] || missing+=(iproute2)
+    has arping || [[ -x /usr/sbin/arping ]] || missing+=(iputils-arping)
     # Bookworm's is 1.29, the classic one, which tests/fetch.sh cannot fetch: it is no single program.
     if [[ ${ID-} == debian && ${VERSION_CODENAME-} == bookworm ]] && ! has docker-compose; then
         missing+=(docker-compose)

@@ -15,6 +15,7 @@ pub mod done;
 pub mod etcd;
 pub mod etcdctl;
 pub mod http;
+pub mod lan;
 pub mod line;
 pub mod operator;
 pub mod postgres;
@@ -66,6 +67,12 @@ pub fn is_long_run() -> bool {
 /// Returns the path of a file of the project.
 pub fn project(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Returns the path of an example.
+pub fn example(name: &str) -> String {
+    let path = project("examples").join(name);
+    path.into_os_string().into_string().expect("text")
 }
 
 static CHANGES: Mutex<()> = Mutex::new(());
