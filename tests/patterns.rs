@@ -1,4 +1,4 @@
-//! The examples of programs for the wrapper.
+//! The examples of programs for the wrapper: a virtual IP address, and a warm standby.
 mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -9,6 +9,7 @@ use support::etcd::Etcd;
 use support::lan::{Change, Lan, MACHINES};
 use support::operator::{at, run};
 use support::process::Process;
+use support::standbys::Standbys;
 use support::{example, let_pass, poll_until};
 
 /// The address that follows the leader.
@@ -199,4 +200,90 @@ fn a_machine_that_cannot_have_the_address_gives_up() {
     let mut wrong = Command::new(example("vip.sh"));
     wrong.args(["192.0.2.100", "eth0"]);
     assert_eq!(run(wrong).code, 2);
+}
+
+#[test]
+fn one_program_is_active_at_a_time_and_the_next_one_is_when_the_leader_changes() {
+    let mut machines = Standbys::new();
+    let (first, token) = machines.wait_for_next(0);
+
+    // The replica is asked to stop while the program is slow to notice that.
+    machines.programs[first].signal(Signal::STOP);
+    machines.replicas[first].signal(Signal::TERM);
+    let_pass(Duration::from_secs(1));
+    assert!(!machines.replicas[first].has_ended());
+    machines.programs[first].signal(Signal::CONT);
+    assert_eq!(machines.replicas[first].wait_exit().code(), Some(0));
+    let (second, token) = machines.wait_for_next(token);
+    assert_ne!(second, first);
+
+    // It is asked to step down, and lets another one go first.
+    machines.replicas[first] = machines.replica(first);
+    let stepped = run(at(&machines.etcd.endpoint(), &["step-down"]));
+    assert_eq!(stepped.code, 0, "{:?}", stepped.err);
+    let (third, token) = machines.wait_for_next(token);
+    assert_ne!(third, second);
+    machines.assert_one_at_a_time(0);
+
+    // The daemon is killed, and with it what promotes the program.
+    let before = machines.said().len();
+    machines.replicas[third].crash();
+    let (fourth, token) = machines.wait_for_next(token);
+    assert_ne!(fourth, third);
+    machines.assert_ends_with_its_term(before);
+
+    // What promotes the program is killed.
+    machines.replicas[third] = machines.replica(third);
+    let before = machines.said().len();
+    kill_process(command_of(&machines.replicas[fourth]), Signal::KILL).unwrap();
+    assert_eq!(machines.replicas[fourth].wait_exit().code(), Some(128 + 9));
+    let (fifth, token) = machines.wait_for_next(token);
+    assert_ne!(fifth, fourth);
+    machines.assert_ends_with_its_term(before);
+
+    // The program is killed.
+    machines.replicas[fourth] = machines.replica(fourth);
+    machines.programs[fifth].crash();
+    assert_eq!(machines.replicas[fifth].wait_exit().code(), Some(1));
+    machines.replicas[fifth].wait_for_any_start("warm-standby.sh: the program has ended");
+    let (sixth, token) = machines.wait_for_next(token);
+    assert_ne!(sixth, fifth);
+
+    // It is there again, and takes its turn.
+    machines.programs[fifth] = machines.program(fifth);
+    machines.replicas[fifth] = machines.replica(fifth);
+    for machine in (0..3).filter(|machine| *machine != fifth) {
+        machines.replicas[machine].signal(Signal::TERM);
+        assert_eq!(machines.replicas[machine].wait_exit().code(), Some(0));
+    }
+    assert_eq!(machines.wait_for_next(token).0, fifth);
+}
+
+#[test]
+fn a_replica_without_its_program_gives_up() {
+    let machines = Standbys::new();
+    let (leader, _) = machines.wait_for_next(0);
+    let folder = machines.file(&leader.to_string());
+    let script = |mode: &str, folder: &str| {
+        let mut command = Command::new(example("warm-standby.sh"));
+        command
+            .args([mode, folder])
+            .env("LEADER_ELECTION_TOKEN", "7");
+        run(command)
+    };
+    let second = script("serve", &folder);
+    assert_eq!(second.code, 1);
+    assert!(
+        second.err[0].contains("another program uses"),
+        "{:?}",
+        second.err
+    );
+    let alone = script("lead", &machines.file("alone"));
+    assert_eq!(alone.code, 1);
+    assert!(
+        alone.err[0].contains("no program has become active"),
+        "{:?}",
+        alone.err
+    );
+    assert_eq!(script("follow", &folder).code, 2);
 }

@@ -25,6 +25,7 @@ pub mod record;
 pub mod refusals;
 pub mod requests;
 pub mod served;
+pub mod standbys;
 pub mod users;
 
 use std::net::TcpListener;
