@@ -1,8 +1,9 @@
 //! `done --forget`: removes the record of a job, so that the job runs again.
 mod support;
 
+use std::fs::File;
 use support::done::{COMPLETED, RECORD, done, wait_for_request};
-use support::etcd::on_each_etcd;
+use support::etcd::{Etcd, on_each_etcd};
 use support::operator::{at, run};
 use support::poll_until;
 use support::proxy::{Call, Link, Proxy};
@@ -70,8 +71,8 @@ fn a_removal_whose_response_is_lost_is_found_to_be_done() {
             &["done", "--forget", "x", "--timeout", "1s"],
         ));
         assert_eq!((unknown.code, unknown.out), (1, Vec::new()));
-        let expected = "error: it is not known whether the record 'leader/done/x' was removed, and \
-                        repeating the command does no harm: found out nothing within 1s: etcd at ";
+        let expected = "error: it is not known whether the record 'leader/done/x' was removed; look at the list \
+                        before you repeat the command: found out nothing within 1s: etcd at ";
         assert!(unknown.err[0].starts_with(expected), "{:?}", unknown.err);
         proxy.set(Link::Open);
         let repeated = run(at(&proxy.endpoint(), &["done", "--forget", "x"]));
@@ -109,4 +110,18 @@ fn a_record_that_changes_while_it_is_to_be_removed_is_kept() {
         assert_eq!((removed.code, removed.err), (0, Vec::new()));
         assert_eq!(etcd.key("leader/done/x"), None);
     });
+}
+
+#[test]
+fn a_removal_that_cannot_be_printed_is_reported_as_done() {
+    let etcd = Etcd::newest();
+    etcd.put("leader/done/x", RECORD, None);
+    let mut forget = at(&etcd.endpoint(), &["done", "--forget", "x"]);
+    forget.stdout(File::create("/dev/full").unwrap());
+    let output = forget.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    let expected = "error: the record 'leader/done/x' is removed, which could not be printed: ";
+    assert!(error.starts_with(expected), "{error}");
+    assert_eq!(etcd.key("leader/done/x"), None);
 }

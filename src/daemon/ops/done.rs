@@ -133,9 +133,10 @@ pub(super) async fn forget(
         .await
         .with_context(|| {
             if may_be_removed.load(Ordering::Relaxed) {
+                // The job may have been completed anew by then, and its new record must not go unseen.
                 format!(
-                    "it is not known whether the record '{shown_key}' was removed, and repeating \
-                     the command does no harm"
+                    "it is not known whether the record '{shown_key}' was removed; look at the \
+                     list before you repeat the command"
                 )
             } else {
                 format!("could not remove the record '{shown_key}'")
@@ -148,7 +149,10 @@ pub(super) async fn forget(
             print(&format!(
                 "The record of '{name}' is removed, so that the job runs again; it was completed {}.",
                 completion(&found.value).join(", ")
-            ))?;
+            ))
+            .with_context(|| {
+                format!("the record '{shown_key}' is removed, which could not be printed")
+            })?;
             Ok(exit_code::SUCCESS)
         }
         Removal::Replaced(new) => bail!(
