@@ -2,10 +2,12 @@
 
 mod cluster;
 mod job;
+mod leader_key;
 mod password;
 
 pub use cluster::{Cluster, Credentials, Endpoint, InvalidEndpoint, Tls};
 pub use job::JobId;
+pub use leader_key::LeaderKey;
 pub use password::Password;
 pub(crate) use password::ReadPassword;
 
@@ -100,59 +102,6 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, InvalidText> {
         check_text(text)?;
-        Ok(Self(text.to_owned()))
-    }
-}
-
-/// The key that an election is about: a text as a [`Name`] may be, and no key that could belong to
-/// another election.
-///
-/// An election owns its key and what begins with that and a `/`. So a key must not end in `/acting`,
-/// `/next` or `/challenge`, and its second-last part must not be `candidates`, `history` or `done`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaderKey(String);
-
-impl LeaderKey {
-    const ACTING: &str = "/acting";
-    /// The endings of the other keys that an election may have.
-    const RESERVED_ENDINGS: [&str; 3] = [Self::ACTING, "/next", "/challenge"];
-    /// The parts below which an election may have keys.
-    const RESERVED_PARENTS: [&str; 3] = ["candidates", "history", "done"];
-
-    /// Returns the key that holds the leader's name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Returns the key that shows that its holder may still be acting.
-    #[must_use]
-    pub fn acting(&self) -> String {
-        format!("{}{}", self.0, Self::ACTING)
-    }
-}
-
-impl Default for LeaderKey {
-    fn default() -> Self {
-        Self("leader".to_owned())
-    }
-}
-
-impl FromStr for LeaderKey {
-    type Err = InvalidText;
-
-    fn from_str(text: &str) -> Result<Self, InvalidText> {
-        check_text(text)?;
-        let mut parts = text.rsplit('/').skip(1);
-        // A first part is below no election.
-        let parent = parts.next().filter(|_| parts.next().is_some());
-        if Self::RESERVED_ENDINGS
-            .iter()
-            .any(|ending| text.ends_with(ending))
-            || parent.is_some_and(|parent| Self::RESERVED_PARENTS.contains(&parent))
-        {
-            return Err(InvalidText::ReservedKey);
-        }
         Ok(Self(text.to_owned()))
     }
 }
@@ -351,39 +300,6 @@ mod tests {
             "a\u{7f}".parse::<Name>(),
             Err(InvalidText::ControlCharacter)
         );
-        assert_eq!(
-            "acting".parse::<LeaderKey>().unwrap().acting(),
-            "acting/acting"
-        );
-    }
-
-    #[test]
-    fn a_key_that_could_belong_to_another_election_is_refused() {
-        for reserved in [
-            "x/acting",
-            "x/next",
-            "x/y/challenge",
-            "x/candidates/00",
-            "x/history/7",
-            "x/done/job",
-            "/done/job",
-            "x/done/",
-        ] {
-            let parsed = reserved.parse::<LeaderKey>();
-            assert_eq!(parsed, Err(InvalidText::ReservedKey), "{reserved}");
-        }
-        for free in [
-            "done",
-            "next",
-            "x/done",
-            "done/job",
-            "history/leader",
-            "x/candidates/y/z",
-            "x/acting/y",
-            "x/nextone",
-        ] {
-            assert!(free.parse::<LeaderKey>().is_ok(), "{free}");
-        }
     }
 
     #[test]

@@ -1,103 +1,14 @@
-//! `--once ID -- COMMAND`: a job that several replicas run once, with kills in each phase.
+//! `--once ID -- COMMAND`: a job that several replicas run once.
 mod support;
 
 use rustix::process::Signal;
-use serde_json::Value;
-use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
-use support::daemon::{Daemon, LEADER, LEADER_STOPS, LOST, command, json, plain, wait_for_leader};
-use support::etcd::{Etcd, binaries, on_each_etcd};
-use support::etcdctl::LITTLE_ROOM;
-use support::operator::{at, run};
-use support::proxy::{Call, Link, Proxy};
+use support::daemon::{Daemon, FOLLOWER, command, plain, wait_for_leader};
+use support::etcd::{Etcd, on_each_etcd};
+use support::job::{DONE, Job, RECORD, RECORDED, exit_code, record};
+use support::operator::run;
 use support::requests::Requests;
-use support::{NEXT_REQUEST, TTL, let_pass, poll_until, users};
-use tempfile::TempDir;
-
-const JOB: &str = "migrate-42";
-const RECORD: &str = "leader/done/migrate-42";
-
-/// What a replica says once its job is recorded.
-const RECORDED: &str = "'migrate-42' is recorded as done.";
-/// How a replica begins to say that its job was done before.
-const DONE: &str = "'migrate-42' was completed by ";
-/// How a replica begins to say that its job could not be recorded.
-const NOT_RECORDED: &str = "COMMAND has completed 'migrate-42', and that could not be recorded: ";
-
-/// A job that writes a line when it begins and one when it ends, and lasts until the test says so.
-struct Job {
-    folder: TempDir,
-}
-
-impl Job {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        Self { folder }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Returns a replica that runs it.
-    fn replica(&self, name: &str, endpoint: &str) -> Command {
-        self.replica_with(name, endpoint, &[])
-    }
-
-    fn replica_with(&self, name: &str, endpoint: &str, options: &[&str]) -> Command {
-        let mut command = json(name, endpoint);
-        command.args(["--once", JOB]).args(options);
-        let folder = self.folder.path().display();
-        let job = format!(
-            "cd {folder}; echo $LEADER_ELECTION_NAME $LEADER_ELECTION_TOKEN >>begun
-             until [ -e end ]; do sleep 0.01; done
-             echo $LEADER_ELECTION_NAME >>ended; exit $(cat end)"
-        );
-        command.args(["--", "sh", "-c", &job]);
-        command
-    }
-
-    /// Starts a replica that runs it.
-    fn spawn(&self, name: &str, endpoint: &str) -> Daemon {
-        Daemon::spawn(name, self.replica(name, endpoint))
-    }
-
-    /// Lets each run end with this code, from now on.
-    fn end_with(&self, code: u8) {
-        fs::write(self.file("new"), code.to_string()).unwrap();
-        fs::rename(self.file("new"), self.file("end")).unwrap();
-    }
-
-    fn lines(&self, name: &str) -> Vec<String> {
-        let text = fs::read_to_string(self.file(name)).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    /// Returns who has begun it, one for each run.
-    fn begun(&self) -> Vec<String> {
-        let name = |line: &String| line.split(' ').next().unwrap().to_owned();
-        self.lines("begun").iter().map(name).collect()
-    }
-
-    fn wait_until_begun(&self, times: usize) {
-        poll_until("the job has begun", || {
-            (self.lines("begun").len() >= times).then_some(())
-        });
-    }
-}
-
-/// Returns the record of the job.
-fn record(etcd: &Etcd) -> Value {
-    let key = etcd.key(RECORD).expect("a record");
-    assert_eq!(key.lease, None);
-    serde_json::from_slice(&key.value).unwrap()
-}
-
-fn exit_code(replica: &mut Daemon) -> i32 {
-    let status = replica.wait_exit();
-    status.code().unwrap_or_else(|| panic!("{status}"))
-}
+use support::{NEXT_REQUEST, TTL, let_pass, users};
 
 #[test]
 fn one_replica_runs_the_job_the_others_wait_and_a_later_one_asks_etcd_one_question() {
@@ -153,7 +64,7 @@ fn a_job_that_fails_ends_its_replica_with_its_code_and_the_next_one_runs_it() {
         let mut first = job.spawn("first", &endpoint);
         job.wait_until_begun(1);
         let mut second = job.spawn("second", &endpoint);
-        second.wait_for_next(support::daemon::FOLLOWER);
+        second.wait_for_next(FOLLOWER);
         job.end_with(7);
         assert_eq!(exit_code(&mut first), 7);
         assert_eq!(exit_code(&mut second), 7);
@@ -165,190 +76,13 @@ fn a_job_that_fails_ends_its_replica_with_its_code_and_the_next_one_runs_it() {
 }
 
 #[test]
-fn a_replica_that_is_killed_before_or_during_the_job_is_followed_by_the_next_one() {
-    on_each_etcd(|etcd| {
-        for during in [false, true] {
-            etcd.etcdctl(&["del", RECORD]);
-            let job = Job::new();
-            let endpoint = etcd.endpoint();
-            let mut first = job.spawn("first", &endpoint);
-            first.wait_for_next(LEADER);
-            let mut second = job.spawn("second", &endpoint);
-            if during {
-                job.wait_until_begun(1);
-                second.wait_for_next(support::daemon::FOLLOWER);
-            }
-            first.crash();
-            second.wait_for_next(LEADER);
-            job.end_with(0);
-            assert_eq!(exit_code(&mut second), 0);
-            assert_eq!(record(&etcd)["name"], "second");
-            // What the killed one ran was killed before it could end.
-            assert_eq!(job.lines("ended"), ["second"]);
-        }
-    });
-}
-
-#[test]
-fn a_replica_that_is_killed_between_the_end_of_the_job_and_its_record_makes_it_run_again() {
-    on_each_etcd(|etcd| {
-        let job = Job::new();
-        let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
-        let mut first = job.spawn("first", &proxy.endpoint());
-        job.wait_until_begun(1);
-        proxy.set(Link::HoldRequests(Call::Record));
-        job.end_with(0);
-        poll_until("it wants to record", || {
-            (proxy.matching_requests() > 0).then_some(())
-        });
-        first.crash();
-        let mut second = job.spawn("second", &etcd.endpoint());
-        assert_eq!(exit_code(&mut second), 0);
-        assert_eq!(record(&etcd)["name"], "second");
-        assert_eq!(job.lines("ended"), ["first", "second"]);
-    });
-}
-
-#[test]
-fn a_replica_that_is_killed_after_the_record_was_written_does_not_make_the_job_run_again() {
-    on_each_etcd(|etcd| {
-        let job = Job::new();
-        let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
-        let mut first = job.spawn("first", &proxy.endpoint());
-        job.wait_until_begun(1);
-        let mut second = job.spawn("second", &etcd.endpoint());
-        second.wait_for_next(support::daemon::FOLLOWER);
-        proxy.set(Link::HoldResponses(Call::Record));
-        job.end_with(0);
-        poll_until("it is recorded", || etcd.key(RECORD));
-        first.crash();
-        assert_eq!(exit_code(&mut second), 0);
-        assert_eq!(job.begun(), ["first"]);
-    });
-}
-
-#[test]
-fn a_record_whose_response_is_lost_is_found_and_the_job_counts_as_done() {
-    on_each_etcd(|etcd| {
-        let job = Job::new();
-        let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
-        let mut first = job.spawn("first", &proxy.endpoint());
-        job.wait_until_begun(1);
-        proxy.set(Link::HoldResponses(Call::Record));
-        job.end_with(0);
-        poll_until("it is recorded", || etcd.key(RECORD));
-        proxy.set(Link::Reset);
-        proxy.set(Link::Open);
-        assert_eq!(exit_code(&mut first), 0);
-        first.wait_for_any_start(RECORDED);
-        assert_eq!(job.begun(), ["first"]);
-        assert!(etcd.leases().is_empty());
-    });
-}
-
-#[test]
-fn a_leader_that_is_cut_off_while_its_job_succeeds_cannot_record_it() {
-    on_each_etcd(|etcd| {
-        for link in [Link::Frozen, Link::HoldRequests(Call::Record)] {
-            etcd.etcdctl(&["del", RECORD]);
-            let job = Job::new();
-            let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
-            let mut first = job.spawn("first", &proxy.endpoint());
-            job.wait_until_begun(1);
-            let mut second = job.spawn("second", &etcd.endpoint());
-            second.wait_for_next(support::daemon::FOLLOWER);
-            proxy.set(link);
-            job.end_with(0);
-            assert_eq!(exit_code(&mut first), 125);
-            let told = first.wait_for_any_start(NOT_RECORDED).message();
-            assert!(told.contains("etcd has not said whether"), "{told}");
-            assert!(told.contains("`leader-election done`"), "{told}");
-            proxy.set(Link::Open);
-            assert_eq!(exit_code(&mut second), 0);
-            assert_eq!(record(&etcd)["name"], "second");
-            assert_eq!(job.begun(), ["first", "second"]);
-        }
-    });
-}
-
-#[test]
-fn a_leader_whose_term_was_taken_while_its_job_succeeds_cannot_record_it() {
-    on_each_etcd(|etcd| {
-        let job = Job::new();
-        let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
-        let mut first = job.spawn("first", &proxy.endpoint());
-        job.wait_until_begun(1);
-        // It does not hear that another takes its key.
-        proxy.set(Link::NoResponses);
-        etcd.put("leader/acting", b"{}", None);
-        job.end_with(0);
-        first.wait_for_next("'sh' ended with exit code 0.");
-        proxy.set(Link::Open);
-        assert_eq!(exit_code(&mut first), 125);
-        let told = first.wait_for_any_start(NOT_RECORDED).message();
-        assert!(told.contains("the term ended before"), "{told}");
-        assert_eq!(etcd.key(RECORD), None);
-    });
-}
-
-#[test]
-fn a_request_to_stop_is_no_success_unless_the_job_is_done() {
-    on_each_etcd(|etcd| {
-        let endpoint = etcd.endpoint();
-        let job = Job::new();
-        let mut leader = job.spawn("leader", &endpoint);
-        job.wait_until_begun(1);
-        let mut follower = job.spawn("follower", &endpoint);
-        follower.wait_for_next(support::daemon::FOLLOWER);
-        for replica in [&mut follower, &mut leader] {
-            replica.signal(Signal::TERM);
-            assert_eq!(exit_code(replica), 128 + 15);
-        }
-        leader.wait_for_any(LEADER_STOPS);
-        assert_eq!(etcd.key(RECORD), None);
-
-        // Between the end of the job and its record, the record comes first.
-        let proxy = Proxy::start(&endpoint, Link::Open);
-        let mut leader = job.spawn("leader", &proxy.endpoint());
-        job.wait_until_begun(2);
-        proxy.set(Link::HoldRequests(Call::Record));
-        job.end_with(0);
-        poll_until("it wants to record", || {
-            (proxy.matching_requests() > 0).then_some(())
-        });
-        leader.signal(Signal::TERM);
-        proxy.set(Link::Open);
-        assert_eq!(exit_code(&mut leader), 0);
-        assert_eq!(record(&etcd)["name"], "leader");
-        assert!(etcd.leases().is_empty());
-    });
-}
-
-#[test]
-fn a_job_whose_term_is_ended_by_an_operator_runs_again() {
-    let etcd = Etcd::newest();
-    let job = Job::new();
-    let mut first = job.spawn("first", &etcd.endpoint());
-    job.wait_until_begun(1);
-    let mut second = job.spawn("second", &etcd.endpoint());
-    second.wait_for_next(support::daemon::FOLLOWER);
-    assert_eq!(run(at(&etcd.endpoint(), &["step-down"])).code, 0);
-    first.wait_for_next_start(LOST);
-    job.end_with(0);
-    assert_eq!(exit_code(&mut second), 0);
-    assert_eq!(exit_code(&mut first), 0);
-    first.wait_for_any_start(DONE);
-    assert_eq!(job.begun(), ["first", "second"]);
-}
-
-#[test]
 fn a_follower_finds_a_record_that_somebody_has_written_by_hand() {
     on_each_etcd(|etcd| {
         let job = Job::new();
         let mut leader = job.spawn("leader", &etcd.endpoint());
         job.wait_until_begun(1);
         let mut follower = job.spawn("follower", &etcd.endpoint());
-        follower.wait_for_next(support::daemon::FOLLOWER);
+        follower.wait_for_next(FOLLOWER);
         etcd.put(RECORD, b"by hand \x1b[31m", None);
         assert_eq!(exit_code(&mut follower), 0);
         let told = follower.wait_for_any_start(DONE).message();
@@ -395,31 +129,6 @@ fn a_role_that_may_not_write_the_record_ends_the_replica_before_it_takes_part() 
             assert!(etcd.leases().is_empty());
         }
     });
-}
-
-#[test]
-fn a_full_database_does_not_hide_that_the_job_is_done() {
-    let room = LITTLE_ROOM.map(str::to_owned);
-    let etcd = Etcd::start_with(binaries().last().unwrap(), &room, &[]);
-    let job = Job::new();
-    job.end_with(0);
-    assert_eq!(exit_code(&mut job.spawn("first", &etcd.endpoint())), 0);
-    etcd.fill();
-    assert_eq!(exit_code(&mut job.spawn("second", &etcd.endpoint())), 0);
-    assert_eq!(job.begun(), ["first"]);
-}
-
-#[test]
-fn etcd_that_is_down_is_waited_for() {
-    let mut etcd = Etcd::newest();
-    let job = Job::new();
-    job.end_with(0);
-    etcd.stop();
-    let mut replica = job.spawn("server1", &etcd.endpoint());
-    replica.wait_for_next_start("etcd at '");
-    etcd.up();
-    assert_eq!(exit_code(&mut replica), 0);
-    assert_eq!(record(&etcd)["name"], "server1");
 }
 
 #[test]

@@ -167,7 +167,7 @@ pub(super) fn failure_reason(failure: &Failure) -> String {
 }
 
 /// Says why a job that was completed is not recorded as done, and what to do.
-pub(super) fn not_recorded(error: &NotRecorded, config: &Config) -> anyhow::Error {
+pub(super) fn not_recorded(error: NotRecorded, config: &Config) -> anyhow::Error {
     let (job, _) = job_and_key(config);
     let next = match error {
         NotRecorded::Unknown => {
@@ -232,11 +232,15 @@ fn state_fields_up_to(longest: usize, state: &ElectionState) -> Map<String, Valu
     let leader = leader.map(|leader| leader_fields_up_to(longest, leader));
     let acting = state.acting.as_ref().map(|acting| {
         let record = &acting.record;
-        let mut fields = optional_text(longest, "name", record.name.as_deref());
+        let mut fields = optional_text_up_to(longest, "name", record.name.as_deref());
         let lease = acting.lease.map(|lease| lease.to_string());
         fields.insert("lease".to_owned(), json!(lease));
         fields.insert("since".to_owned(), date(record.since));
-        fields.extend(optional_text(longest, "address", record.address.as_deref()));
+        fields.extend(optional_text_up_to(
+            longest,
+            "address",
+            record.address.as_deref(),
+        ));
         fields
     });
     let name = situation_name(state.situation);
@@ -258,7 +262,11 @@ fn leader_fields_up_to(longest: usize, leader: &Leader) -> Map<String, Value> {
     fields.insert("token".to_owned(), json!(leader.token.get()));
     fields.insert("lease".to_owned(), json!(leader.lease.to_string()));
     fields.insert("since".to_owned(), date(leader.since));
-    fields.extend(optional_text(longest, "address", leader.address.as_deref()));
+    fields.extend(optional_text_up_to(
+        longest,
+        "address",
+        leader.address.as_deref(),
+    ));
     fields.insert("acts".to_owned(), json!(leader.acts));
     fields
 }
@@ -269,7 +277,11 @@ pub(super) fn date(time: Option<SystemTime>) -> Value {
 }
 
 /// Returns a field with this text, or with null if there is none.
-fn optional_text(longest: usize, field: &str, value: Option<&str>) -> Map<String, Value> {
+pub(super) fn optional_text(field: &str, value: Option<&str>) -> Map<String, Value> {
+    optional_text_up_to(Printable::LONGEST, field, value)
+}
+
+fn optional_text_up_to(longest: usize, field: &str, value: Option<&str>) -> Map<String, Value> {
     match value {
         Some(value) => text_up_to(longest, field, value.as_bytes()),
         None => Map::from_iter([(field.to_owned(), Value::Null)]),

@@ -132,6 +132,21 @@ impl Reporter {
             Event::Withdrawn { left_behind: None } if !self.has_released => {
                 info!(name, "No longer a candidate.");
             }
+            Event::AnsweredAgain { endpoint } => {
+                let endpoint = &self.endpoints[endpoint];
+                info!(name, endpoint, "etcd at '{endpoint}' answers.");
+            }
+            Event::JobDone { .. } | Event::Recorded { .. } | Event::GaveUp { .. } => {
+                self.report_end(event);
+            }
+            other => self.warn(&other),
+        }
+    }
+
+    /// Logs why this replica withdraws by itself.
+    fn report_end(&self, event: Event) {
+        let name = self.name.as_str();
+        match event {
             Event::JobDone { record } => {
                 let job = self.job.as_str();
                 let DoneRecord {
@@ -177,11 +192,7 @@ impl Reporter {
                     wait, leader, "This replica was not elected {in_time}{leads}. Giving up."
                 );
             }
-            Event::AnsweredAgain { endpoint } => {
-                let endpoint = &self.endpoints[endpoint];
-                info!(name, endpoint, "etcd at '{endpoint}' answers.");
-            }
-            other => self.warn(&other),
+            _ => {}
         }
     }
 

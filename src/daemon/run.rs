@@ -242,7 +242,7 @@ async fn take_part(
                     Ended::Stopped => None,
                     Ended::Exited(code) | Ended::Held(code) => Some(Ok(Outcome::Ended(code))),
                     Ended::Completed(Ok(_)) => Some(Ok(Outcome::Ended(exit_code::SUCCESS))),
-                    Ended::Completed(Err(error)) => Some(Err(not_recorded(&error, &config))),
+                    Ended::Completed(Err(error)) => Some(Err(not_recorded(error, &config))),
                 };
                 if let Some(ended) = ended {
                     outcome = ended;

@@ -165,9 +165,8 @@ impl CommandWork {
     async fn ended(&mut self) -> io::Result<(Ended, Option<Leadership>)> {
         if matches!(self.after, After::Nothing) {
             let (outcome, leadership) = self.supervisor.run_ended().await?;
-            let code = match code_of(outcome) {
-                None => return Ok((Ended::Stopped, Some(leadership))),
-                Some(code) => code,
+            let Some(code) = code_of(outcome) else {
+                return Ok((Ended::Stopped, Some(leadership)));
             };
             let left = (self.began + self.hold).since(clock::now());
             self.after = if self.runs_once && outcome == RunOutcome::Exited(exit_code::SUCCESS) {

@@ -105,7 +105,7 @@ impl Machine {
             let in_term = self.state.tenure().is_some();
             let completed = self.recording.take().is_some();
             // Somebody has written it by hand; what acts finishes undisturbed.
-            if in_term && !completed || self.withdrawing.is_some() && !completed {
+            if !completed && (in_term || self.withdrawing.is_some()) {
                 return;
             }
             self.events.push_back(if completed {

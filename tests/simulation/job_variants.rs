@@ -85,7 +85,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
         edits: &[edit(
             JOB,
             "judge_job",
-            "if in_term && !completed || self.withdrawing.is_some() && !completed {",
+            "if !completed && (in_term || self.withdrawing.is_some()) {",
             "if !completed && (in_term || self.withdrawing.is_some() || self.look.is_none()) {",
         )],
     },

@@ -15,6 +15,7 @@ pub mod done;
 pub mod etcd;
 pub mod etcdctl;
 pub mod http;
+pub mod job;
 pub mod lan;
 pub mod line;
 pub mod operator;

@@ -1,0 +1,139 @@
+//! The key that an election is about, and the keys below it.
+
+use super::{InvalidText, JobId, check_text};
+use std::str::FromStr;
+
+/// The key that an election is about: a text as a [`Name`] may be, and no key that could belong to
+/// another election.
+///
+/// An election owns its key and what begins with that and a `/`. So a key must not end in `/acting`,
+/// `/next` or `/challenge`, and its second-last part must not be `candidates`, `history` or `done`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderKey(String);
+
+impl LeaderKey {
+    const ACTING: &str = "/acting";
+    /// The endings of the other keys that an election may have.
+    const RESERVED_ENDINGS: [&str; 3] = [Self::ACTING, "/next", "/challenge"];
+    /// The parts below which an election may have keys.
+    const RESERVED_PARENTS: [&str; 3] = ["candidates", "history", "done"];
+
+    /// Returns the key that holds the leader's name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the key that shows that its holder may still be acting.
+    #[must_use]
+    pub fn acting(&self) -> String {
+        format!("{}{}", self.0, Self::ACTING)
+    }
+}
+
+impl Default for LeaderKey {
+    fn default() -> Self {
+        Self("leader".to_owned())
+    }
+}
+
+impl FromStr for LeaderKey {
+    type Err = InvalidText;
+
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        check_text(text)?;
+        let mut parts = text.rsplit('/').skip(1);
+        // A first part is below no election.
+        let parent = parts.next().filter(|_| parts.next().is_some());
+        if Self::RESERVED_ENDINGS
+            .iter()
+            .any(|ending| text.ends_with(ending))
+            || parent.is_some_and(|parent| Self::RESERVED_PARENTS.contains(&parent))
+        {
+            return Err(InvalidText::ReservedKey);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Jobs that run once.
+impl LeaderKey {
+    /// Returns the prefix of the keys that record which jobs are done.
+    #[must_use]
+    pub fn done_prefix(&self) -> String {
+        format!("{}/done/", self.as_str())
+    }
+
+    /// Returns the key that records that a job is done: the prefix and the job's ID, in which `/` and
+    /// `%` are written as `%2F` and `%25`.
+    ///
+    /// A `/` in the key would make it one that another election may use.
+    #[must_use]
+    pub fn done(&self, job: &JobId) -> String {
+        let id = job.as_str().replace('%', "%25").replace('/', "%2F");
+        format!("{}{id}", self.done_prefix())
+    }
+
+    /// Returns the job of which a key is the record, if it is one of this election.
+    #[must_use]
+    pub fn job_of(&self, key: &[u8]) -> Option<JobId> {
+        let key = str::from_utf8(key).ok()?;
+        let id = key.strip_prefix(&self.done_prefix())?;
+        let job: JobId = id.replace("%2F", "/").replace("%25", "%").parse().ok()?;
+        (self.done(&job) == key).then_some(job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_could_belong_to_another_election_is_refused() {
+        for reserved in [
+            "x/acting",
+            "x/next",
+            "x/y/challenge",
+            "x/candidates/00",
+            "x/history/7",
+            "x/done/job",
+            "/done/job",
+            "x/done/",
+        ] {
+            let parsed = reserved.parse::<LeaderKey>();
+            assert_eq!(parsed, Err(InvalidText::ReservedKey), "{reserved}");
+        }
+        for free in [
+            "done",
+            "next",
+            "x/done",
+            "done/job",
+            "history/leader",
+            "x/candidates/y/z",
+            "x/acting/y",
+            "x/nextone",
+        ] {
+            assert!(free.parse::<LeaderKey>().is_ok(), "{free}");
+        }
+    }
+
+    #[test]
+    fn each_job_has_a_key_of_its_own_from_which_it_is_read_back() {
+        let election: LeaderKey = "a/b".parse().unwrap();
+        let jobs = ["migrate-42", "a/b", "a%2Fb", "a%b", "%25", "é 1", "done"];
+        let keys = jobs.map(|job| election.done(&job.parse().unwrap()));
+        assert_eq!(keys[0], "a/b/done/migrate-42");
+        assert_eq!(keys[1], "a/b/done/a%2Fb");
+        assert_eq!(keys[2], "a/b/done/a%252Fb");
+        for (job, key) in jobs.iter().zip(&keys) {
+            let found = election.job_of(key.as_bytes());
+            assert_eq!(found.unwrap().as_str(), *job);
+            // No other election can have this key.
+            assert_eq!(key.parse::<LeaderKey>(), Err(InvalidText::ReservedKey));
+        }
+        for other in ["a/b", "a/b/done/", "a/b/done/x/y", "x/done/y", "a/b/done/%"] {
+            assert_eq!(election.job_of(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(election.job_of(b"a/b/done/\xff"), None);
+    }
+}
