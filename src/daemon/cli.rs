@@ -82,7 +82,7 @@ Examples:
   A program of which one runs at a time, on the leader:
     leader-election --etcd etcd1:2379 -- /usr/bin/worker --queue mail
 
-  A database migration when the replicas of a release start, which runs once:
+  A database migration when the replicas of a version start, which runs once:
     leader-election --once migrate-42 -- ./migrate && exec ./server
 
   A cron job on several machines with different clocks, which runs on one of them each minute:

@@ -5,12 +5,14 @@ use super::{
     MILLI, SECOND, Time,
     checks::Violation,
     network::Asked,
-    node::{Actor, Call, Child, Watch, nanos},
+    node::{Actor, Call, Child, Looked, Watch, nanos},
     plan::Kind,
     trace::{action_text, input_text},
     world::{Event, ToNode, World},
 };
-use crate::protocol::{Action, Event as Said, Input, Machine, Moment, Role, Term, Transaction};
+use crate::protocol::{
+    Action, CallId, Event as Said, Input, LeaseId, Machine, Moment, Role, Term, Transaction,
+};
 use std::time::Duration;
 
 impl World {
@@ -94,6 +96,7 @@ impl World {
         let now = self.now;
         let acted = self.nodes[node].acts(now);
         let (had, role) = (self.nodes[node].term(), self.nodes[node].role);
+        self.nodes[node].role_before = role;
         let text = self.trace.is_some().then(|| match &input {
             Some(input) => input_text(input),
             None => "time passes".to_owned(),
@@ -111,8 +114,12 @@ impl World {
                     result: Ok(_),
                 } = &input
                 {
-                    to.has_looked = true;
-                    to.may_record |= to.probes == Some(*call);
+                    let looked = if to.so_far.probes == Some(*call) {
+                        Looked::Permission
+                    } else {
+                        Looked::Keys
+                    };
+                    to.so_far.looked = looked.max(to.so_far.looked);
                 }
                 if matches!(input, Input::Withdraw | Input::Abandoned) {
                     self.checks.withdraws[node] = true;
@@ -233,20 +240,7 @@ impl World {
                 new_stream,
                 ..
             } => {
-                to.call = Some(Call::Try(call));
-                to.awaits_transaction = true;
-                let stream = to.stream_for_keepalive(new_stream);
-                let (stream, unread) = (stream.id, stream.unread.pop_front());
-                to.awaits = Some(call);
-                if let Some(answer) = unread {
-                    self.tell(now, node, ToNode::KeptAlive { stream, answer });
-                }
-                let keep_alive = Asked::KeepAlive {
-                    call,
-                    stream,
-                    lease,
-                };
-                self.ask(node, keep_alive)?;
+                self.keep_alive(node, call, lease, new_stream)?;
                 Asked::Transaction { call, transaction }
             }
             Action::Look {
@@ -254,7 +248,7 @@ impl World {
             } => {
                 to.call = Some(Call::Look(call));
                 if transaction == Transaction::probe() {
-                    to.probes = Some(call);
+                    to.so_far.probes = Some(call);
                 }
                 Asked::Transaction { call, transaction }
             }
@@ -305,6 +299,32 @@ impl World {
             }
         };
         self.ask(node, asked)
+    }
+
+    /// Sends the keepalive half of a try.
+    fn keep_alive(
+        &mut self,
+        node: usize,
+        call: CallId,
+        lease: LeaseId,
+        new_stream: bool,
+    ) -> Result<(), Violation> {
+        let now = self.now;
+        let to = &mut self.nodes[node];
+        to.call = Some(Call::Try(call));
+        to.awaits_transaction = true;
+        let stream = to.stream_for_keepalive(new_stream);
+        let (stream, unread) = (stream.id, stream.unread.pop_front());
+        to.awaits = Some(call);
+        if let Some(answer) = unread {
+            self.tell(now, node, ToNode::KeptAlive { stream, answer });
+        }
+        let keep_alive = Asked::KeepAlive {
+            call,
+            stream,
+            lease,
+        };
+        self.ask(node, keep_alive)
     }
 
     /// Whoever asks before it acts stops when it likes, and tells it then.

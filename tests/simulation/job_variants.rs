@@ -62,7 +62,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A record is sent once, and never again",
         mix: Mix::Jobs,
-        violation: "does not find out whether its job is recorded",
+        violation: "goes on holding keys, and nobody acts by them",
         edits: &[
             edit(
                 NEXT,
@@ -81,7 +81,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A follower does not look for the record of its job",
         mix: Mix::Jobs,
-        violation: "does not find that its job is done",
+        violation: "questions in a second",
         edits: &[edit(
             JOB,
             "judge_job",
@@ -123,14 +123,14 @@ pub const JOB_VARIANTS: &[Variant] = &[
         )],
     },
     Variant {
-        name: "A wait is over only when the next request is",
+        name: "A follower waits for as long as it takes",
         mix: Mix::Jobs,
         violation: "waits for too long",
         edits: &[edit(
             WAITING,
-            "expire_wait",
-            "self.wait_timeout().is_some_and(|until| now >= until)",
-            "self.wait_timeout().is_some_and(|until| now >= until) && matches!(self.state, State::Unleased { .. })",
+            "wait_timeout",
+            "State::Unleased { .. } | State::Follower { .. } | State::Elected { .. }",
+            "State::Unleased { .. }",
         )],
     },
     Variant {

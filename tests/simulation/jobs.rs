@@ -4,11 +4,11 @@ use super::{
     SECOND, Time,
     checks::Violation,
     etcd::{Key, owner_and_number},
-    node::{Node, nanos},
+    node::{Looked, Node, nanos},
     plan::Kind,
     world::{ToNode, World},
 };
-use crate::protocol::{Event as Said, Input, Role, Term};
+use crate::protocol::{ElectionKey, Event as Said, Input, Role, Settings, Term};
 use std::time::Duration;
 
 /// What they do.
@@ -154,7 +154,13 @@ impl World {
 
     /// A job is not given up while its term goes on.
     fn check_giving_up(&self, node: usize, said: &Said) -> Result<(), Violation> {
-        let goes_on = matches!(self.nodes[node].role, Role::Leader { .. });
+        let to = &self.nodes[node];
+        let acting = self.etcd.store.key(ElectionKey::Acting);
+        let stands = to.completed.zip(acting).is_some_and(|((term, _), acting)| {
+            acting.mod_revision == term.token.get() && acting.lease == term.lease.get()
+        });
+        let led = matches!(to.role_before, Role::Leader { .. });
+        let goes_on = led && stands && !to.abandoned;
         if matches!(said, Said::NotRecorded { .. }) && goes_on {
             return Err(self.violation(format!(
                 "node {} does not record its job though its term goes on",
@@ -168,7 +174,7 @@ impl World {
     pub fn check_wait_event(&mut self, node: usize, said: &Said) -> Result<(), Violation> {
         self.check_giving_up(node, said)?;
         let to = &mut self.nodes[node];
-        to.withdraws |= matches!(
+        to.so_far.withdraws |= matches!(
             said,
             Said::GaveUp { .. }
                 | Said::JobDone { .. }
@@ -191,7 +197,9 @@ impl World {
     /// Who tries once gives up as soon as it sees that somebody else leads, or may still be acting.
     pub fn check_single_try(&self, node: usize) -> Result<(), Violation> {
         let to = &self.nodes[node];
-        let waits = to.settings.wait == Some(Duration::ZERO) && !to.withdraws && !to.was_elected;
+        let waits = to.settings.wait == Some(Duration::ZERO)
+            && !to.so_far.withdraws
+            && !to.so_far.was_elected;
         let Some(machine) = to.machine.as_ref().filter(|_| waits) else {
             return Ok(());
         };
@@ -212,8 +220,17 @@ impl World {
     /// Who tries once, or runs a job once, has looked before it asks for a lease.
     pub fn check_look(&self, node: usize) -> Result<(), Violation> {
         let to = &self.nodes[node];
-        let must_look = to.settings.runs_once || to.settings.wait == Some(Duration::ZERO);
-        if must_look && !to.has_looked || to.settings.runs_once && !to.may_record {
+        let must_look = match to.settings {
+            Settings {
+                runs_once: true, ..
+            } => Looked::Permission,
+            Settings {
+                wait: Some(Duration::ZERO),
+                ..
+            } => Looked::Keys,
+            _ => Looked::Nothing,
+        };
+        if to.so_far.looked < must_look {
             return Err(self.violation(format!(
                 "node {} asks for a lease before it has looked",
                 node + 1

@@ -210,7 +210,7 @@ impl World {
             .is_some_and(|now| Some(now) != acting)
             && matches!(question, Question::Transaction(_))
         {
-            self.nodes[node].was_elected = true;
+            self.nodes[node].so_far.was_elected = true;
         }
         if self.etcd.store.records.len() > recorded {
             self.check_record(node, acting)?;

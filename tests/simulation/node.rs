@@ -108,6 +108,28 @@ pub enum Call {
     Look(CallId),
 }
 
+/// What etcd has shown a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Looked {
+    #[default]
+    Nothing,
+    Keys,
+    /// Also that it may record its job.
+    Permission,
+}
+
+/// What a process has come to since it was started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SoFar {
+    /// Whether a campaign of it was carried out: it may not know yet that it was elected.
+    pub was_elected: bool,
+    /// Whether it withdraws by itself.
+    pub withdraws: bool,
+    pub looked: Looked,
+    /// The call that asks whether it may record its job.
+    pub probes: Option<CallId>,
+}
+
 #[derive(Debug)]
 pub struct Node {
     pub clock: Clock,
@@ -119,6 +141,8 @@ pub struct Node {
     pub life: u32,
     pub paused_until: Time,
     pub role: Role,
+    /// Its role before the input that it handles at present.
+    pub role_before: Role,
     pub child: Option<Child>,
     /// The term whose leadership nobody has taken.
     pub untaken: Option<Term>,
@@ -126,15 +150,8 @@ pub struct Node {
     pub completed: Option<(Term, Time)>,
     /// Since when it waits to lead.
     pub waits_since: Time,
-    /// Whether a campaign of it was carried out: it may not know yet that it was elected.
-    pub was_elected: bool,
-    /// Whether it withdraws by itself.
-    pub withdraws: bool,
-    /// Whether etcd has shown it the keys.
-    pub has_looked: bool,
-    /// The call that asks whether it may record its job, and whether etcd has permitted that.
-    pub probes: Option<CallId>,
-    pub may_record: bool,
+    /// What this process has come to since it was started.
+    pub so_far: SoFar,
     /// Whether the candidate was dropped with its leaderships, so that nothing acts.
     pub abandoned: bool,
     /// The alarm that counts, and what it was set to.
@@ -170,15 +187,12 @@ impl Node {
             life: 0,
             paused_until: 0,
             role: Role::Withdrawn,
+            role_before: Role::Withdrawn,
             child: None,
             untaken: None,
             completed: None,
             waits_since: 0,
-            was_elected: false,
-            withdraws: false,
-            has_looked: false,
-            probes: None,
-            may_record: false,
+            so_far: SoFar::default(),
             abandoned: false,
             alarm: 0,
             alarm_at: None,

@@ -6,7 +6,7 @@ use super::{
     checks::{Checks, Violation},
     etcd::Etcd,
     network::{Path, Request},
-    node::{Actor, Clock, Node},
+    node::{Actor, Clock, Node, SoFar},
     plan::{Kind, Mix, Plan},
     run::Tally,
     trace::lease_name,
@@ -287,11 +287,7 @@ impl World {
         crashed.untaken = None;
         crashed.abandoned = false;
         crashed.completed = None;
-        crashed.was_elected = false;
-        crashed.withdraws = false;
-        crashed.has_looked = false;
-        crashed.probes = None;
-        crashed.may_record = false;
+        crashed.so_far = SoFar::default();
         crashed.role = Role::Withdrawn;
         crashed.paused_until = 0;
         crashed.alarm_at = None;
