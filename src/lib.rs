@@ -39,12 +39,33 @@
 //! # }
 //! ```
 //!
+//! What a leader writes with [`Leadership::put_if_leading`] is written only if its term goes on. In the
+//! same way, [`Leadership::complete`] records that a job is done that must run once, in whichever process
+//! that is:
+//!
+//! ```no_run
+//! # use leader_election::{Cluster, Config, Election};
+//! # async fn run(cluster: Cluster) -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::new("replica-1".parse()?, cluster).with_job("migrate-42".parse()?);
+//! let mut candidate = Election::new(config).join()?;
+//! // `None`: the job is done, here or elsewhere.
+//! while let Some(leadership) = candidate.elected().await {
+//!     // Do the job, which may have been done in part already …
+//!     if let Err(error) = leadership.complete().await {
+//!         println!("the job may run again: {error}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Cancel safety
 //!
 //! [`Candidate::elected`], [`Leadership::lost`], [`Events::next`] and [`Observer::next`] lose
 //! nothing when they are dropped before they return, as `tokio::select!` does: call them again.
 //! Dropping [`Leadership::resign`] or [`Candidate::withdraw`] does not take the request back: it is
-//! carried out in the background.
+//! carried out in the background. Dropping [`Leadership::complete`] ends the term, with or without the
+//! record.
 //!
 //! # Guarantees
 //!

@@ -74,7 +74,7 @@ pub(super) struct ElectionArgs {
     )]
     etcd_password_file: Option<PathBuf>,
 
-    /// The etcd key that the election is about; its name plus /acting is used too
+    /// The etcd key that the election is about; keys that begin with it and a / are used too
     #[arg(
         long,
         value_name = "KEY",

@@ -169,6 +169,31 @@ fn a_term_that_ends_before_the_record_is_written_leaves_none() {
 }
 
 #[test]
+fn an_overdue_response_from_before_the_term_does_not_end_the_record() {
+    let mut harness = candidate();
+    for _ in 0..2 {
+        let (call, _) = harness.take_look();
+        harness.transact(call, held_by(OTHER, 8));
+    }
+    let lease = harness.grant();
+    assert!(harness.answer(held_by(OTHER, 8)));
+    until_due(&mut harness);
+    let (overdue, _) = harness.take_try();
+    harness.pass(SECOND);
+    harness.connect();
+    assert!(!harness.answer(view(9, None, None)));
+    assert!(harness.answer(held_by(lease, 10)));
+    let Role::Leader { term, .. } = harness.machine.status().role else {
+        panic!("{:?}", harness.machine);
+    };
+    harness.handle(Input::Completed { term });
+    harness.transact(overdue, held_by(OTHER, 8));
+    assert!(!is_not_recorded(&harness, false));
+    answer_record(&mut harness, term, recorded(held_by(lease, 12)));
+    assert!(harness.says(&Event::Recorded { record: record() }));
+}
+
+#[test]
 fn once_the_term_cannot_be_renewed_the_record_is_still_written_if_it_can_be() {
     let (mut harness, term) = leader();
     until_due(&mut harness);
