@@ -71,6 +71,21 @@ fn it_reports_that_it_is_ready_then_its_role_and_that_it_stops() {
 }
 
 #[test]
+fn a_replica_whose_job_is_done_is_ready_before_it_ends() {
+    let etcd = Etcd::newest();
+    etcd.put("leader/done/x", b"{}", None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    let mut command = managed("server1", &etcd.endpoint(), path.to_str().unwrap());
+    command.args(["--once", "x", "--", "true"]);
+    let mut replica = Daemon::spawn("server1", command);
+    manager.expect("READY=1");
+    manager.expect("STOPPING=1");
+    assert_eq!(replica.wait_exit().code(), Some(0));
+}
+
+#[test]
 fn a_manager_that_is_absent_or_does_not_read_does_not_delay_the_election() {
     let etcd = Etcd::newest();
     for address in ["/nowhere/notify", "vsock:2:1", "@nobody"] {

@@ -46,8 +46,11 @@ impl Notifier {
     /// election, which is once etcd has granted it a lease.
     pub fn report(&mut self, event: &Event) {
         match event {
-            // A renewal repeats the report of a grant if that could not be sent.
-            Event::Granted { .. } | Event::Renewed { .. } if !self.has_reported_ready => {
+            // A renewal repeats the report of a grant if that could not be sent. If the job is done, there
+            // is nothing to get ready for, and a service that ends before it is ready has failed.
+            Event::Granted { .. } | Event::Renewed { .. } | Event::JobDone { .. }
+                if !self.has_reported_ready =>
+            {
                 self.has_reported_ready = self.send("READY=1");
             }
             Event::Leading { .. } => {
