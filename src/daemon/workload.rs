@@ -169,14 +169,15 @@ impl CommandWork {
                 return Ok((Ended::Stopped, Some(leadership)));
             };
             let left = (self.began + self.hold).since(clock::now());
+            let has_run = matches!(outcome, RunOutcome::Exited(_));
             self.after = if self.runs_once && outcome == RunOutcome::Exited(exit_code::SUCCESS) {
                 After::Recording(Box::pin(leadership.complete()))
-            } else if left.is_zero() {
-                return Ok((Ended::Exited(code), Some(leadership)));
-            } else {
+            } else if has_run && !left.is_zero() {
                 let (name, left) = (self.name.as_str(), duration(left));
                 info!(name, left, "Continuing to lead for another {left}.");
                 After::Holding { leadership, code }
+            } else {
+                return Ok((Ended::Exited(code), Some(leadership)));
             };
         }
         let mut recorded = None;
