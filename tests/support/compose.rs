@@ -31,7 +31,8 @@ pub fn as_users_run(binary: &Path) -> Command {
     command.current_dir(project(""));
     for (variable, _) in env::vars_os() {
         let name = variable.to_string_lossy();
-        if name.starts_with("COMPOSE_") || name == "DEMO_IMAGE" || name == "ETCD_PORT" {
+        if name.starts_with("COMPOSE_") || ["DEMO_IMAGE", "ETCD_PORT", "RELEASE"].contains(&&*name)
+        {
             command.env_remove(variable);
         }
     }
@@ -55,10 +56,19 @@ pub struct Compose {
 impl Compose {
     /// Builds the demo's image.
     pub fn new(binary: &Path) -> Self {
+        Self::with_own_daemon(binary, None)
+    }
+
+    /// Builds the demo's image for the example of a job that runs once.
+    pub fn once(binary: &Path) -> Self {
+        Self::with_own_daemon(binary, Some("examples/docker-compose-once.yaml"))
+    }
+
+    fn with_own_daemon(binary: &Path, file: Option<&'static str>) -> Self {
         let project = unique_name("leader_election_test");
         let compose = Self {
             binary: binary.to_owned(),
-            file: None,
+            file,
             port: free_port(),
             daemon: project.clone(),
             image: project.clone(),
