@@ -147,6 +147,7 @@ fn an_etcd_that_does_not_answer_is_logged_and_the_wait_ends() {
         // A silent endpoint has not failed before its time is up.
         if wait == "0s" {
             assert!(says(&run, "etcd at '"), "{:?}", run.err);
+            assert!(says(&run, "; trying again until the wait is over."));
         }
         assert!(says(&run, "This replica was not elected "));
     }

@@ -28,7 +28,7 @@ pub(super) struct Reporter {
     ttl: Duration,
     /// The job that runs once.
     job: String,
-    wait: Duration,
+    wait: Option<Duration>,
     /// Whether the line about giving up the lease is logged.
     has_released: bool,
 }
@@ -47,7 +47,7 @@ impl Reporter {
             job: config
                 .job()
                 .map_or_else(String::new, |job| printable(job.as_str())),
-            wait: config.wait().unwrap_or_default(),
+            wait: config.wait(),
             has_released: false,
         }
     }
@@ -176,8 +176,9 @@ impl Reporter {
                 info!(name, job, "'{job}' is recorded as done.");
             }
             Event::GaveUp { leader } => {
-                let wait = humantime::format_duration(self.wait).to_string();
-                let in_time = if self.wait.is_zero() {
+                let wait = self.wait.unwrap_or_default();
+                let wait = humantime::format_duration(wait).to_string();
+                let in_time = if self.wait == Some(Duration::ZERO) {
                     "at once".to_owned()
                 } else {
                     format!("within {wait}")
@@ -217,9 +218,13 @@ impl Reporter {
                 let endpoint = &self.endpoints[*endpoint];
                 let reason = failure_reason(failure);
                 let failure = endpoint_failure(endpoint, failure);
+                let until = match self.wait {
+                    None => "that changes",
+                    Some(_) => "the wait is over",
+                };
                 warn!(
                     name,
-                    endpoint, reason, "{failure}; trying again until that changes."
+                    endpoint, reason, "{failure}; trying again until {until}."
                 );
             }
             Event::AuthenticationOff => {
