@@ -199,6 +199,8 @@ pub struct Machine {
     look: Option<Look>,
     /// Until when it waits to lead, if that is limited and it does not lead.
     waits_until: Option<Moment>,
+    /// Whether it has led before.
+    has_led: bool,
     /// The record that is being written.
     recording: Option<Recording>,
     /// When the request was sent whose response last showed both keys, in this history of etcd.
@@ -226,6 +228,7 @@ impl Machine {
             withdrawing: None,
             look: Look::first(settings),
             waits_until: settings.waits_until(now),
+            has_led: false,
             recording: None,
             keys_as_of: None,
             reporter: Reporter::default(),

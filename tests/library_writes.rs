@@ -145,7 +145,7 @@ fn a_job_is_not_recorded_after_its_term_or_if_there_is_none() {
 
         let mut without = join(config(&etcd.endpoint(), "b"));
         let leadership = without.elected().await.unwrap();
-        assert_eq!(leadership.complete().await, Err(NotRecorded::TermOver));
+        assert_eq!(leadership.complete().await, Err(NotRecorded::NoJob));
         let again = without.elected().await.unwrap();
         assert!(again.is_leader());
         drop(again);
@@ -166,7 +166,13 @@ fn a_candidate_with_a_limited_wait_withdraws_by_itself() {
             assert!(waits.elected().await.is_none());
             let mut gave_up = false;
             while let Some(event) = events.next().await {
-                gave_up |= matches!(event, Event::GaveUp { leader: Some(_) });
+                gave_up |= matches!(
+                    event,
+                    Event::GaveUp {
+                        leader: Some(_),
+                        has_led: false
+                    }
+                );
             }
             assert!(gave_up);
         }

@@ -175,11 +175,11 @@ impl Reporter {
                 let job = self.job.as_str();
                 info!(name, job, "'{job}' is recorded as done.");
             }
-            Event::GaveUp { leader } => {
+            Event::GaveUp { leader, has_led } => {
                 let wait = self.wait.unwrap_or_default();
                 let wait = humantime::format_duration(wait).to_string();
                 let in_time = if self.wait == Some(Duration::ZERO) {
-                    "at once".to_owned()
+                    if has_led { "again" } else { "at once" }.to_owned()
                 } else {
                     format!("within {wait}")
                 };
@@ -225,6 +225,19 @@ impl Reporter {
                 warn!(
                     name,
                     endpoint, reason, "{failure}; trying again until {until}."
+                );
+            }
+            Event::RecordRefused { endpoint, failure } => {
+                let (job, endpoint) = (self.job.as_str(), &self.endpoints[*endpoint]);
+                let reason = failure_reason(failure);
+                let failure = endpoint_failure(endpoint, failure);
+                warn!(
+                    name,
+                    job,
+                    endpoint,
+                    reason,
+                    "'{job}' is completed, and cannot be recorded: {failure}; trying again for as \
+                     long as the term lasts."
                 );
             }
             Event::AuthenticationOff => {

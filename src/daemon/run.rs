@@ -224,7 +224,10 @@ async fn take_part(
             () = watchdog.passed(), if election_runs => outputs.notifier.report_alive(),
             event = events.next(), if election_runs => match event {
                 Some(event) => {
-                    outcome = outcome_of(&event, &config).unwrap_or(outcome);
+                    // What COMMAND has come to, or an error, counts for more.
+                    if matches!(outcome, Ok(Outcome::Withdrawn)) {
+                        outcome = outcome_of(&event, &config).unwrap_or(outcome);
+                    }
                     outputs.report(event);
                 }
                 None => election_runs = false,

@@ -58,7 +58,7 @@ pub(super) struct CommandWork {
 /// What goes on after COMMAND has ended.
 enum After {
     Nothing,
-    Recording(Pin<Box<dyn Future<Output = Result<DoneRecord, NotRecorded>>>>),
+    Recording(Pin<Box<dyn Future<Output = (Result<DoneRecord, NotRecorded>, Leadership)>>>),
     Holding { leadership: Leadership, code: u8 },
 }
 
@@ -171,7 +171,10 @@ impl CommandWork {
             let left = (self.began + self.hold).since(clock::now());
             let has_run = matches!(outcome, RunOutcome::Exited(_));
             self.after = if self.runs_once && outcome == RunOutcome::Exited(exit_code::SUCCESS) {
-                After::Recording(Box::pin(leadership.complete()))
+                // The leadership must outlive the decision to withdraw.
+                After::Recording(Box::pin(async {
+                    (leadership.record_completion().await, leadership)
+                }))
             } else if has_run && !left.is_zero() {
                 let (name, left) = (self.name.as_str(), duration(left));
                 info!(name, left, "Continuing to lead for another {left}.");
@@ -195,9 +198,10 @@ impl CommandWork {
         }
         Ok(match std::mem::replace(&mut self.after, After::Nothing) {
             After::Holding { leadership, code } => (Ended::Held(code), Some(leadership)),
-            After::Nothing | After::Recording(_) => {
-                (recorded.map_or(Ended::Stopped, Ended::Completed), None)
-            }
+            After::Nothing | After::Recording(_) => match recorded {
+                Some((result, leadership)) => (Ended::Completed(result), Some(leadership)),
+                None => (Ended::Stopped, None),
+            },
         })
     }
 }

@@ -207,6 +207,11 @@ impl Driver {
                 self.resigning.push((term.lease, resigned));
                 Input::Stopped { term }
             }
+            Some(Command::Completed { recorded, .. }) if self.config.job().is_none() => {
+                // It may be waited for no more.
+                let _ = recorded.send(Err(NotRecorded::NoJob));
+                return;
+            }
             Some(Command::Completed { term, recorded }) => {
                 self.completing = Some(recorded);
                 Input::Completed { term }

@@ -117,6 +117,11 @@ impl Leadership {
     /// If the term ended before the job was recorded, or the candidate has no job: then nobody may rely on
     /// it, and another candidate does the job again.
     pub async fn complete(self) -> Result<DoneRecord, NotRecorded> {
+        self.record_completion().await
+    }
+
+    /// Does the same, and leaves it to the caller to drop the leadership then.
+    pub(crate) async fn record_completion(&self) -> Result<DoneRecord, NotRecorded> {
         let (recorded, outcome) = oneshot::channel();
         let completed = Command::Completed {
             term: self.term,
@@ -165,6 +170,9 @@ pub enum NotRecorded {
     /// The term ended before: there is no record.
     #[error("the term ended before the record was written")]
     TermOver,
+    /// The candidate has no job: see [`Config::with_job`](crate::Config::with_job).
+    #[error("the candidate has no job")]
+    NoJob,
     /// The term ended, and etcd did not respond: there may be a record.
     #[error("the term ended, and etcd has not said whether the record was written")]
     Unknown,

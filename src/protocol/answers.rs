@@ -153,6 +153,7 @@ impl Machine {
             Err(failure) if self.is_denied_job(&failure) => {
                 return self.refuse_job(now, failure);
             }
+            Err(failure) if self.refuse_record(id, &failure) => return,
             Err(failure) => return self.fail_call(now, id, Some(failure)),
         };
         // Rule 10: see `start_new_history`.

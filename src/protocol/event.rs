@@ -109,10 +109,19 @@ pub enum Event {
         /// The record.
         record: Entry,
     },
-    /// The job that was completed in this candidate's term has a record now. This candidate withdraws.
+    /// The job that was completed in this candidate's term has a record now: the candidate's own, or one
+    /// that somebody has written by hand meanwhile. This candidate withdraws.
     Recorded {
         /// The record.
         record: Entry,
+    },
+    /// etcd refuses to record that the job was completed; it is asked again for as long as the term lasts.
+    /// Reported once.
+    RecordRefused {
+        /// The endpoint that was asked, by its place in the list.
+        endpoint: usize,
+        /// What etcd said.
+        failure: Failure,
     },
     /// The job was completed in this candidate's term, and is not recorded: the term ended before.
     NotRecorded {
@@ -129,6 +138,8 @@ pub enum Event {
     GaveUp {
         /// The `leader` key, if somebody else is known to lead.
         leader: Option<Entry>,
+        /// Whether it has led before.
+        has_led: bool,
     },
     /// This candidate takes no part any more.
     Withdrawn {

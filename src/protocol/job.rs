@@ -6,7 +6,9 @@
 //! been elected after a record was written, and none can be written by another while it acts.
 
 use super::{
-    Entry, Event, Failure, FailureKind, Machine, Moment, Settings, State, Term, Transaction,
+    CallId, Entry, Event, Failure, FailureKind, Machine, Moment, Settings, State, Term,
+    Transaction,
+    calls::{Call, CallKind},
     view::Known,
 };
 
@@ -45,8 +47,12 @@ pub(super) struct Recording {
     term: Term,
     /// When the job had been completed.
     since: Moment,
-    /// Whether a transaction that may have written it was sent.
-    was_sent: bool,
+    /// How many transactions were sent that may have written it.
+    unresolved: u32,
+    /// Whether etcd has refused the last one, so that the next try renews the term without it.
+    was_refused: bool,
+    /// Whether it was reported that etcd refuses the record.
+    is_refusal_reported: bool,
     /// When it is given up, once the term cannot be renewed any more.
     ends: Option<Moment>,
 }
@@ -58,6 +64,21 @@ impl Recording {
 
     pub fn ends(&self) -> Option<Moment> {
         self.ends
+    }
+
+    /// Returns the transaction of the next try. A try whose transaction is refused renews nothing, so that
+    /// one without the record follows it.
+    pub fn transaction(self) -> Transaction {
+        if self.was_refused {
+            Transaction::READ.about_job(true)
+        } else {
+            Transaction::record(self.term)
+        }
+    }
+
+    /// Returns true iff a transaction may have written the record, without a response that says so.
+    fn may_exist(self) -> bool {
+        self.unresolved > 0
     }
 }
 
@@ -72,7 +93,9 @@ impl Machine {
         self.recording = Some(Recording {
             term: completed,
             since: now,
-            was_sent: false,
+            unresolved: 0,
+            was_refused: false,
+            is_refusal_reported: false,
             ends: None,
         });
         match self.state {
@@ -85,11 +108,47 @@ impl Machine {
 
     /// Prepares for sending a transaction: from then on, the record may exist.
     pub(super) fn note_record_sent(&mut self, transaction: &Transaction) {
-        if let Some(recording) = &mut self.recording
-            && *transaction == Transaction::record(recording.term)
-        {
-            recording.was_sent = true;
+        if let Some(recording) = &mut self.recording {
+            recording.was_refused = false;
+            if *transaction == Transaction::record(recording.term) {
+                recording.unresolved += 1;
+            }
         }
+    }
+
+    /// Rule 21: takes in that a transaction was refused. If that was the record, the term goes on without it,
+    /// and the record is sent again with the try after the next. Returns true iff so.
+    pub(super) fn refuse_record(&mut self, id: CallId, failure: &Failure) -> bool {
+        let Some(Call { kind, .. }) = self.calls.get(id) else {
+            return false;
+        };
+        let (is_try, transaction) = match kind {
+            CallKind::Try { transaction, .. } => (true, *transaction),
+            CallKind::Look { transaction } => (false, *transaction),
+            CallKind::Grant => return false,
+        };
+        let Some(recording) = &mut self.recording else {
+            return false;
+        };
+        if transaction != Transaction::record(recording.term) || !failure.is_permanent() {
+            return false;
+        }
+        recording.unresolved = recording.unresolved.saturating_sub(1);
+        let is_news = !std::mem::replace(&mut recording.is_refusal_reported, true);
+        recording.was_refused = is_try;
+        let endpoint = self.calls.endpoint();
+        let failure = failure.clone();
+        if is_news {
+            let failure = failure.clone();
+            self.events
+                .push_back(Event::RecordRefused { endpoint, failure });
+        }
+        if is_try && self.calls.finish(id).is_some() {
+            self.events.push_back(Event::Failed { endpoint, failure });
+            self.calls.next_now();
+            return true;
+        }
+        false
     }
 
     /// Rules 20 and 21: judges the record of the job, and what it means that there is none, as the
@@ -142,7 +201,7 @@ impl Machine {
         if let Some(recording) = self.recording.take_if(has_ended) {
             self.calls.abandon();
             self.events.push_back(Event::NotRecorded {
-                may_exist: recording.was_sent,
+                may_exist: recording.may_exist(),
             });
         }
     }
@@ -151,7 +210,7 @@ impl Machine {
     pub(super) fn end_recording(&mut self) {
         if let Some(recording) = self.recording.take() {
             self.events.push_back(Event::NotRecorded {
-                may_exist: recording.was_sent,
+                may_exist: recording.may_exist(),
             });
         }
     }

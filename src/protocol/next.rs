@@ -98,7 +98,7 @@ impl Machine {
                 },
                 _,
             ) => Transaction::campaign(lease),
-            (_, Some(recording)) => return Transaction::record(recording.term()),
+            (_, Some(recording)) => return recording.transaction(),
             _ => Transaction::READ,
         };
         transaction.about_job(self.settings.runs_once)

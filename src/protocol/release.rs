@@ -219,7 +219,8 @@ impl Machine {
     }
 
     fn withdrawal_ends(&self) -> Option<Moment> {
+        let longest = Self::WITHDRAWAL_LIMITS * self.timing().limit();
         self.withdrawing
-            .map(|since| since + Self::WITHDRAWAL_LIMITS * self.timing().limit())
+            .map(|since| since + self.limit_withdrawal(longest))
     }
 }

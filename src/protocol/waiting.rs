@@ -1,11 +1,13 @@
 //! Rule 19, a limited wait: a candidate that does not lead within it takes no part any more.
 
-use super::{Event, Machine, Moment, Settings, State};
+use super::{Entry, Event, Machine, Moment, Settings, State};
 use std::time::Duration;
 
 impl Settings {
     /// How long a candidate that tries once may take for that: time for a slow etcd to check a password.
     const LONGEST_SINGLE_TRY: Duration = Duration::from_secs(8);
+    /// How long it may then take to give its lease back: both must not take more than 10 s.
+    const LONGEST_SINGLE_RELEASE: Duration = Duration::from_millis(1500);
 
     /// Returns true iff a candidate tries once, and does not wait for another to stop.
     pub(super) fn tries_once(self) -> bool {
@@ -27,6 +29,7 @@ impl Settings {
 impl Machine {
     /// Begins to wait once more after a term. Whoever tries once has done so.
     pub(super) fn wait_again(&mut self, now: Moment) {
+        self.has_led = true;
         self.waits_until = self.settings.wait.map(|wait| now + wait);
         self.expire_wait(now);
     }
@@ -65,7 +68,20 @@ impl Machine {
         let known = self.known.as_ref();
         let leader = known.filter(|known| known.situation().is_led());
         let leader = leader.and_then(|known| known.leader()).cloned();
-        self.events.push_back(Event::GaveUp { leader });
+        // The keys of its own last term may not be known to be gone.
+        let is_others = |leader: &Entry| leader.lease.is_none_or(|lease| !self.is_given_up(lease));
+        let leader = leader.filter(is_others);
+        let has_led = self.has_led;
+        self.events.push_back(Event::GaveUp { leader, has_led });
         self.withdraw(now);
+    }
+
+    /// Returns how long a withdrawal may take, if `longest` is the usual time.
+    pub(super) fn limit_withdrawal(&self, longest: Duration) -> Duration {
+        if self.settings.tries_once() && !self.has_led {
+            longest.min(Settings::LONGEST_SINGLE_RELEASE)
+        } else {
+            longest
+        }
     }
 }

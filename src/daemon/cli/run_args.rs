@@ -88,7 +88,8 @@ pub(super) struct RunArgs {
     )]
     wait: Option<Duration>,
 
-    /// After COMMAND has ended, go on leading until this time has passed since the term began
+    /// After COMMAND has ended, with whatever exit code, go on leading until this time has passed since the
+    /// term began
     #[arg(
         long,
         value_name = "DURATION",

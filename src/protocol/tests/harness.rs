@@ -144,6 +144,16 @@ impl Harness {
         })
     }
 
+    /// Takes the newest try; returns its transaction.
+    pub fn take_transaction(&mut self) -> (CallId, Transaction) {
+        self.take(|action| match action {
+            Action::Try {
+                call, transaction, ..
+            } => Some((*call, *transaction)),
+            _ => None,
+        })
+    }
+
     pub fn take_look(&mut self) -> (CallId, Transaction) {
         self.take(|action| match action {
             Action::Look {

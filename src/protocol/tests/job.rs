@@ -49,12 +49,7 @@ fn until_due(harness: &mut Harness) {
 
 /// Answers the next try, which must be to record the job.
 fn answer_record(harness: &mut Harness, term: Term, view: View) {
-    let (call, transaction) = harness.take(|action| match action {
-        Action::Try {
-            call, transaction, ..
-        } => Some((*call, *transaction)),
-        _ => None,
-    });
+    let (call, transaction) = harness.take_transaction();
     assert_eq!(transaction, Transaction::record(term));
     harness.transact(call, view);
 }
@@ -151,6 +146,45 @@ fn a_record_without_a_response_is_sent_again_with_the_next_try() {
     harness.connect();
     answer_record(&mut harness, term, recorded(held_by(term.lease, 12)));
     assert!(harness.says(&Event::Recorded { record: record() }));
+}
+
+#[test]
+fn a_record_that_etcd_refuses_costs_no_term_and_is_sent_again() {
+    let (mut harness, term) = leader();
+    harness.handle(Input::Completed { term });
+    let failure = Failure::new(FailureKind::Refused, "no space");
+    for turn in 0..20 {
+        let (call, transaction) = harness.take_transaction();
+        assert_eq!(transaction, Transaction::record(term));
+        let result = Err(failure.clone());
+        harness.keep_alive(call, 1);
+        harness.handle(Input::Transacted { call, result });
+        let refused = Event::RecordRefused {
+            endpoint: 0,
+            failure: failure.clone(),
+        };
+        assert_eq!(harness.says(&refused), turn == 0, "reported once");
+        // One without the record follows at once, and renews the term.
+        let (call, transaction) = harness.take_transaction();
+        assert_eq!(transaction, Transaction::READ.about_job(true));
+        harness.transact(call, held_by(term.lease, 11));
+        harness.keep_alive(call, 1);
+        assert!(harness.is_leader());
+        until_due(&mut harness);
+    }
+    answer_record(&mut harness, term, recorded(held_by(term.lease, 12)));
+    assert!(harness.says(&Event::Recorded { record: record() }));
+}
+
+#[test]
+fn a_record_that_was_always_refused_does_not_exist() {
+    let (mut harness, term) = leader();
+    harness.handle(Input::Completed { term });
+    let (call, _) = harness.take_transaction();
+    let result = Err(Failure::new(FailureKind::Denied, "permission denied"));
+    harness.handle(Input::Transacted { call, result });
+    harness.stop();
+    assert!(is_not_recorded(&harness, false));
 }
 
 #[test]

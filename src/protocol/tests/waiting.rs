@@ -1,13 +1,19 @@
 //! A candidate with a limited wait.
 
 use super::harness::{Harness, MILLI, OTHER, SECOND, held_by, key, view};
-use crate::protocol::{Action, Event, Role};
+use crate::protocol::{Action, Entry, Event, Role, Ttl};
 use std::time::Duration;
 
 fn candidate(wait: Duration) -> Harness {
     let mut harness = Harness::with(1, |settings| settings.wait = Some(wait));
     harness.connect();
     harness
+}
+
+/// What a candidate reports that gives up without having led.
+fn gave_up_for(leader: Option<Entry>) -> Event {
+    let has_led = false;
+    Event::GaveUp { leader, has_led }
 }
 
 fn gave_up(harness: &Harness) -> bool {
@@ -28,7 +34,7 @@ fn a_candidate_gives_up_when_it_has_not_led_within_its_wait_and_revokes_its_leas
     assert!(!gave_up(&harness));
     harness.pass(MILLI);
     let leader = Some(key(OTHER, 10));
-    assert!(harness.says(&Event::GaveUp { leader }));
+    assert!(harness.says(&gave_up_for(leader)));
     assert!(harness.has(|action| matches!(action, Action::Revoke { .. })));
 }
 
@@ -55,7 +61,7 @@ fn who_tries_once_looks_first_and_asks_for_no_lease_if_somebody_else_leads() {
     let (call, _) = harness.take_look();
     harness.transact(call, held_by(OTHER, 10));
     let leader = Some(key(OTHER, 10));
-    assert!(harness.says(&Event::GaveUp { leader }));
+    assert!(harness.says(&gave_up_for(leader)));
     assert_eq!(harness.machine.status().role, Role::Withdrawn);
     let asks_for_more =
         |action: &Action| matches!(action, Action::Grant { .. } | Action::AskVersion { .. });
@@ -67,7 +73,7 @@ fn who_tries_once_does_not_wait_for_what_may_still_be_acting() {
     let mut harness = candidate(Duration::ZERO);
     let (call, _) = harness.take_look();
     harness.transact(call, view(10, None, Some(key(OTHER, 8))));
-    assert!(harness.says(&Event::GaveUp { leader: None }));
+    assert!(harness.says(&gave_up_for(None)));
 }
 
 #[test]
@@ -89,7 +95,8 @@ fn who_tries_once_gives_up_after_its_term_and_within_seconds_if_etcd_is_silent()
     let lease = harness.grant();
     assert!(harness.answer(held_by(lease, 10)));
     harness.stop();
-    assert!(gave_up(&harness));
+    let (leader, has_led) = (None, true);
+    assert!(harness.says(&Event::GaveUp { leader, has_led }));
 
     let mut silent = Harness::with(1, |settings| settings.wait = Some(Duration::ZERO));
     silent.pass(7999 * MILLI);
@@ -97,4 +104,23 @@ fn who_tries_once_gives_up_after_its_term_and_within_seconds_if_etcd_is_silent()
     silent.pass(MILLI);
     assert!(gave_up(&silent));
     assert_eq!(silent.machine.status().role, Role::Withdrawn);
+}
+
+#[test]
+fn who_tries_once_gives_its_lease_back_in_time_or_leaves_it_to_expire() {
+    let mut harness = Harness::with(1, |settings| {
+        settings.wait = Some(Duration::ZERO);
+        settings.ttl = Ttl::MAX;
+    });
+    let began = harness.now;
+    harness.connect();
+    let (call, _) = harness.take_look();
+    harness.transact(call, view(9, None, None));
+    harness.grant_for(Ttl::MAX.as_duration());
+    // etcd is silent from then on.
+    while harness.machine.status().role != Role::Withdrawn {
+        let due = harness.machine.poll_timeout().unwrap_or(harness.now);
+        harness.pass(due.since(harness.now));
+    }
+    assert_eq!(harness.now.since(began), 9500 * MILLI);
 }
