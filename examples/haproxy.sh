@@ -1,14 +1,14 @@
 #!/bin/sh
-# Runs an HAProxy that sends all requests to the leader, and to nobody while nobody leads:
+# Runs an HAProxy that sends all requests to the leader. While nobody leads, it responds with 503:
 #
 #   leader-election observe -- examples/haproxy.sh /run/leader/haproxy.cfg :8080
 #
-# The arguments: the file to write, and where HAProxy listens. The replicas give their own addresses as --advertise, such
-# as 10.0.0.1:8080 or http://10.0.0.1:8080.
+# The arguments are the file to write, and the address where HAProxy listens. Each replica gives its own address as
+# --advertise, such as 10.0.0.1:8080 or http://10.0.0.1:8080.
 #
-# At each change, a new HAProxy takes over from the one before, which gets 5 s to finish its requests. A signal to reload
-# would not do: HAProxy forgets one that comes during another reload, and a leader often follows within milliseconds after
-# nobody led.
+# At each change, a new HAProxy takes over from the old one, which gets 5 s to finish its requests. A reload signal does
+# not suffice: HAProxy ignores a signal that comes during a reload, and the state "nobody leads" often lasts only
+# milliseconds.
 set -eu
 
 : "${2:?usage: haproxy.sh FILE ADDRESS}" "${LEADER_ELECTION_STATE:?this is for leader-election to run}"
@@ -17,7 +17,7 @@ front=$2
 # HAProxy is on root's PATH only.
 PATH=$PATH:/usr/sbin:/sbin
 
-# publish [SERVER]: has HAProxy send requests to this server, or to none. Without a server it answers 503.
+# publish [SERVER]: makes HAProxy send requests to this server. Without a server, HAProxy responds with 503.
 publish() {
     {
         cat <<END
@@ -33,11 +33,11 @@ listen leader
 END
         if [ $# -gt 0 ]; then echo "    server leader $1"; fi
     } >"$file.new" || return
-    # It says on standard error what is wrong.
+    # If the file is invalid, haproxy prints the reason on standard error.
     haproxy -c -f "$file.new" >/dev/null || return
     mv "$file.new" "$file" || return
     before=$(cat "$file.pid" 2>/dev/null) || before=''
-    # After a restart of the machine, another program's process may have that id.
+    # After a reboot, another program's process may have this ID.
     if [ "$(cat "/proc/${before:-none}/comm" 2>/dev/null)" != haproxy ]; then before=''; fi
     haproxy -D -f "$file" -p "$file.pid" ${before:+-sf "$before"}
 }
@@ -51,13 +51,13 @@ case $address in
         fi
         publish
         ;;
-    # Anyone who may write the election's keys chooses this text, and it must not become another line of the file.
+    # Anyone who may write the election's keys can choose this text; it must not add a line to the file.
     *[!A-Za-z0-9.:_[\]-]* | *[!0-9])
         echo "haproxy.sh: the leader's address is not of the form HOST:PORT; sending to nobody" >&2
         publish
         ;;
     *:*)
-        # A name that cannot be resolved now may be later, when this is run again.
+        # If the name cannot be resolved now, the failure makes leader-election run this script again later.
         publish "$address" || {
             publish
             exit 1

@@ -3,23 +3,23 @@
 #
 #   leader-election --etcd etcd1:2379 -- examples/vip.sh 192.0.2.100/24 eth0
 #
-# on each machine, as root. It adds the address when this replica begins to lead, and removes it when it is told to stop.
-# The next leader adds it only after that. If the address cannot be added or renewed, the script fails, so that another
-# replica leads.
+# Run this on each machine, as root. The script adds the address when this replica begins to lead, and removes it when it
+# is told to stop. The next leader adds it only after that. If the script cannot add or renew the address, it fails, so that
+# another replica leads.
 #
-# No script can remove the address if it gets SIGKILL. So the address has a lifetime, which the script renews each second.
-# Once the script is dead, the kernel removes the address by itself, $lifetime seconds after the last renewal. Until then,
-# both this machine and the next leader's have the address. The announcements below let the others on the link use the next
-# leader's. A machine that is paused keeps the address for as long, and for the rest of the lifetime after it resumes.
+# After SIGKILL, no script can remove the address. So the address has a lifetime, which the script renews each second.
+# Once the script is dead, the kernel removes the address, $lifetime seconds after the last renewal. Until then, both this
+# machine and the next leader's may have the address; the announcements below make the others on the link use the next
+# leader's. A paused machine keeps the address during the pause, and for the rest of the lifetime after it resumes.
 #
-# `arping` announces the address to the others on the link, each second: they may remember the former leader's, and that
-# may still respond. Without arping, they find out by themselves, which can take a minute. IPv6 addresses are not announced.
+# `arping` announces the address to the others on the link each second, because they may still use the former leader's
+# hardware address. Without arping, it can take a minute until they notice. IPv6 addresses are not announced.
 #
-# Give each machine an address of its own in the same network first, or the prefix /32: the kernel removes the others of a
-# network together with the first one.
+# Before that, give each machine its own permanent address in the same network, or use the prefix /32: when the kernel
+# removes the first address of a network, it also removes the machine's other addresses in that network.
 
 lifetime=3
-# Where users other than root do not look.
+# The PATH of other users than root may lack these folders.
 PATH=$PATH:/usr/sbin:/sbin
 
 say() {
@@ -32,8 +32,8 @@ if [[ $# != 2 || $1 != ?*/?* ]]; then
 fi
 address=$1 interface=$2 ip=${1%/*}
 
-# Two programs have this name, with different options. That of busybox has those of iputils. Either waits for a second, and
-# is killed by its process ID if this script ends.
+# Two programs are called arping, with different options; busybox has the options of iputils. Both run for a second.
+# `exec` gives them the process ID that `remove` kills.
 announce() {
     case $arping in
         Habets) exec arping -q -U -i "$interface" -S "$ip" -c 1 -w 1 "$ip" ;;
@@ -43,7 +43,7 @@ announce() {
 
 arping=none options=(valid_lft "$lifetime" preferred_lft "$lifetime")
 if [[ $ip == *:* ]]; then
-    # The kernel would look for another holder first, and find the former leader.
+    # Without this, the kernel checks for another holder first, and may find the former leader.
     options+=(nodad)
 elif ! command -v arping >/dev/null; then
     say "there is no arping; neighbours may use the former leader's address until they find out by themselves"
@@ -56,7 +56,7 @@ fi
 announcer=
 remove() {
     trap '' HUP INT QUIT TERM
-    # An announcement must not come after the next leader's.
+    # No announcement may follow that of the next leader.
     if [[ $announcer ]]; then kill "$announcer" 2>/dev/null && wait "$announcer"; fi
     if error=$(ip address delete "$address" dev "$interface" 2>&1); then
         say "$address is removed from $interface"
@@ -68,11 +68,11 @@ remove() {
 trap remove EXIT
 trap 'exit 0' HUP INT QUIT TERM
 
-# Nothing is written to this pipe: to read from it with a time limit is to sleep, and a trap interrupts it at once.
+# Nothing is ever written to this pipe. A read with a timeout serves as a sleep that a trap interrupts at once.
 exec {never}<> <(:)
 
 while :; do
-    # It also takes over an address that is there already.
+    # `replace` also renews an address that exists already.
     if ! ip address replace "$address" dev "$interface" "${options[@]}"; then
         say "could not add $address to $interface (ip's message is above); giving up, so that another replica leads"
         exit 1
@@ -81,7 +81,7 @@ while :; do
         say "$address is on $interface"
         announce &
     else
-        # It would say the same again.
+        # An error message would repeat the first one.
         announce 2>/dev/null &
     fi
     announcer=$!

@@ -1,26 +1,25 @@
 #!/usr/bin/env bash
-# A program that runs on every machine, of which one is active: the leader's. The others are warm: they have started, and
+# A program that runs on every machine, and is active on the leader's alone. The others are warm: they have started, and
 # wait. On each machine, start the program, and the replica that promotes it:
 #
 #   examples/warm-standby.sh serve /run/standby
 #   leader-election --etcd etcd1:2379 -- examples/warm-standby.sh lead /run/standby
 #
-# `serve` stands for a program of your own, in any language, and `lead` can stay as it is. They share a folder with two
-# named pipes:
+# Replace `serve` with your own program, in any language. Use `lead` as it is. They share a folder with two named pipes:
 #
-#   promotion   `lead` writes the fencing token into it, in a line, and keeps it open. The program is active from that line
-#               on until the end of the file. However `lead` ends, the kernel closes the pipe, SIGKILL included: so the
+#   promotion   `lead` writes a line with the fencing token into it, and keeps it open. The program is active from that
+#               line until the end of the file. The kernel closes the pipe when `lead` ends, even by SIGKILL. So the
 #               program is told to stop even if no trap can run.
-#   activity    The program writes `active TOKEN` and `standby TOKEN` into it, as it changes, and keeps it open.
+#   activity    At each change, the program writes `active TOKEN` or `standby TOKEN` into it. It keeps the pipe open.
 #
-# When `lead` is told to stop, it ends once the program is in standby: so no two programs are active at a planned hand-over.
-# If `lead` or its replica gets SIGKILL, the program stops as soon as it looks at the pipe, and the next one may be active a
-# moment earlier. For that moment, and for a machine that is paused, pass the token with what the program does: see
-# worker.sh and fence.sql.
+# When `lead` is told to stop, it ends once the program is in standby. So at a planned hand-over, at most one program is
+# active. If `lead` or its replica gets SIGKILL, the program stops as soon as it reads from the pipe; the next program may
+# become active a moment earlier. For that case, and for a paused machine, pass the token with each write: see worker.sh
+# and fence.sql.
 
 set -u
 
-# How long the program may take to follow, in seconds.
+# How long the program may take to become active or to stop, in seconds.
 patience=5
 
 say() {
@@ -36,12 +35,12 @@ make_pipes() {
     local pipe error
     error=$(mkdir -p "$state" 2>&1) || fail "$error"
     for pipe in promotion activity; do
-        # The other side may make it at the same moment.
+        # The other side may create it at the same moment.
         error=$(mkfifo "$state/$pipe" 2>&1) || [[ -p $state/$pipe ]] || fail "$error"
     done
 }
 
-# What the active program does, again and again, with the token of the term.
+# Stands for the work of the active program, and is repeated with the token of the term.
 act() {
     echo "acts, token $1"
 }
@@ -50,12 +49,12 @@ serve() {
     # The lock ends with the process.
     exec 7>"$state/lock"
     flock --nonblock 7 || fail "another program uses $state; stop it, or give another folder"
-    # To open a pipe for both directions does not block.
+    # Opening a pipe for reading and writing does not block.
     exec 6<>"$state/activity"
     local token
     echo standby
     while :; do
-        # Waits until there is somebody to promote it.
+        # Blocks until a `lead` opens the pipe.
         exec 8<"$state/promotion"
         token=
         while :; do
@@ -64,7 +63,7 @@ serve() {
                 echo "active, token $token"
                 echo "active $token" >&6
             elif (($? <= 128)); then
-                # The end of the file; at a timeout, it is more than 128.
+                # The end of the file; after a timeout, the code is more than 128.
                 break
             fi
             if [[ $token ]]; then act "$token"; fi
@@ -77,8 +76,8 @@ serve() {
     done
 }
 
-# has_said LINE: reads what the program writes until it is this line; fails if it takes too long. A program that has ended
-# need not say anything.
+# has_said LINE: reads what the program writes until this line; fails if that takes too long. Succeeds if the program has
+# ended.
 has_said() {
     local line end=$((SECONDS + patience + 1))
     while ((SECONDS < end)); do
@@ -93,13 +92,13 @@ has_said() {
 
 lead() {
     : "${LEADER_ELECTION_TOKEN:?this is for leader-election to run}"
-    # Nothing but this process may hold the pipes: it starts no other one from here on.
+    # Only this process may hold the pipes, so from here on, it starts no other process.
     exec 5<>"$state/activity" 9<>"$state/promotion"
     trap demote HUP INT QUIT TERM
     echo "$LEADER_ELECTION_TOKEN" >&9
     has_said "active $LEADER_ELECTION_TOKEN" ||
         fail "no program has become active within $patience s; start '$0 serve $state'; giving up, so that another replica leads"
-    # From here on, this process only reads, and so finds the end of the file if the program dies.
+    # From here on, this process does not hold the pipe for writing, so it reads the end of the file if the program dies.
     exec 4<"$state/activity" 5<&4 4<&-
     local line
     while read -r -u 5 line; do :; done

@@ -55,16 +55,16 @@ impl ActingRecord {
     }
 }
 
-/// The end of the year 9999, in seconds since 1970: what is later cannot be written as a date.
+/// The end of the year 9999, in seconds since 1970: a later time cannot be written as a date.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// Returns a time as a record holds it: in whole seconds since 1970.
+/// Returns a time in whole seconds since 1970, as a record holds it.
 pub(crate) fn seconds(time: SystemTime) -> Option<u64> {
     let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).ok();
     since_1970.map(|time| time.as_secs())
 }
 
-/// Returns the time that a record holds, if it is one that can be written as a date.
+/// Returns the time that a record holds, if it can be written as a date.
 pub(crate) fn time_from(seconds: &Value) -> Option<SystemTime> {
     let seconds = seconds.as_u64().filter(|seconds| *seconds <= LAST_SECOND)?;
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))

@@ -54,7 +54,7 @@ pub enum InvalidText {
     /// It begins or ends with white space.
     #[error("it begins or ends with white space")]
     OuterSpace,
-    /// It could be one of the keys that belong to another election.
+    /// The key could belong to another election.
     #[error(
         "it could belong to another election: a key must not end in /acting, /next or /challenge, \
          nor in /candidates/…, /history/… or /done/…"
@@ -176,35 +176,35 @@ impl Config {
         self
     }
 
-    /// Limits how long the candidate takes part without leading, at first and after each of its terms; then
-    /// it withdraws, after [`Event::GaveUp`](crate::Event::GaveUp). Without this, it waits as long as it
-    /// takes.
+    /// Limits how long the candidate waits to lead, from its start and again after each of its terms.
+    /// Then it reports [`Event::GaveUp`](crate::Event::GaveUp) and withdraws. By default, it waits as
+    /// long as it takes.
     ///
-    /// With a wait of zero it tries once: it looks at the keys before it asks for a lease, and withdraws as
-    /// soon as it sees that somebody else leads or may still be acting. If etcd does not respond, that
-    /// takes up to 8 s.
+    /// With a wait of zero, it tries once: it looks at the keys before it asks for a lease, and
+    /// withdraws as soon as it sees that another candidate leads or may still be acting. If etcd does
+    /// not respond, that takes up to 8 s.
     #[must_use]
     pub fn with_wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
     }
 
-    /// Makes the candidate take part only until a job is done that runs once.
+    /// Makes the candidate take part only until this job, which runs once, is done.
     ///
-    /// The leader does the job, and calls [`Leadership::complete`](crate::Leadership::complete), which
-    /// records that it is done. Each candidate of this job withdraws when it finds the record, after
-    /// [`Event::JobDone`](crate::Event::JobDone). A crash between the end of the job and its record makes
-    /// another candidate do the job again, so the job must be idempotent.
+    /// The leader does the job, and then calls [`Leadership::complete`](crate::Leadership::complete),
+    /// which records that the job is done. Each candidate of this job that finds the record reports
+    /// [`Event::JobDone`](crate::Event::JobDone) and withdraws. After a crash between the end of the job
+    /// and its record, another candidate does the job again, so the job must be idempotent.
     ///
-    /// It takes an etcd role that may read and write the record's key, [`LeaderKey::done`], beside the two
-    /// keys of the election.
+    /// The etcd user needs a role that may read and write the record's key, [`LeaderKey::done`], as well
+    /// as the two keys of the election.
     #[must_use]
     pub fn with_job(mut self, job: JobId) -> Self {
         self.job = Some(job);
         self
     }
 
-    /// Returns how long the candidate takes part without leading, if that is limited.
+    /// Returns how long the candidate waits to lead, if that is limited.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
         self.wait

@@ -1,4 +1,4 @@
-//! What the record of a job that is done holds, in `KEY/done/ID`.
+//! The record of a completed job, in `KEY/done/ID`.
 
 use crate::{
     acting_record::{seconds, time_from},
@@ -8,16 +8,16 @@ use crate::{
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
-/// What the record of a job that is done says, as far as it can be read: the key counts by its
-/// presence, whatever its value.
+/// The record of a completed job, as far as it can be read: if the key exists, the job is done, whatever
+/// the value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DoneRecord {
     /// The name of the candidate that completed the job.
     pub name: Option<String>,
-    /// The fencing token of the term in which it did.
+    /// The fencing token of the term in which the job was completed.
     pub token: Option<FencingToken>,
-    /// When it recorded that, by its own wall clock.
+    /// When the candidate created the record, by its own wall clock.
     pub at: Option<SystemTime>,
 }
 
@@ -31,7 +31,7 @@ impl DoneRecord {
         }
     }
 
-    /// Writes it as the key holds it: a JSON object.
+    /// Returns the value of the key: a JSON object.
     pub(crate) fn encode(&self) -> String {
         let mut object = json!({ "name": self.name });
         if let Some(token) = self.token {
@@ -43,7 +43,7 @@ impl DoneRecord {
         object.to_string()
     }
 
-    /// Reads the value of a key, which may be anything; what is not understood is left out.
+    /// Reads the value of a key, which may be anything; a field that cannot be read is `None`.
     #[must_use]
     pub fn decode(value: &[u8]) -> Self {
         let object: Value = serde_json::from_slice(value).unwrap_or_default();

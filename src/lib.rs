@@ -39,18 +39,18 @@
 //! # }
 //! ```
 //!
-//! What a leader writes with [`Leadership::put_if_leading`] is written only if its term goes on. In the
-//! same way, [`Leadership::complete`] records that a job is done that must run once, in whichever process
-//! that is:
+//! [`Leadership::put_if_leading`] writes a key only if the term is not over. In the same way,
+//! [`Leadership::complete`] records that a job is done which must run once in all processes together:
 //!
 //! ```no_run
 //! # use leader_election::{Cluster, Config, Election};
 //! # async fn run(cluster: Cluster) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config::new("replica-1".parse()?, cluster).with_job("migrate-42".parse()?);
 //! let mut candidate = Election::new(config).join()?;
-//! // `None`: the job is done, here or elsewhere.
+//! // `None`: the candidate has withdrawn, because the job is done, here or elsewhere; or, after
+//! // `Event::JobDenied`, because its etcd user may not record the job.
 //! while let Some(leadership) = candidate.elected().await {
-//!     // Do the job, which may have been done in part already …
+//!     // Do the job, which may have been done in part before …
 //!     if let Err(error) = leadership.complete().await {
 //!         println!("the job may run again: {error}");
 //!     }

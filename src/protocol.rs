@@ -195,9 +195,9 @@ pub struct Machine {
     hold_off: Option<Moment>,
     /// Since when it withdraws.
     withdrawing: Option<Moment>,
-    /// What it looks at before it asks for its first lease, if there is still something.
+    /// What it must still look at before it asks for its first lease, if anything.
     look: Option<Look>,
-    /// Until when it waits to lead, if that is limited and it does not lead.
+    /// When its wait to lead is over, if that is limited.
     waits_until: Option<Moment>,
     /// Whether it has led before.
     has_led: bool,

@@ -121,7 +121,7 @@ fn a_removal_that_cannot_be_printed_is_reported_as_done() {
     let output = forget.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
-    let expected = "error: the record 'leader/done/x' is removed, which could not be printed: ";
+    let expected = "error: the record 'leader/done/x' is removed, but that could not be printed: ";
     assert!(error.starts_with(expected), "{error}");
     assert_eq!(etcd.key("leader/done/x"), None);
 }

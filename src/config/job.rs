@@ -3,12 +3,12 @@
 use super::{InvalidText, check_text};
 use std::{fmt, str::FromStr};
 
-/// The name of a job that runs once: a text as a [`Name`](super::Name) may be.
+/// The ID of a job that runs once: a text with the same restrictions as a [`Name`](super::Name).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobId(String);
 
 impl JobId {
-    /// Returns the name.
+    /// Returns the ID as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -3,11 +3,11 @@
 use super::{InvalidText, JobId, check_text};
 use std::str::FromStr;
 
-/// The key that an election is about: a text as a [`Name`] may be, and no key that could belong to
-/// another election.
+/// The key that an election is about: a text with the same restrictions as a [`Name`], which cannot
+/// belong to another election.
 ///
-/// An election owns its key and what begins with that and a `/`. So a key must not end in `/acting`,
-/// `/next` or `/challenge`, and its second-last part must not be `candidates`, `history` or `done`.
+/// An election owns its key, and all keys that begin with its key and a `/`. So a key must not end in
+/// `/acting`, `/next` or `/challenge`, nor in `/candidates/X`, `/history/X` or `/done/X`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderKey(String);
 
@@ -15,7 +15,7 @@ impl LeaderKey {
     const ACTING: &str = "/acting";
     /// The endings of the other keys that an election may have.
     const RESERVED_ENDINGS: [&str; 3] = [Self::ACTING, "/next", "/challenge"];
-    /// The parts below which an election may have keys.
+    /// The folders, one level below its key, in which an election may have keys.
     const RESERVED_PARENTS: [&str; 3] = ["candidates", "history", "done"];
 
     /// Returns the key that holds the leader's name.
@@ -43,7 +43,7 @@ impl FromStr for LeaderKey {
     fn from_str(text: &str) -> Result<Self, InvalidText> {
         check_text(text)?;
         let mut parts = text.rsplit('/').skip(1);
-        // A first part is below no election.
+        // The first part of a key cannot be such a folder: no election's key precedes it.
         let parent = parts.next().filter(|_| parts.next().is_some());
         if Self::RESERVED_ENDINGS
             .iter()
@@ -58,7 +58,7 @@ impl FromStr for LeaderKey {
 
 /// Jobs that run once.
 impl LeaderKey {
-    /// Returns the prefix of the keys that record which jobs are done.
+    /// Returns the prefix of the keys that hold the records of jobs.
     #[must_use]
     pub fn done_prefix(&self) -> String {
         format!("{}/done/", self.as_str())
@@ -67,14 +67,14 @@ impl LeaderKey {
     /// Returns the key that records that a job is done: the prefix and the job's ID, in which `/` and
     /// `%` are written as `%2F` and `%25`.
     ///
-    /// A `/` in the key would make it one that another election may use.
+    /// With a `/` in the ID, the key could belong to another election.
     #[must_use]
     pub fn done(&self, job: &JobId) -> String {
         let id = job.as_str().replace('%', "%25").replace('/', "%2F");
         format!("{}{id}", self.done_prefix())
     }
 
-    /// Returns the job of which a key is the record, if it is one of this election.
+    /// Returns the job whose record this key holds, if the key is a record of this election.
     #[must_use]
     pub fn job_of(&self, key: &[u8]) -> Option<JobId> {
         let key = str::from_utf8(key).ok()?;

@@ -82,10 +82,10 @@ Examples:
   A program of which one runs at a time, on the leader:
     leader-election --etcd etcd1:2379 -- /usr/bin/worker --queue mail
 
-  A database migration when the replicas of a version start, which runs once:
+  A database migration that runs once before the replicas of a version serve:
     leader-election --once migrate-42 -- ./migrate && exec ./server
 
-  A cron job on several machines with different clocks, which runs on one of them each minute:
+  A cron job on several machines, which runs on one of them each minute:
     leader-election --wait 0s --hold 50s -- /usr/bin/job
 
   Without the lines that say that the lease was refreshed:
@@ -96,10 +96,10 @@ Examples:
     leader-election observe --json
     leader-election step-down
 
-  A program that runs at each change, on any machine:
+  A program that runs at each change of the leader, on any machine:
     leader-election observe -- /usr/local/bin/update-dns
 
-  Which jobs are done; and one of them to be run again:
+  Which jobs are done; and remove a record, so that the job can run again:
     leader-election done
     leader-election done --forget migrate-42";
 
@@ -183,7 +183,7 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
     }
 }
 
-/// Adds COMMAND to `observe`, and refuses the options that do not fit.
+/// Adds COMMAND to `observe`, and refuses conflicting options.
 fn complete_observe(
     subcommand: &mut EtcdCommand,
     given: Option<&[OsString]>,
@@ -257,8 +257,8 @@ fn whole_definition() -> clap::Command {
 
 /// Refuses what only a candidate can use beside a subcommand.
 ///
-/// clap's own way to do so would refuse the options that say how to reach etcd as well. `observe` has a
-/// COMMAND of its own.
+/// clap's own way to do so would refuse the options that say how to reach etcd as well. `observe` takes
+/// its own COMMAND.
 fn refuse_run_args(
     matches: &ArgMatches,
     command: Option<&[OsString]>,
@@ -282,8 +282,8 @@ fn refuse_run_args(
 /// The options about how COMMAND is run and stopped.
 const IDS_ABOUT_COMMAND: [&str; 5] = ["grace", "stop_timeout", "stop_signal", "once", "hold"];
 
-/// Refuses the options about how COMMAND is run and stopped. Their variables may be set for another replica on
-/// this machine, and are ignored without a COMMAND.
+/// Refuses the options about how COMMAND is run and stopped. Their variables may be set for another
+/// replica on this machine, and are ignored without a COMMAND.
 fn refuse_options_about_command(matches: &ArgMatches) -> Result<(), clap::Error> {
     let mut ids = IDS_ABOUT_COMMAND.into_iter();
     let Some(given) = ids.find(|id| is_given(matches, id)) else {

@@ -11,7 +11,7 @@ pub(super) const SUCCESS: u8 = 0;
 pub(super) const ERROR: u8 = 1;
 /// A command found no leader, or no record.
 pub(super) const NOTHING_FOUND: u8 = 3;
-/// This replica was not elected within the time that it was to wait: `EX_TEMPFAIL` of `sysexits.h`.
+/// This replica was not elected within `--wait`: `EX_TEMPFAIL` of `sysexits.h`.
 pub(super) const NOT_ELECTED: u8 = 75;
 /// An unrecoverable error of a daemon with a COMMAND: the codes below 125 are COMMAND's, as with
 /// `env` and `timeout`.

@@ -96,7 +96,7 @@ pub(super) fn start(format: Format, filter: Targets, stdout_is_ours: bool) -> Lo
     Log { writers }
 }
 
-/// Starts a log of lines that have their format already, on standard error.
+/// Starts a log on standard error for lines that are already formatted.
 pub(super) fn start_lines() -> (LineQueue, Log) {
     let (lines, ended) = LineQueue::start(io::stderr(), Format::Plain);
     let writers = vec![(lines.clone(), ended)];
@@ -155,7 +155,7 @@ impl LineQueue {
         (Self { queue, lost }, ended)
     }
 
-    /// Has a line written soon, unless the queue is full.
+    /// Queues a line, unless the queue is full.
     pub fn send(&self, line: &str) {
         self.push(format!("{line}\n").into_bytes());
     }

@@ -46,8 +46,8 @@ impl Notifier {
     /// election, which is once etcd has granted it a lease.
     pub fn report(&mut self, event: &Event) {
         match event {
-            // A renewal repeats the report of a grant if that could not be sent. If the job is done, there
-            // is nothing to get ready for, and a service that ends before it is ready has failed.
+            // A renewal repeats the report of a grant if that could not be sent. A replica whose
+            // job is done reports it too: a service that exits before it is ready counts as failed.
             Event::Granted { .. } | Event::Renewed { .. } | Event::JobDone { .. }
                 if !self.has_reported_ready =>
             {

@@ -166,26 +166,26 @@ pub(super) fn failure_reason(failure: &Failure) -> String {
     Printable(failure.message.as_bytes()).to_string()
 }
 
-/// Says why a job that was completed is not recorded as done, and what to do.
+/// Returns an error that says why a completed job is not recorded as done, and what to do.
 pub(super) fn not_recorded(error: NotRecorded, config: &Config) -> anyhow::Error {
     let (job, _) = job_and_key(config);
     let next = match error {
         NotRecorded::Unknown => {
-            "look at `leader-election done`: unless it lists the job, another replica runs it again"
+            "look at `leader-election done`: if it does not list the job, another replica runs it again"
         }
         _ => "another replica runs it again",
     };
-    anyhow!("COMMAND has completed '{job}', and that could not be recorded: {error}; {next}")
+    anyhow!("COMMAND has completed '{job}', but that could not be recorded: {error}; {next}")
 }
 
-/// Says why a job that runs once cannot be recorded by this user, and what to do.
+/// Returns an error that says why this etcd user cannot record the job, and what to do.
 pub(super) fn job_denied(failure: &Failure, config: &Config) -> anyhow::Error {
     let (_, key) = job_and_key(config);
     let leader_key = Printable(config.leader_key().as_str().as_bytes());
     let reason = failure_reason(failure);
     anyhow!(
-        "the etcd user may not read and write the key '{key}', as --once must ({reason}); give its role \
-         readwrite on the prefix '{leader_key}/' and on '{leader_key}'"
+        "the etcd user may not read and write the key '{key}', which --once requires ({reason}); grant \
+         its role readwrite on the prefix '{leader_key}/' and on '{leader_key}'"
     )
 }
 
@@ -201,7 +201,7 @@ fn job_and_key(config: &Config) -> (String, String) {
     )
 }
 
-/// Returns a duration to the tenth of a second, for people.
+/// Returns a duration as text, rounded up to a tenth of a second.
 pub(super) fn duration(duration: Duration) -> String {
     let tenths = duration.as_millis().div_ceil(100);
     format!("{}.{} s", tenths / 10, tenths % 10)
@@ -222,7 +222,7 @@ pub(super) fn state_fields(state: &ElectionState) -> Map<String, Value> {
     state_fields_up_to(Printable::LONGEST, state)
 }
 
-/// Returns the same fields with whole texts, however long these are.
+/// Returns the same fields with texts of any length in full.
 pub(super) fn whole_state_fields(state: &ElectionState) -> Map<String, Value> {
     state_fields_up_to(usize::MAX, state)
 }

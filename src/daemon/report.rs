@@ -143,7 +143,7 @@ impl Reporter {
         }
     }
 
-    /// Logs why this replica withdraws by itself.
+    /// Logs why this replica withdraws on its own.
     fn report_end(&self, event: Event) {
         let name = self.name.as_str();
         match event {

@@ -118,7 +118,7 @@ fn run_daemon(options: RunOptions) -> u8 {
 enum Outcome {
     /// It withdrew from the election, or did what it was started for.
     Withdrawn,
-    /// This is the exit code of what it was to do: COMMAND's own, or that COMMAND need not run.
+    /// It ended by itself, with this exit code: COMMAND's own, or the code if COMMAND did not run.
     Ended(u8),
     /// A second signal to stop arrived before it had withdrawn.
     Signalled(SignalKind),
@@ -264,7 +264,8 @@ async fn take_part(
     outputs.notifier.report_stopping();
     candidate.withdraw().await.context("the election ended")?;
     match (outcome, stop_requested) {
-        // Nobody may take it for done: `leader-election --once ID -- ./migrate && exec ./server`.
+        // The job is not done, and in `leader-election --once ID -- ./migrate && exec ./server`, the
+        // server must not start.
         (Ok(Outcome::Withdrawn), Some((_, signal))) if config.job().is_some() => {
             Ok(Outcome::Ended(exit_code::of_signal(signal)))
         }

@@ -1,4 +1,4 @@
-//! What runs while this replica leads, and what follows when it has ended.
+//! What runs while this replica leads, and what follows after its end.
 
 use super::{
     cli::CommandToRun,
@@ -20,21 +20,24 @@ use std::{io, pin::Pin, time::Duration};
 use tokio::{signal::unix::SignalKind, time::timeout};
 use tracing::info;
 
-/// How what ran in a term has ended. Nothing of it is left.
+/// How the work of a term has ended. No process of it is left.
 pub(super) enum Ended {
-    /// It was stopped, or was not started: this replica may run it again.
+    /// It was stopped, or was not started: this replica may start it again.
     Stopped,
-    /// It ended by itself, or cannot be run: this is the exit code of the program.
+    /// It ended by itself, or cannot be run: the exit code of this program.
     Exited(u8),
-    /// The same, and this replica went on leading for a while.
+    /// It ended by itself, and this replica led on until the hold or the term was over: the exit code.
     Held(u8),
-    /// The job that runs once was completed; this says whether it is recorded as done.
-    Completed(Result<DoneRecord, NotRecorded>),
+    /// The job that runs once was completed: its record, or why there may be none.
+    Completed(Completion),
 }
+
+/// Whether a completed job is recorded as done.
+type Completion = Result<DoneRecord, NotRecorded>;
 
 /// What runs while this replica leads.
 pub(super) enum Workload {
-    /// Nothing: the leadership is only held until it is lost.
+    /// Nothing runs: this replica only holds leadership until it is lost.
     Idle {
         held: Option<Leadership>,
         orphans: Orphans,
@@ -42,7 +45,7 @@ pub(super) enum Workload {
     Command(Box<CommandWork>),
 }
 
-/// COMMAND, and what follows when it has ended by itself.
+/// COMMAND, and what follows after it has ended by itself.
 pub(super) struct CommandWork {
     supervisor: Supervisor,
     runs_once: bool,
@@ -58,7 +61,7 @@ pub(super) struct CommandWork {
 /// What goes on after COMMAND has ended.
 enum After {
     Nothing,
-    Recording(Pin<Box<dyn Future<Output = (Result<DoneRecord, NotRecorded>, Leadership)>>>),
+    Recording(Pin<Box<dyn Future<Output = (Completion, Leadership)>>>),
     Holding { leadership: Leadership, code: u8 },
 }
 
@@ -84,7 +87,7 @@ impl Workload {
         Ok(Self::Command(Box::new(work)))
     }
 
-    /// Returns whether something runs that has to end before the program does.
+    /// Returns true iff something runs that must end before this program does.
     pub fn is_running(&self) -> bool {
         match self {
             Self::Idle { .. } => false,
@@ -109,8 +112,8 @@ impl Workload {
         Ok(())
     }
 
-    /// Waits until what ran in a term has ended, or forever if there is none. Returns how, and the
-    /// leadership to give back. Cancel safe.
+    /// Waits until the work of a term has ended, or forever if there is none. Returns how it ended, and
+    /// the leadership to give back. Cancel safe.
     pub async fn ended(&mut self) -> io::Result<(Ended, Option<Leadership>)> {
         match self {
             Self::Idle { held, orphans } => {
@@ -136,13 +139,13 @@ impl Workload {
         }
     }
 
-    /// Kills what runs, and waits a limited time for its end.
+    /// Kills what runs, and waits for its end for up to [`KILL_TIMEOUT`].
     pub async fn kill(&mut self) {
         if let Self::Command(work) = self
             && work.supervisor.is_running()
         {
             work.supervisor.kill();
-            // If it takes longer, the guard completes it after the end of this process.
+            // If that takes longer, the guard completes it after the end of this process.
             let _ = timeout(KILL_TIMEOUT, work.supervisor.run_ended()).await;
         }
     }
@@ -161,7 +164,7 @@ impl CommandWork {
         })
     }
 
-    /// Waits until COMMAND has ended, and then until what follows has.
+    /// Waits until COMMAND has ended, and then until what follows has ended.
     async fn ended(&mut self) -> io::Result<(Ended, Option<Leadership>)> {
         if matches!(self.after, After::Nothing) {
             let (outcome, leadership) = self.supervisor.run_ended().await?;
@@ -206,7 +209,7 @@ impl CommandWork {
     }
 }
 
-/// Returns the exit code of the program if this end of COMMAND ends the program.
+/// Returns the exit code of this program, if this end of COMMAND also ends this program.
 fn code_of(ended: RunOutcome) -> Option<u8> {
     match ended {
         RunOutcome::Stopped | RunOutcome::GuardKilled | RunOutcome::GuardLate => None,

@@ -1,4 +1,4 @@
-//! Leadership as a value: the right to act for one term, and what can be written in it.
+//! Leadership as a value: the right to act for one term, and to write in it.
 
 use super::{driver::Command, offer::Offer};
 use crate::{
@@ -70,20 +70,21 @@ impl Leadership {
     }
 }
 
-/// What is written in a term.
+/// Writes in a term.
 impl Leadership {
-    /// Writes a key in etcd if the term goes on, in one transaction: it requires that `leader/acting`
-    /// stands as this term's campaign wrote it. So a leader that has lost its term cannot write, however
-    /// late its request arrives. The key is bound to no lease.
+    /// Writes a key in etcd, only if this term is not over. The write is one transaction, which requires
+    /// that `leader/acting` stands as this term's campaign wrote it. So a leader that has lost its term
+    /// cannot write, however late its request arrives. The key is bound to no lease.
     ///
-    /// One request is sent, and its response is waited for up to a fifth of the TTL (5 s at most).
-    /// After [`PutError::Unknown`] and [`PutError::NotSent`] the same call can be repeated while the term
-    /// goes on: it writes the same, or nothing. To find out later whether it was written, put [`token`](Self::token) into the value and read the key.
+    /// This sends one request, and waits for its response for up to a fifth of the TTL (5 s at most).
+    /// After [`PutError::Unknown`] or [`PutError::NotSent`], repeat the same call if you like: it writes
+    /// the same value, or nothing if the term is over. To find out later whether the key was written,
+    /// put [`token`](Self::token) into the value, and read the key.
     ///
-    /// Not cancel safe: what was sent may be written.
+    /// Not cancel safe: a request that was sent may still be carried out.
     ///
     /// # Errors
-    /// If the term is over, the key is one of the election's own, or etcd refuses or does not respond.
+    /// If the term is over, the key belongs to the election, or etcd refuses or does not respond.
     pub async fn put_if_leading(
         &self,
         key: impl Into<String>,
@@ -107,15 +108,16 @@ impl Leadership {
     /// Records that the job of [`Config::with_job`](crate::Config::with_job) is done, and ends the term.
     /// What acted must have completed the job, and stopped.
     ///
-    /// The lease is renewed until a response shows the record, which is written only if the term goes on.
-    /// A request without a response is repeated, and the response to any of them shows whether one was
-    /// carried out. With the record, the candidate withdraws; without, it continues to take part.
+    /// The record is written only if the term is not over. The candidate renews the lease until a
+    /// response shows the record, and repeats a request that gets no response; the response to any later
+    /// request shows whether one was carried out. Once the job is recorded, the candidate withdraws. If
+    /// it cannot be recorded, the candidate continues to take part.
     ///
     /// Cancelling the wait ends the term; the record may have been written.
     ///
     /// # Errors
-    /// If the term ended before the job was recorded, or the candidate has no job: then nobody may rely on
-    /// it, and another candidate does the job again.
+    /// If the term ended before the job was recorded, or the candidate has no job. Do not rely on the job
+    /// then: another candidate does it again, unless there is a record after [`NotRecorded::Unknown`].
     pub async fn complete(self) -> Result<DoneRecord, NotRecorded> {
         self.record_completion().await
     }
@@ -133,7 +135,7 @@ impl Leadership {
         Ok(DoneRecord::decode(&record.value))
     }
 
-    /// Takes the leadership that is offered; returns false if it was taken back before.
+    /// Takes the leadership that is offered; returns false if the offer was taken back before.
     pub(super) fn is_taken(&self) -> bool {
         self.offer.take()
     }
@@ -146,7 +148,7 @@ pub enum PutError {
     /// The term is over; nothing was written.
     #[error("the term is over; nothing was written")]
     TermOver,
-    /// The key is the election's own, or begins with that and a `/`.
+    /// The key is the election's, or begins with the election's key and a `/`; nothing was written.
     #[error("the key belongs to the election; nothing was written")]
     ReservedKey,
     /// etcd refused; nothing was written.
@@ -167,13 +169,13 @@ pub enum PutError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotRecorded {
-    /// The term ended before: there is no record.
+    /// The term ended before the record was written: there is no record of this term.
     #[error("the term ended before the record was written")]
     TermOver,
     /// The candidate has no job: see [`Config::with_job`](crate::Config::with_job).
     #[error("the candidate has no job")]
     NoJob,
-    /// The term ended, and etcd did not respond: there may be a record.
+    /// The term ended, and etcd did not respond: the record may have been written.
     #[error("the term ended, and etcd has not said whether the record was written")]
     Unknown,
 }

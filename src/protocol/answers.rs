@@ -36,8 +36,8 @@ impl Machine {
         }
     }
 
-    /// Asks for etcd's version, unless it is known; not for a look at the keys, which a thousand candidates
-    /// may take at once.
+    /// Asks for etcd's version, unless it is known. Not called for a look at the keys: a thousand
+    /// candidates may look at once.
     fn ask_version(&mut self) {
         if self.reporter.needs_version() {
             let limit = self.timing().ttl();
@@ -192,7 +192,7 @@ impl Machine {
     /// Draws the conclusion from a look at the keys.
     fn complete_look(&mut self, now: Moment, id: CallId) {
         if self.calls.finish(id).is_none() {
-            // It has ended what it was for.
+            // The machine has ended the call because of what this response shows.
             return;
         }
         self.report_answer();

@@ -23,7 +23,7 @@ pub(super) enum CallKind {
         lease: LeaseId,
         transaction: Transaction,
     },
-    /// A transaction alone.
+    /// A transaction without a keepalive.
     Look {
         transaction: Transaction,
     },
@@ -182,7 +182,7 @@ impl Calls {
         [overdue, patience, next].into_iter().flatten().min()
     }
 
-    /// Returns what leads towards a call: a connection first.
+    /// Returns what this call needs next: a connection, if there is none, or the call itself.
     pub fn need(&self, call: CallKind) -> Need {
         if self.is_down() {
             Need::Connection

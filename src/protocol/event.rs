@@ -103,7 +103,7 @@ pub enum Event {
     /// A user is configured, and etcd's authentication is off: anyone may write the keys. Reported
     /// once.
     AuthenticationOff,
-    /// The job that runs once has a record: it was completed before, maybe by another candidate. This
+    /// The job that runs once has a record: it was completed before, perhaps by another candidate. This
     /// candidate withdraws.
     JobDone {
         /// The record.
@@ -123,9 +123,10 @@ pub enum Event {
         /// What etcd said.
         failure: Failure,
     },
-    /// The job was completed in this candidate's term, and is not recorded: the term ended before.
+    /// The job was completed in this candidate's term, but the term ended before a response showed the
+    /// record. This candidate continues to take part.
     NotRecorded {
-        /// Whether the record may have been written nevertheless: etcd has not responded.
+        /// Whether the record may have been written: etcd has not responded.
         may_exist: bool,
     },
     /// etcd does not permit reading or writing the record of the job. This candidate withdraws without
@@ -134,9 +135,9 @@ pub enum Event {
         /// What etcd said.
         failure: Failure,
     },
-    /// This candidate does not lead within the time that it was to wait. It withdraws.
+    /// This candidate was not elected within its limited wait. It withdraws.
     GaveUp {
-        /// The `leader` key, if somebody else is known to lead.
+        /// The `leader` key, if another candidate is known to lead.
         leader: Option<Entry>,
         /// Whether it has led before.
         has_led: bool,
@@ -246,7 +247,7 @@ pub enum FailureKind {
     TimedOut,
     /// etcd answered, and refused.
     Refused,
-    /// etcd refused, because the user's role does not permit this.
+    /// etcd refused, because the user's role does not permit the request.
     Denied,
     /// etcd has too many requests or password checks to do.
     Overloaded,
@@ -364,7 +365,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Returns the term in which this candidate acts, or has not stopped acting yet.
+    /// Returns the term in which this candidate acts, or may not have stopped acting yet.
     #[must_use]
     pub const fn term(self) -> Option<Term> {
         match self {

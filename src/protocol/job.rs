@@ -1,9 +1,9 @@
-//! Rules 20 and 21, a job that runs once: a candidate looks for its record before it runs the job, and
-//! records that it has completed it.
+//! Rules 20 and 21, a job that runs once: a candidate looks for the job's record before it runs the job,
+//! and records that it has completed the job.
 //!
-//! The record is written only in the term in which the job was completed, and only where there is none.
-//! A campaign requires that there is no record, in the same transaction. So whoever is elected has not
-//! been elected after a record was written, and none can be written by another while it acts.
+//! The record is written only in the term in which the job was completed, and only if there is none. A
+//! campaign requires that there is no record, in the same transaction. So no candidate is elected after a
+//! record was written, and while one acts, no other candidate can write a record.
 
 use super::{
     CallId, Entry, Event, Failure, FailureKind, Machine, Moment, Settings, State, Term,
@@ -17,13 +17,13 @@ use super::{
 pub(super) enum Look {
     /// The keys, and the record of the job that runs once.
     Keys,
-    /// Whether it may write the record. That is asked separately: a full database refuses it, and must
-    /// not hide that the job is done.
+    /// Whether it may write the record. That is a separate request: a full database refuses it, which
+    /// must not hide that the job is done.
     Permission,
 }
 
 impl Look {
-    /// Returns what to look at first, if anything: else a lease would be granted for nothing.
+    /// Returns what to look at first, if anything. Without a look, a lease could be granted for nothing.
     pub fn first(settings: Settings) -> Option<Self> {
         (settings.runs_once || settings.tries_once()).then_some(Self::Keys)
     }
@@ -45,15 +45,15 @@ impl Look {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recording {
     term: Term,
-    /// When the job had been completed.
+    /// When the machine learned that the job was completed.
     since: Moment,
-    /// How many transactions were sent that may have written it.
+    /// How many transactions that write the record were sent and have no response.
     unresolved: u32,
     /// Whether etcd has refused the last one, so that the next try renews the term without it.
     was_refused: bool,
     /// Whether it was reported that etcd refuses the record.
     is_refusal_reported: bool,
-    /// When it is given up, once the term cannot be renewed any more.
+    /// When the machine stops sending the record, set once the term cannot be renewed any more.
     ends: Option<Moment>,
 }
 
@@ -83,7 +83,7 @@ impl Recording {
 }
 
 impl Machine {
-    /// Rule 21: begins to record that the job was completed in a term, which goes on meanwhile.
+    /// Rule 21: begins to record that the job was completed in a term; the term goes on meanwhile.
     pub(super) fn handle_completed(&mut self, now: Moment, completed: Term) {
         let is_running = matches!(self.state.tenure(), Some(tenure) if tenure.term == completed);
         if !is_running || !self.settings.runs_once {
@@ -106,7 +106,8 @@ impl Machine {
         }
     }
 
-    /// Prepares for sending a transaction: from then on, the record may exist.
+    /// Notes that a transaction is about to be sent: if it writes the record, the record may exist from
+    /// then on.
     pub(super) fn note_record_sent(&mut self, transaction: &Transaction) {
         if let Some(recording) = &mut self.recording {
             recording.was_refused = false;
@@ -151,8 +152,8 @@ impl Machine {
         false
     }
 
-    /// Rules 20 and 21: judges the record of the job, and what it means that there is none, as the
-    /// response to a request shows them that was sent at `sent`.
+    /// Rules 20 and 21: acts on what the response to a request that was sent at `sent` shows: the job's
+    /// record, or that there is none.
     pub(super) fn judge_job(
         &mut self,
         now: Moment,
@@ -163,7 +164,7 @@ impl Machine {
         if let Some(record) = record {
             let in_term = self.state.tenure().is_some();
             let completed = self.recording.take().is_some();
-            // Somebody has written it by hand; what acts finishes undisturbed.
+            // In a term, somebody has written the record by hand; what acts finishes undisturbed.
             if !completed && (in_term || self.withdrawing.is_some()) {
                 return;
             }
@@ -177,16 +178,17 @@ impl Machine {
             && sent >= recording.since
             && !seen.acts_in(recording.term)
         {
-            // The term is over: no transaction that is still on its way can write it. An overdue try
-            // would not show that, as it may have been sent before the term.
+            // The term is over: no transaction that is still on its way can write the record. The
+            // response to an earlier request, such as an overdue try, may show the keys from before the
+            // term.
             self.recording = None;
             let may_exist = false;
             self.events.push_back(Event::NotRecorded { may_exist });
         }
     }
 
-    /// The term cannot be renewed any more: the record is written as long as `leader/acting` stands,
-    /// which a response must show soon.
+    /// Limits how long the record is sent once the term cannot be renewed any more: it can still be
+    /// written while `leader/acting` stands.
     pub(super) fn limit_recording(&mut self, now: Moment) {
         let ends = now + Self::WITHDRAWAL_LIMITS * self.timing().limit();
         if let Some(recording) = &mut self.recording {
@@ -195,7 +197,7 @@ impl Machine {
         }
     }
 
-    /// Gives the record up if etcd has not responded in time.
+    /// Stops sending the record if etcd has not responded in time.
     pub(super) fn expire_recording(&mut self, now: Moment) {
         let has_ended = |recording: &mut Recording| recording.ends.is_some_and(|ends| now >= ends);
         if let Some(recording) = self.recording.take_if(has_ended) {
@@ -206,7 +208,7 @@ impl Machine {
         }
     }
 
-    /// Forgets the record that is being written: nobody waits for it any more.
+    /// Stops sending the record, because nobody waits for it any more.
     pub(super) fn end_recording(&mut self) {
         if let Some(recording) = self.recording.take() {
             self.events.push_back(Event::NotRecorded {
@@ -215,13 +217,13 @@ impl Machine {
         }
     }
 
-    /// Returns true iff a failure says that the job cannot be recorded by this user, before this
-    /// candidate has taken part.
+    /// Returns true iff a failure shows, before this candidate has taken part, that its user may not
+    /// record the job.
     pub(super) fn is_denied_job(&self, failure: &Failure) -> bool {
         self.look.is_some() && self.settings.runs_once && failure.kind == FailureKind::Denied
     }
 
-    /// Rule 20: takes no part, because the job could not be recorded.
+    /// Rule 20: withdraws without taking part, because the job could not be recorded.
     pub(super) fn refuse_job(&mut self, now: Moment, failure: Failure) {
         self.calls.abandon();
         self.look = None;

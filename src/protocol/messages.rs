@@ -14,10 +14,10 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// How many endpoints there are.
     pub endpoints: NonZeroUsize,
-    /// How long it may take until this candidate leads; without a limit if that is `None`. Zero: it looks
-    /// at the keys first, and tries once.
+    /// How long this candidate waits to lead; `None`: as long as it takes. Zero: it looks at the keys
+    /// before it asks for a lease, and tries once.
     pub wait: Option<Duration>,
-    /// Whether what acts is a job that runs once.
+    /// Whether this candidate acts to do a job that runs once.
     pub runs_once: bool,
 }
 
@@ -114,8 +114,8 @@ pub struct KeptAlive {
 
 /// What the machine asks of its caller.
 ///
-/// At most one of `Grant`, `Try` and `Look` is under way on a connection: starting one drops what is left of
-/// the one before. Each must end within its limit.
+/// At most one of `Grant`, `Try` and `Look` is under way on a connection: starting one drops what is left
+/// of the one before. Each must end within its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Connect to an endpoint, beside everything else.
@@ -160,8 +160,8 @@ pub enum Action {
         /// For how long a response is of use.
         limit: Duration,
     },
-    /// Execute a transaction without a keepalive: before there is a lease, or after it can be renewed no
-    /// more.
+    /// Execute a transaction without a keepalive: before there is a lease, or once it cannot be renewed
+    /// any more.
     Look {
         /// Names the call in its [`Input::Transacted`].
         call: CallId,

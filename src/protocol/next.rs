@@ -1,5 +1,4 @@
-//! Rule 1, what is asked next: a connection, a look at the keys, a lease, a try. Its pace is a matter of
-//! `calls.rs`.
+//! Rule 1, what is asked next: a connection, a look at the keys, a lease, a try. `calls.rs` decides when.
 
 use super::{
     Action, Known, LeaseId, Machine, Moment, Question, State, Timing, Transaction,
@@ -59,8 +58,8 @@ impl Machine {
         }
     }
 
-    /// Rule 1: returns what is needed next, if anything: a connection, a lease, a try. Its pace is a
-    /// matter of `calls`.
+    /// Rule 1: returns what is needed next, if anything: a connection, a look at the keys, a lease, a
+    /// try. `calls` decides when.
     pub(super) fn need(&self) -> Option<Need> {
         let call = match self.state {
             State::Withdrawn => return None,

@@ -39,8 +39,9 @@ pub enum Effect {
     },
     /// Deletes the `leader` key: asks the leader to step down.
     DeleteLeader,
-    /// Puts a key beside the election, bound to no lease. Which key, and what it holds, is a matter of
-    /// who executes it; in a transaction about the job it is the job's record.
+    /// Puts a key other than the election's two, bound to no lease. The caller that executes the
+    /// transaction chooses the key and the value; in a transaction about the job, the key is the job's
+    /// record.
     Put,
 }
 
@@ -53,10 +54,10 @@ pub struct Transaction {
     pub leader: Guard,
     /// What it requires of the `leader/acting` key.
     pub acting: Guard,
-    /// Whether it is about the job that runs once. If so, its effect also requires that the job has no
+    /// Whether it is about the job that runs once. Then its effect also requires that the job has no
     /// record, and its response shows the record.
     pub about_job: bool,
-    /// What it does if all that holds.
+    /// What it does if all these requirements hold.
     pub effect: Effect,
     /// The keys that its response shows.
     pub reads: &'static [ElectionKey],
@@ -85,16 +86,16 @@ impl Transaction {
         }
     }
 
-    /// Makes it a transaction about the job that runs once, if `about_job`.
+    /// Sets whether it is about the job that runs once.
     #[must_use]
     pub const fn about_job(mut self, about_job: bool) -> Self {
         self.about_job = about_job;
         self
     }
 
-    /// Rule 21: puts a key, if the term goes on: `leader/acting` stands as its campaign wrote it.
+    /// Rule 21: puts a key if `leader/acting` stands as the term's campaign wrote it.
     ///
-    /// Repeating it does no harm: it puts the same, or nothing.
+    /// Repeating it does no harm: it puts the same value, or nothing.
     #[must_use]
     pub const fn put_in_term(term: Term) -> Self {
         Self {
@@ -109,8 +110,8 @@ impl Transaction {
         }
     }
 
-    /// Rule 21: records that the job was completed in a term. Whatever its response shows is conclusive:
-    /// the record, or that the term is over without one.
+    /// Rule 21: records that the job was completed in a term. Its response shows either the record, or
+    /// that the term is over without one.
     #[must_use]
     pub const fn record(term: Term) -> Self {
         Self {
@@ -119,7 +120,7 @@ impl Transaction {
         }
     }
 
-    /// Asks for the permission to write the job's record, and writes nothing: no key has this revision.
+    /// Asks whether the user may write the job's record, and writes nothing: no key has this revision.
     #[must_use]
     pub const fn probe() -> Self {
         Self {

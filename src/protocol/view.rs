@@ -50,7 +50,7 @@ pub struct View {
     pub leader: Option<Entry>,
     /// The witness.
     pub acting: Option<Entry>,
-    /// The record of the job that runs once, if the transaction was about it.
+    /// The record of the job that runs once, if there is one and the transaction was about the job.
     pub done: Option<Entry>,
 }
 

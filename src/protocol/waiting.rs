@@ -1,20 +1,20 @@
-//! Rule 19, a limited wait: a candidate that does not lead within it takes no part any more.
+//! Rule 19, a limited wait: a candidate that is not elected within it withdraws.
 
 use super::{Entry, Event, Machine, Moment, Settings, State};
 use std::time::Duration;
 
 impl Settings {
-    /// How long a candidate that tries once may take for that: time for a slow etcd to check a password.
+    /// How long a single try may take: long enough for a slow etcd to check a password.
     const LONGEST_SINGLE_TRY: Duration = Duration::from_secs(8);
     /// How long it may then take to give its lease back: both must not take more than 10 s.
     const LONGEST_SINGLE_RELEASE: Duration = Duration::from_millis(1500);
 
-    /// Returns true iff a candidate tries once, and does not wait for another to stop.
+    /// Returns true iff the candidate tries once, and does not wait for another candidate to stop.
     pub(super) fn tries_once(self) -> bool {
         self.wait == Some(Duration::ZERO)
     }
 
-    /// Returns until when a candidate waits that begins to take part at `now`.
+    /// Returns when the wait of a candidate that begins to take part at `now` is over.
     pub(super) fn waits_until(self, now: Moment) -> Option<Moment> {
         let wait = self.wait?;
         let wait = if self.tries_once() {
@@ -27,7 +27,7 @@ impl Settings {
 }
 
 impl Machine {
-    /// Begins to wait once more after a term. Whoever tries once has done so.
+    /// Begins to wait again after a term. A candidate that tries once gives up instead.
     pub(super) fn wait_again(&mut self, now: Moment) {
         self.has_led = true;
         self.waits_until = self.settings.wait.map(|wait| now + wait);
@@ -51,8 +51,8 @@ impl Machine {
         }
     }
 
-    /// Gives up at once if this candidate tries once, and what is known of the keys says that somebody
-    /// else leads, or may still be acting, or that a key is in the way.
+    /// Gives up at once if this candidate tries once, and one of the keys exists: another candidate
+    /// leads or may still be acting, or somebody wrote a key by hand.
     pub(super) fn judge_wait(&mut self, now: Moment) {
         let is_taken = self
             .known

@@ -18,7 +18,7 @@ pub const RECORDED: &str = "'migrate-42' is recorded as done.";
 pub const DONE: &str = "'migrate-42' was completed by ";
 /// How a replica begins to say that its job could not be recorded.
 pub const NOT_RECORDED: &str =
-    "COMMAND has completed 'migrate-42', and that could not be recorded: ";
+    "COMMAND has completed 'migrate-42', but that could not be recorded: ";
 
 /// A job that writes a line when it begins and one when it ends, and lasts until the test says so.
 pub struct Job {

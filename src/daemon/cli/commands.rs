@@ -41,21 +41,21 @@ pub(in crate::daemon) enum EtcdCommand {
     /// An etcd that does not answer is asked again until it does; then what happened meanwhile is
     /// told.
     ///
-    /// With a COMMAND, runs that for the first state and at each change instead, one run at a time.
-    /// Changes during a run are merged into one more run, for the newest state. COMMAND gets the state
-    /// in `LEADER_ELECTION_STATE` (led, ending, vacant or blocked), `LEADER_ELECTION_LEADER`,
-    /// `LEADER_ELECTION_ADDRESS` and `LEADER_ELECTION_TOKEN` (empty where nobody leads) and
-    /// `LEADER_ELECTION_LEADER_KEY`, and the JSON object on its standard input. A run that fails is
-    /// retried, after up to 30 s, until one succeeds or the state changes. What a run leaves behind
-    /// goes on running, unless the run reaches its timeout.
+    /// With a COMMAND, runs COMMAND for the first state and at each change instead of printing them, one
+    /// run at a time. Changes during a run are merged into one more run, for the newest state. COMMAND
+    /// gets the state in `LEADER_ELECTION_STATE` (led, ending, vacant or blocked),
+    /// `LEADER_ELECTION_LEADER`, `LEADER_ELECTION_ADDRESS` and `LEADER_ELECTION_TOKEN` (empty if nobody
+    /// leads) and `LEADER_ELECTION_LEADER_KEY`, and the JSON object on its standard input. A run that
+    /// fails is retried after at most 30 s, until one succeeds or the state changes. Processes that a
+    /// run leaves behind keep running, unless the run reaches its timeout.
     #[command(override_usage = "leader-election observe [OPTIONS] [-- COMMAND [ARG]...]")]
     Observe {
         /// Print one JSON object a line
         #[arg(long)]
         json: bool,
 
-        /// How long a run of COMMAND may take; then it and all that it has started are told to stop,
-        /// and killed 2s later [default: 60s]
+        /// How long a run of COMMAND may take; then it and everything that it has started get SIGTERM,
+        /// and SIGKILL 2s later [default: 60s]
         #[arg(
             long,
             value_name = "DURATION",
@@ -64,7 +64,7 @@ pub(in crate::daemon) enum EtcdCommand {
         )]
         timeout: Option<Duration>,
 
-        /// What follows `--`, which is split off before clap sees the rest
+        /// What follows `--`, which is split off before clap parses the rest
         #[arg(skip)]
         command: Vec<OsString>,
     },
@@ -98,15 +98,15 @@ pub(in crate::daemon) enum EtcdCommand {
 
     /// Print which jobs of this election are recorded as done, or remove a record
     ///
-    /// One line for each record under KEY/done/, in the order of the keys: the job, the replica that
-    /// completed it, when, and the token of its term. Ends with 0 if there is a record, with 3 if
-    /// there is none, and with 1 if etcd does not respond in time or refuses.
+    /// Prints one line for each record under KEY/done/, in the order of the keys: the job, the replica
+    /// that completed it, when, and the token of its term. Exit code 0: there is a record. 3: there is
+    /// none. 1: etcd refuses or does not respond in time, or the record changed while it was removed.
     Done {
         /// Print one JSON object a line
         #[arg(long)]
         json: bool,
 
-        /// Remove the record of this job, so that the job runs again
+        /// Remove the record of this job, so that the job can run again
         #[arg(
             long,
             value_name = "ID",

@@ -74,7 +74,7 @@ pub(super) struct ElectionArgs {
     )]
     etcd_password_file: Option<PathBuf>,
 
-    /// The etcd key that the election is about; keys that begin with it and a / are used too
+    /// The etcd key that the election is about; the election also uses keys that begin with KEY/
     #[arg(
         long,
         value_name = "KEY",

@@ -72,13 +72,14 @@ pub(super) struct RunArgs {
     )]
     stop_signal: Signal,
 
-    /// Run COMMAND until one success is recorded for this ID, a text of up to 255 bytes: a replica that
-    /// finds the record ends with 0 and does not run it. COMMAND must be idempotent
+    /// Run COMMAND, on one replica at a time, until one success is recorded for this ID of up to 255
+    /// bytes. A replica that finds the record exits with 0 and does not run COMMAND, which must be
+    /// idempotent
     #[arg(long, value_name = "ID", env = "LEADER_ELECTION_ONCE")]
     once: Option<JobId>,
 
-    /// Give up if this replica does not lead within this time, with exit code 75; 0s tries once, and asks
-    /// for no lease if somebody else leads [default: wait as long as it takes]
+    /// Give up with exit code 75 if this replica does not lead within this time; 0s tries once, and asks
+    /// for no lease if another replica leads [default: wait as long as it takes]
     #[arg(
         long,
         value_name = "DURATION",
@@ -88,8 +89,8 @@ pub(super) struct RunArgs {
     )]
     wait: Option<Duration>,
 
-    /// After COMMAND has ended, with whatever exit code, go on leading until this time has passed since the
-    /// term began
+    /// After COMMAND has ended, with whatever exit code, continue to lead until this time has passed since the
+    /// start of the term
     #[arg(
         long,
         value_name = "DURATION",
@@ -155,7 +156,7 @@ pub(in crate::daemon) enum Work {
 pub(in crate::daemon) struct CommandToRun {
     pub program: OsString,
     pub stop_signal: Signal,
-    /// For how long this replica goes on leading at least, from the beginning of the term.
+    /// How long this replica leads at least, counted from the start of its term.
     pub hold: Duration,
 }
 
@@ -184,7 +185,7 @@ impl RunArgs {
             .map_err(|error| error.to_string())?;
         if self.once.is_some() && self.hold.is_some() {
             return Err(
-                "--hold cannot be used with --once: what keeps a job from running again is its record"
+                "--hold cannot be used with --once: the record already keeps the job from running again"
                     .to_owned(),
             );
         }

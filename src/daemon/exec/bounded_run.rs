@@ -1,8 +1,9 @@
 //! Runs COMMAND again and again, one run at a time, each within a time limit.
 //!
-//! There is no guard, because a run that outlives this process does not act as leader. What a run that
-//! ends by itself leaves behind goes on running, such as a server that it has reloaded. What is left of
-//! a run at its time limit is told to stop, and then killed; only what ran before it is spared.
+//! There is no guard, because a run that outlives this process does not act as leader. If a run ends by
+//! itself, the processes that it leaves behind keep running, such as a server that it has started. At
+//! its time limit, what is left of a run is told to stop, and then killed; processes that earlier runs
+//! have left behind are spared.
 
 use super::{
     environment::remove_private_variables,
@@ -28,7 +29,7 @@ use std::{
 };
 use tokio::signal::unix::{self, SignalKind};
 
-/// How long a run gets to stop at its time limit.
+/// How long a run at its time limit gets to stop before it is killed.
 const TIME_TO_STOP: Duration = Duration::from_secs(2);
 
 /// What happens to a run.
@@ -36,10 +37,9 @@ const TIME_TO_STOP: Duration = Duration::from_secs(2);
 pub(in crate::daemon) enum RunEvent {
     /// COMMAND has ended with this exit code, 128 + n for signal n.
     Exited(u8),
-    /// The run has reached its time limit, or was to be killed. Nothing of it is left.
+    /// The run was stopped at its time limit, or killed. No process of it is left.
     Killed,
-    /// The run is to be killed, and the process with this id cannot be. Reported once; the run is not
-    /// over.
+    /// The process with this ID cannot be killed. Reported once per run; the run is not over.
     KillDenied(i32),
 }
 
@@ -56,9 +56,9 @@ pub(in crate::daemon) struct BoundedRunner {
 struct Run {
     /// COMMAND's own process, and its process group.
     process: Pid,
-    /// The exit code of COMMAND's own process, once that was reaped.
+    /// The exit code of COMMAND's own process, once it was reaped.
     code: Option<u8>,
-    /// The descendants that this process had before the run.
+    /// The descendants that the observer had before the run.
     spared: Vec<Pid>,
     stage: Stage,
     kill_denial_reported: bool,
@@ -67,17 +67,17 @@ struct Run {
 enum Stage {
     /// COMMAND may run until this moment.
     Running { until: Moment },
-    /// COMMAND and all that it has started are told to stop, until this moment.
+    /// COMMAND and everything that it has started were told to stop, and are killed at this moment.
     Stopping { stopping: Stopping, until: Moment },
-    /// All that is left is killed.
+    /// What is left is being killed.
     Killing,
 }
 
 impl BoundedRunner {
-    /// Prepares to run COMMAND, its program and arguments, within a time limit.
+    /// Prepares to run COMMAND, a program and its arguments, within a time limit.
     ///
     /// # Errors
-    /// If the system is short of file descriptors, or does not list the children of a process.
+    /// If the system is short of file descriptors, or cannot list the children of a process.
     pub fn new(command: Vec<OsString>, time_limit: Duration) -> io::Result<Self> {
         reaping::become_subreaper()?;
         Ok(Self {
@@ -89,10 +89,10 @@ impl BoundedRunner {
         })
     }
 
-    /// Starts a run with these variables and this standard input. No other run may be going on.
+    /// Starts a run with these variables and this standard input. There must be no other run.
     ///
     /// # Errors
-    /// If COMMAND cannot be executed, or the system is short of something.
+    /// If COMMAND cannot be executed, or the system is short of a resource.
     pub fn start(&mut self, variables: &[(&'static str, OsString)], input: &str) -> io::Result<()> {
         let words = self.command.split_first();
         let (program, arguments) = words.ok_or(ErrorKind::InvalidInput)?;
@@ -100,13 +100,13 @@ impl BoundedRunner {
         command
             .args(arguments)
             .stdin(Stdio::from(file_with(input)?));
-        // A terminal's Ctrl-C is for this process, which lets the run finish.
+        // Ctrl-C in a terminal must reach this process alone, which lets the run finish.
         command.process_group(0);
         remove_private_variables(&mut command);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         let mut spared = reaping::descendants(&[])?;
         let process = Pid::from_child(&command.spawn()?);
-        // One that has ended since may have had the same id.
+        // A process that has ended since the listing may have had the same ID.
         spared.retain(|spared| *spared != process);
         self.run = Some(Run {
             process,
@@ -120,14 +120,14 @@ impl BoundedRunner {
         Ok(())
     }
 
-    /// Returns true iff a run is going on.
+    /// Returns true iff there is a run.
     pub fn is_running(&self) -> bool {
         self.run.is_some()
     }
 
-    /// Waits until something happens to the run; forever while there is none.
+    /// Waits for the next event of the run, or forever while there is none.
     ///
-    /// Cancel safe. It must be awaited also while there is no run, because nothing else reaps the
+    /// Cancel safe. It must also be awaited while there is no run, because nothing else reaps the
     /// children of this process.
     ///
     /// # Errors
@@ -183,9 +183,9 @@ impl BoundedRunner {
     }
 }
 
-/// What follows from how a run stands.
+/// What to do after [`Run::advance`].
 enum Step {
-    /// Nothing before this moment, unless a child ends.
+    /// Wait until this moment, or until a child ends.
     Wait(Moment),
     Report(RunEvent),
 }
@@ -212,7 +212,7 @@ impl Run {
                 if children.is_ok_and(|all| all.iter().all(|child| self.spared.contains(child))) {
                     return Step::Report(RunEvent::Killed);
                 }
-                // No signal says that a process has become an orphan.
+                // No signal reports that a process has become an orphan.
                 let look_again_at = if others_are_left {
                     now + RETRY_INTERVAL
                 } else {
@@ -234,11 +234,11 @@ impl Run {
     }
 }
 
-/// Returns a file in memory that holds this text, to be read from its start. Unlike a pipe, it takes
-/// any length without a reader.
+/// Returns a file in memory that holds this text, positioned at its start. Unlike a pipe, it holds a text
+/// of any length without a reader.
 fn file_with(text: &str) -> io::Result<File> {
     let create = |flags| memfd_create("leader-election-state", MemfdFlags::CLOEXEC | flags);
-    // Systems may demand this flag; kernels before 6.3 do not know it.
+    // Some systems require this flag; kernels before 6.3 do not know it.
     let file = create(MemfdFlags::NOEXEC_SEAL).or_else(|error| match error {
         Errno::INVAL => create(MemfdFlags::empty()),
         error => Err(error),

@@ -1,4 +1,4 @@
-//! `done`: which jobs are recorded as done; and removes such a record.
+//! `done`: lists the jobs that are recorded as done, or removes such a record.
 
 use super::{ask::Asker, print};
 use crate::{
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-/// How wide a column becomes at most, so that one long text does not push the others off the screen.
+/// The largest width of a column, so that one long text does not push the others off the screen.
 const WIDEST: usize = 40;
 
 /// Prints which jobs are recorded as done.
@@ -52,9 +52,10 @@ pub(super) async fn list(
     Ok(exit_code::SUCCESS)
 }
 
-/// Reads all records, as they were at one moment; returns what is to be kept of each.
+/// Reads all records, as they were at one moment, and returns what `keep` makes of each.
 ///
-/// A page is a request of its own, so that the time limit of a request does not limit their number.
+/// Each page is a separate request, so that the timeout of a request does not limit the number of
+/// records.
 async fn read_all<T>(
     asker: &Asker,
     leader_key: &LeaderKey,
@@ -72,7 +73,7 @@ async fn read_all<T>(
                 format!("could not read the records below '{prefix}'")
             })?;
         let Some(page) = page else {
-            // Somebody compacted etcd's history between two pages: begins again at a later moment.
+            // etcd's history was compacted between two pages: begin again at a later revision.
             kept.clear();
             after = None;
             continue;
@@ -133,7 +134,8 @@ pub(super) async fn forget(
         .await
         .with_context(|| {
             if may_be_removed.load(Ordering::Relaxed) {
-                // The job may have been completed anew by then, and its new record must not go unseen.
+                // The job may have been completed again since, and its new record must not be removed
+                // unseen.
                 format!(
                     "it is not known whether the record '{shown_key}' was removed; look at the \
                      list before you repeat the command"
@@ -143,15 +145,15 @@ pub(super) async fn forget(
             }
         })?;
     match removal {
-        // If it is gone although the guard did not hold, the response to an earlier attempt was
-        // lost, or somebody else has removed it: either way, the record that was read is no more.
+        // `Gone`: the response to an earlier attempt was lost, or somebody else has removed the record.
+        // Either way, the record that was read does not exist any more.
         Removal::Removed | Removal::Gone => {
             print(&format!(
                 "The record of '{name}' is removed, so that the job runs again; it was completed {}.",
                 completion(&found.value).join(", ")
             ))
             .with_context(|| {
-                format!("the record '{shown_key}' is removed, which could not be printed")
+                format!("the record '{shown_key}' is removed, but that could not be printed")
             })?;
             Ok(exit_code::SUCCESS)
         }
@@ -191,7 +193,7 @@ fn row(record: &Record, leader_key: &LeaderKey) -> [String; 4] {
     [job, by, at, token]
 }
 
-/// Joins the columns of each line, as wide as the widest text that is not too wide.
+/// Joins the columns of each line. A column is as wide as its widest text of up to [`WIDEST`] characters.
 fn aligned<const COLUMNS: usize>(rows: Vec<[String; COLUMNS]>) -> Vec<String> {
     let width = |text: &String| text.chars().count();
     let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
@@ -207,7 +209,7 @@ fn aligned<const COLUMNS: usize>(rows: Vec<[String; COLUMNS]>) -> Vec<String> {
     rows.into_iter().map(line).collect()
 }
 
-/// Returns the object of a record. A key that names no job has a `key` in place of an `id`.
+/// Returns the JSON object of a record. If its key names no job, `id` is null, and `key` holds the key.
 fn json_line(record: &Record, leader_key: &LeaderKey) -> String {
     let DoneRecord {
         name, token, at, ..

@@ -28,7 +28,7 @@ use std::{
 };
 use tokio::{signal::unix::SignalKind, time::timeout};
 
-/// How long a run may take if nothing else is said.
+/// The default of `--timeout`.
 const DEFAULT_TIME_LIMIT: Duration = Duration::from_mins(1);
 
 /// Runs COMMAND for the first state and at each change, until a signal asks to stop.
@@ -40,11 +40,11 @@ pub(super) async fn run(
 ) -> anyhow::Result<u8> {
     let program = command.first().map_or(OsStr::new(""), |program| program);
     if let Err(error) = exec::check_command(program) {
-        // If standard error is closed, the exit code has to do.
+        // If standard error is closed, only the exit code reports this.
         let _ = writeln!(io::stderr(), "error: {error}");
         return Ok(error.exit_code());
     }
-    // From now on, nothing waits for who reads standard error.
+    // From now on, a slow reader of standard error blocks nothing.
     let (lines, log) = log::start_lines();
     let time_limit = time_limit.unwrap_or(DEFAULT_TIME_LIMIT);
     let result = match Reactor::new(leader_key, command, time_limit, lines) {
@@ -60,7 +60,7 @@ pub(super) async fn run(
     result
 }
 
-/// Runs COMMAND when that is due.
+/// Runs COMMAND when a run is due.
 struct Reactor {
     leader_key: LeaderKey,
     /// COMMAND's program, for the log.
@@ -116,7 +116,7 @@ impl Reactor {
                     let now = clock::now();
                     let first = *self.stop_requested.get_or_insert(now);
                     if now.since(first) >= TIME_OF_ONE_REQUEST {
-                        // If it takes longer, the rest ends when it ends.
+                        // If that takes longer, this process does not wait for the rest.
                         let _ = timeout(KILL_TIMEOUT, self.runner.kill()).await;
                         return Ok(Some(signal));
                     }
@@ -158,7 +158,7 @@ impl Reactor {
         }
     }
 
-    /// Draws the consequences of what has happened to the run.
+    /// Handles an event of the run: updates the agenda, and logs a failure.
     fn follow_up(&mut self, event: RunEvent) {
         let program = &self.program;
         match event {
@@ -229,12 +229,11 @@ impl Reaction {
     }
 }
 
-/// The longest text that is passed in a variable: Linux executes no program with a longer one than twice
-/// this.
+/// The longest text that is passed in a variable, half of what Linux permits for a variable.
 const LONGEST_VARIABLE: usize = 64 * 1024;
 
-/// Returns a text from etcd as the value of a variable: as it is, or empty if it cannot be one. A part of
-/// a name would be another name.
+/// Returns a text from etcd as the value of a variable: the exact text, or empty if it does not fit. A
+/// truncated name could be the name of another replica.
 fn exact_or_empty(text: &[u8]) -> OsString {
     if text.len() > LONGEST_VARIABLE || text.contains(&0) {
         return OsString::new();
