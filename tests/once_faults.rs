@@ -2,7 +2,7 @@
 mod support;
 
 use rustix::process::Signal;
-use support::daemon::{FOLLOWER, LEADER, LEADER_STOPS, LOST};
+use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::etcdctl::LITTLE_ROOM;
 use support::job::{DONE, Job, NOT_RECORDED, RECORD, RECORDED, exit_code, record};
@@ -210,4 +210,45 @@ fn etcd_that_is_down_is_waited_for() {
     etcd.up();
     assert_eq!(exit_code(&mut replica), 0);
     assert_eq!(record(&etcd)["name"], "server1");
+}
+
+#[test]
+fn a_full_database_delays_the_record_and_costs_no_term() {
+    let room = LITTLE_ROOM.map(str::to_owned);
+    let etcd = Etcd::start_with(binaries().last().unwrap(), &room, &[]);
+    let job = Job::new();
+    let mut leader = job.spawn("leader", &etcd.endpoint());
+    job.wait_until_begun(1);
+    etcd.fill();
+    leader.skip();
+    job.end_with(0);
+    let refused = "'migrate-42' is completed, but cannot be recorded: etcd at '";
+    let told = leader.wait_for_next_start(refused).message();
+    assert!(told.contains("space exceeded"), "{told}");
+    // Longer than the lease would last.
+    leader.wait_for_next_refreshes(6);
+    etcd.etcdctl(&["del", "filler"]);
+    etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
+    etcd.etcdctl(&["defrag"]);
+    etcd.etcdctl(&["alarm", "disarm"]);
+    assert_eq!(exit_code(&mut leader), 0);
+    leader.wait_for_any_start(RECORDED);
+    assert_eq!(record(&etcd)["name"], "leader");
+    assert_eq!(job.begun(), ["leader"]);
+}
+
+#[test]
+fn a_wait_that_is_over_does_not_hide_that_the_job_is_not_recorded() {
+    let etcd = Etcd::newest();
+    let job = Job::new();
+    let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
+    let command = job.replica_with("first", &proxy.endpoint(), &["--wait", "0s"]);
+    let mut first = Daemon::spawn("first", command);
+    job.wait_until_begun(1);
+    proxy.set(Link::Frozen);
+    job.end_with(0);
+    assert_eq!(exit_code(&mut first), 125);
+    first.wait_for_any_start(NOT_RECORDED);
+    let gives_up = |line: &Line| line.message().contains("not elected");
+    assert!(!first.lines().iter().any(gives_up));
 }

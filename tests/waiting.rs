@@ -3,6 +3,7 @@ mod support;
 
 use rustix::process::Signal;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 use support::daemon::{CANDIDATE_STOPS, Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, json, plain};
@@ -222,6 +223,22 @@ fn a_request_to_stop_ends_a_hold_at_once() {
             assert!(etcd.leases().is_empty());
         }
     });
+}
+
+#[test]
+fn a_command_that_cannot_be_run_is_not_held() {
+    let etcd = Etcd::newest();
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("program");
+    // It passes the check before the election: only the system finds that there is no interpreter.
+    fs::write(&program, "#!/nowhere/interpreter\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = json("holds", &etcd.endpoint());
+    command.args(["--hold", "1h", "--"]).arg(&program);
+    let run = run(command);
+    assert_eq!(run.code, 127);
+    assert!(says(&run, "cannot run '"), "{:?}", run.err);
+    assert!(etcd.leases().is_empty());
 }
 
 #[test]

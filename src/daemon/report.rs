@@ -236,7 +236,7 @@ impl Reporter {
                     job,
                     endpoint,
                     reason,
-                    "'{job}' is completed, and cannot be recorded: {failure}; trying again for as \
+                    "'{job}' is completed, but cannot be recorded: {failure}; trying again for as \
                      long as the term lasts."
                 );
             }

@@ -38,8 +38,19 @@ pub const JOB_VARIANTS: &[Variant] = &[
         edits: &[edit(
             JOB,
             "expire_recording",
-            "may_exist: recording.was_sent,",
+            "may_exist: recording.may_exist(),",
             "may_exist: false,",
+        )],
+    },
+    Variant {
+        name: "A record that is refused once counts as not written",
+        mix: Mix::Jobs,
+        violation: "is told that its job is not recorded: untrue",
+        edits: &[edit(
+            JOB,
+            "refuse_record",
+            "recording.unresolved = recording.unresolved.saturating_sub(1);",
+            "recording.unresolved = 0;",
         )],
     },
     Variant {
@@ -63,20 +74,12 @@ pub const JOB_VARIANTS: &[Variant] = &[
         name: "A record is sent once, and never again",
         mix: Mix::Jobs,
         violation: "goes on holding keys, and nobody acts by them",
-        edits: &[
-            edit(
-                NEXT,
-                "transaction",
-                "(_, Some(recording)) => return",
-                "(_, Some(recording)) if !recording.was_sent() => return",
-            ),
-            edit(
-                JOB,
-                "term",
-                "self.term }",
-                "self.term } pub fn was_sent(self) -> bool { self.was_sent }",
-            ),
-        ],
+        edits: &[edit(
+            JOB,
+            "",
+            "if self.was_refused {",
+            "if self.was_refused || self.unresolved > 0 {",
+        )],
     },
     Variant {
         name: "A follower does not look for the record of its job",
