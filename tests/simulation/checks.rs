@@ -402,7 +402,13 @@ impl World {
         self.check_wishes()?;
         let known = |lease: i64| {
             let acts = |node: &Node| node.acts(now).is_some_and(|term| term.lease.get() == lease);
-            self.nodes.iter().any(acts)
+            // A completed job holds them for as long as etcd refuses its record.
+            let is_refused = now < self.refused_until();
+            let records = |node: &Node| {
+                let own = |(term, _): (Term, Time)| term.lease.get() == lease;
+                is_refused && node.completed.is_some_and(own)
+            };
+            self.nodes.iter().any(|node| acts(node) || records(node))
         };
         let unused = self
             .etcd

@@ -90,6 +90,11 @@ impl World {
 
 /// What is promised.
 impl World {
+    /// Until when etcd refuses requests, or when it last stopped to.
+    pub fn refused_until(&self) -> Time {
+        self.etcd.refusal.map_or(0, |(_, until)| until)
+    }
+
     /// Nobody begins a job that is recorded as done.
     pub fn check_job(&self, node: usize, term: Term) -> Result<(), Violation> {
         if self.plan.runs_once && self.etcd.store.done.is_some() && !self.excuses(term.lease.get())
@@ -255,7 +260,8 @@ impl World {
                 return Err(self.violation(format!("node {} waits for too long", place + 1)));
             }
             let bound = 2 * self.granted() + self.plan.stop_timeout;
-            if node.completed.is_some_and(|(_, since)| over(since, bound)) {
+            let refused_until = self.refused_until();
+            if (node.completed).is_some_and(|(_, since)| over(since.max(refused_until), bound)) {
                 return Err(self.violation(format!(
                     "node {} does not find out whether its job is recorded",
                     place + 1
