@@ -79,6 +79,11 @@ impl World {
                 Input::KeptAlive { call, result }
             }
             ToNode::Stopped(term) => {
+                let records = to.completed.is_some_and(|(completed, _)| completed == term);
+                if records && !to.so_far.is_told {
+                    // What has completed its job does not stop by itself as well.
+                    return Ok(());
+                }
                 to.child.take_if(|child| child.term == term);
                 Input::Stopped { term }
             }

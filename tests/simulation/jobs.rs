@@ -33,6 +33,7 @@ impl World {
         if succeeds {
             to.child = None;
             to.completed = Some((term, now));
+            to.so_far.is_told = false;
             return self.handle(node, Some(Input::Completed { term }));
         }
         self.handle(node, Some(Input::Withdraw))?;
@@ -50,6 +51,7 @@ impl World {
         let Some((term, _)) = self.nodes[node].completed else {
             return;
         };
+        self.nodes[node].so_far.is_told = true;
         if withdraws {
             self.tell(self.now, node, ToNode::Input(Input::Withdraw));
         }

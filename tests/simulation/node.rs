@@ -125,6 +125,8 @@ pub struct SoFar {
     pub was_elected: bool,
     /// Whether it withdraws by itself.
     pub withdraws: bool,
+    /// Whether it was told if its completed job is recorded.
+    pub is_told: bool,
     pub looked: Looked,
     /// The call that asks whether it may record its job.
     pub probes: Option<CallId>,
