@@ -120,7 +120,7 @@ impl Candidate {
         Liveness(self.commands.downgrade())
     }
 
-    /// Asks to take part no more: leadership is lost with [`LossReason::Withdrawn`], and once it has been
+    /// Asks to take part no more: leadership is lost with [`LossReason::Withdrawn`](crate::LossReason::Withdrawn), and once it has been
     /// dropped, the lease is revoked. [`withdraw`](Self::withdraw) waits for that.
     pub fn begin_withdrawal(&self) {
         // If the driver is gone, so is the candidate.

@@ -3,7 +3,7 @@
 use super::{InvalidText, JobId, check_text};
 use std::str::FromStr;
 
-/// The key that an election is about: a text with the same restrictions as a [`Name`], which cannot
+/// The key that an election is about: a text with the same restrictions as a [`Name`](super::Name), which cannot
 /// belong to another election.
 ///
 /// An election owns its key, and all keys that begin with its key and a `/`. So a key must not end in
