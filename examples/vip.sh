@@ -57,7 +57,7 @@ announcer=
 remove() {
     trap '' HUP INT QUIT TERM
     # No announcement may follow that of the next leader.
-    if [[ $announcer ]]; then kill "$announcer" 2>/dev/null && wait "$announcer"; fi
+    if [[ $announcer && $(jobs -pr) == *"$announcer"* ]]; then kill "$announcer" 2>/dev/null && wait "$announcer"; fi
     if error=$(ip address delete "$address" dev "$interface" 2>&1); then
         say "$address is removed from $interface"
     elif [[ $(ip -oneline address show dev "$interface" to "$ip" 2>/dev/null) ]]; then

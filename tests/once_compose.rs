@@ -19,8 +19,8 @@ const MIGRATES: &str = "migrating to release ";
 const MIGRATED: &str = "migrated to release ";
 const SERVES: &str = "serving release ";
 
-/// A stop that takes longer has not reached the program: docker kills it after 15 s.
-const STOP: Duration = Duration::from_secs(5);
+/// A stop that takes longer has not reached the program: docker kills it after 25 s.
+const STOP: Duration = Duration::from_secs(10);
 
 /// The exit code of a replica that was stopped before the migration was done.
 const STOPPED: &str = "143";

@@ -2,6 +2,7 @@
 mod support;
 
 use rustix::process::Signal;
+use std::time::Duration;
 use support::daemon::{Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, Line};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::etcdctl::LITTLE_ROOM;
@@ -9,6 +10,9 @@ use support::job::{DONE, Job, NOT_RECORDED, RECORD, RECORDED, exit_code, record}
 use support::operator::{at, run};
 use support::poll_until;
 use support::proxy::{Call, Link, Proxy};
+
+/// The job ends by itself before its term is lost.
+const LONGER_TTL: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_replica_that_is_killed_before_or_during_the_job_is_followed_by_the_next_one() {
@@ -97,7 +101,7 @@ fn a_leader_that_is_cut_off_while_its_job_succeeds_cannot_record_it() {
     on_each_etcd(|etcd| {
         for link in [Link::Frozen, Link::HoldRequests(Call::Record)] {
             etcd.etcdctl(&["del", RECORD]);
-            let job = Job::new();
+            let job = Job::with_ttl(LONGER_TTL);
             let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
             let mut first = job.spawn("first", &proxy.endpoint());
             job.wait_until_begun(1);
@@ -120,7 +124,7 @@ fn a_leader_that_is_cut_off_while_its_job_succeeds_cannot_record_it() {
 #[test]
 fn a_leader_whose_term_was_taken_while_its_job_succeeds_cannot_record_it() {
     on_each_etcd(|etcd| {
-        let job = Job::new();
+        let job = Job::with_ttl(LONGER_TTL);
         let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
         let mut first = job.spawn("first", &proxy.endpoint());
         job.wait_until_begun(1);
@@ -180,6 +184,7 @@ fn a_job_whose_term_is_ended_by_an_operator_runs_again() {
     second.wait_for_next(FOLLOWER);
     assert_eq!(run(at(&etcd.endpoint(), &["step-down"])).code, 0);
     first.wait_for_next_start(LOST);
+    second.wait_for_next(LEADER);
     job.end_with(0);
     assert_eq!(exit_code(&mut second), 0);
     assert_eq!(exit_code(&mut first), 0);
@@ -240,7 +245,7 @@ fn a_full_database_delays_the_record_and_costs_no_term() {
 #[test]
 fn a_wait_that_is_over_does_not_hide_that_the_job_is_not_recorded() {
     let etcd = Etcd::newest();
-    let job = Job::new();
+    let job = Job::with_ttl(LONGER_TTL);
     let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
     let command = job.replica_with("first", &proxy.endpoint(), &["--wait", "0s"]);
     let mut first = Daemon::spawn("first", command);

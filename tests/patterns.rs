@@ -90,7 +90,7 @@ fn the_address_is_with_the_leader_alone_and_moves_when_its_term_ends() {
         .map(|machine| vip_on(&lan, machine, &etcd))
         .collect();
     let first = wait_for_next_holder(&lan, 0, 0);
-    assert!(replicas[first - 1].has_said(LEADER));
+    replicas[first - 1].wait_for_any(LEADER);
     assert_eq!(holders(&lan), [first]);
     // Something on the link uses it.
     lan.run(0, &["bash", "-c", "echo >/dev/udp/192.0.2.100/9"]);
@@ -179,7 +179,7 @@ fn the_address_is_renewed_while_the_script_runs_and_goes_with_it() {
         if signal != Signal::KILL {
             assert_eq!(code, Some(0));
             // A trap that waits for `sleep` takes up to a second.
-            assert!(removed < Duration::from_millis(500), "{removed:?}");
+            assert!(removed < Duration::from_millis(900), "{removed:?}");
         }
     }
 }

@@ -66,19 +66,19 @@ fn warnings(observer: &Daemon) -> Vec<String> {
 fn a_run_that_hangs_is_told_to_stop_and_retried() {
     let etcd = Etcd::newest();
     let script = "trap 'echo cleaned; exit' TERM; sleep 60 & echo runs; wait";
-    let command = reacting(&etcd, &["--timeout", "1s"], script);
+    let command = reacting(&etcd, &["--timeout", "3s"], script);
     let mut observer = Daemon::spawn("reacting", command);
     let began = observer.wait_for_next("runs").at;
     let cleaned = observer.wait_for_next("cleaned").at;
     let took = cleaned - began;
-    assert!(took < Duration::from_secs(1) + AT_ONCE, "{took:?}");
+    assert!(took < Duration::from_secs(3) + AT_ONCE, "{took:?}");
     let logged = observer.wait_for_any_line("a warning", is_warning);
-    let expected = " WARN 'sh' did not end within 1s, and was stopped with all that it had started; \
+    let expected = " WARN 'sh' did not end within 3s, and was stopped with all that it had started; \
                     trying again in ";
     assert!(logged.text().contains(expected), "{}", logged.text());
     let took = logged.at - began;
-    assert!(took >= Duration::from_millis(900), "{took:?}");
-    assert!(took < Duration::from_secs(1) + TIME_TO_STOP, "{took:?}");
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(3) + TIME_TO_STOP, "{took:?}");
     observer.wait_for_next("runs");
     end(observer);
 }
@@ -112,7 +112,7 @@ fn what_a_successful_run_leaves_behind_survives_later_timeouts_and_is_reaped_whe
                   else trap '' TERM; sleep 60 & echo left $!; echo runs; wait; sleep 60; fi";
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("server");
-    let mut command = reacting(&etcd, &["--timeout", "500ms"], script);
+    let mut command = reacting(&etcd, &["--timeout", "2s"], script);
     command.arg(&file);
     let mut observer = Daemon::spawn("reacting", command);
     let server = poll_until("it is left", || {

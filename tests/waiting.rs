@@ -5,11 +5,13 @@ use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
-use support::daemon::{CANDIDATE_STOPS, Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, json, plain};
+use std::time::{Duration, Instant};
+use support::daemon::{
+    CANDIDATE_STOPS, Daemon, FOLLOWER, LEADER, LEADER_STOPS, LOST, command, json, plain,
+};
 use support::etcd::{Etcd, on_each_etcd};
 use support::operator::{Run, run};
-use support::proxy::{Proxy, refusing};
+use support::proxy::{Call, Link, Proxy, refusing};
 use support::requests::Requests;
 use support::{TTL, is_long_run, let_pass, poll_until};
 
@@ -44,19 +46,18 @@ fn says(run: &Run, text: &str) -> bool {
 fn whoever_does_not_wait_costs_etcd_one_question_and_no_lease() {
     on_each_etcd(|etcd| {
         let endpoint = etcd.endpoint();
-        let mut leader = Daemon::spawn("leader", json("leader", &endpoint));
-        leader.wait_for_next(LEADER);
-        // No question of the leader's own is counted.
-        leader.signal(Signal::STOP);
+        // Somebody leads who asks nothing.
+        let lease = etcd.grant(Duration::from_mins(10));
+        etcd.put("leader", b"leader", Some(&lease));
         let before = Requests::of(&etcd);
         let mut others: Vec<_> = (0..20)
             .map(|number| {
-                spawn(
-                    &format!("job{number}"),
-                    &endpoint,
-                    &["--wait", "0s"],
-                    "echo runs",
-                )
+                let name = format!("job{number}");
+                // One that is slow to respond is not asked again within a fifth of the TTL.
+                let mut command = command();
+                command.args(["--name", &name, "--etcd", &endpoint, "--ttl", "1m"]);
+                command.args(["--log-format", "json", "--wait", "0s", "--", "echo", "runs"]);
+                Daemon::spawn(&name, command)
             })
             .collect();
         for other in &mut others {
@@ -68,7 +69,6 @@ fn whoever_does_not_wait_costs_etcd_one_question_and_no_lease() {
             Requests::of(&etcd).since(&before),
             [("Txn".to_owned(), others.len() as u64)]
         );
-        leader.signal(Signal::CONT);
     });
 }
 
@@ -92,16 +92,16 @@ fn a_wait_that_is_over_leaves_nothing_in_etcd() {
         leader.wait_for_next(LEADER);
         for command in [true, false] {
             let mut waits = json("waits", &endpoint);
-            waits.args(["--wait", "1s"]);
+            waits.args(["--wait", "3s"]);
             if command {
                 waits.args(["--", "echo", "runs"]);
             }
             let run = run(waits);
             assert_eq!(run.code, NOT_ELECTED);
-            let gives_up = "This replica was not elected within 1s; 'leader' leads. Giving up.";
+            let gives_up = "This replica was not elected within 3s; 'leader' leads. Giving up.";
             assert!(says(&run, gives_up) && says(&run, CANDIDATE_STOPS));
             let took = run.took.as_millis();
-            assert!((1000..2000).contains(&took), "{took} ms");
+            assert!((3000..7000).contains(&took), "{took} ms");
             assert_eq!(etcd.leases().len(), 1);
         }
         // Without a limit it would wait on.
@@ -157,18 +157,30 @@ fn an_etcd_that_does_not_answer_is_logged_and_the_wait_ends() {
 #[test]
 fn an_etcd_that_falls_silent_does_not_keep_a_replica_that_does_not_wait() {
     let etcd = Etcd::newest();
-    etcd.freeze();
-    let run = run(shell(
-        "job",
-        &etcd.endpoint(),
-        &["--wait", "0s"],
-        "echo runs",
-    ));
-    assert_eq!(run.code, NOT_ELECTED);
-    assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
-    etcd.thaw();
-    poll_until("no lease is left", || {
-        etcd.leases().is_empty().then_some(())
+    let proxy = Proxy::start(&etcd.endpoint(), Link::HoldResponses(Call::Campaign));
+    let mut command = command();
+    // With this TTL, a lease may take 20 s to be given back.
+    command.args([
+        "--etcd",
+        &proxy.endpoint(),
+        "--ttl",
+        "1m",
+        "--wait",
+        "0s",
+        "--",
+        "true",
+    ]);
+    let begun = Instant::now();
+    let mut replica = Daemon::spawn("job", command);
+    poll_until("it has a lease", || {
+        (proxy.matching_requests() > 0).then_some(())
+    });
+    proxy.set(Link::Frozen);
+    assert_eq!(exit_code(&mut replica), NOT_ELECTED);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(11), "{took:?}");
+    replica.wait_for_any_line("what it leaves behind", |line| {
+        line.text().contains("could not be revoked")
     });
 }
 
@@ -185,7 +197,7 @@ fn leadership_is_held_after_command_and_command_decides_the_exit_code() {
         assert_eq!(exit_code(&mut holds), 4);
         let next = waits.wait_for_next(LEADER).at;
         let held = next.duration_since(began).as_millis();
-        assert!((2900..4500).contains(&held), "{held} ms");
+        assert!((2000..6000).contains(&held), "{held} ms");
         assert!(ended < next);
         assert_eq!(exit_code(&mut waits), 0);
         assert!(etcd.leases().is_empty());

@@ -151,14 +151,14 @@ pub enum PutError {
     /// The key is the election's, or begins with the election's key and a `/`; nothing was written.
     #[error("the key belongs to the election; nothing was written")]
     ReservedKey,
-    /// etcd refused; nothing was written.
-    #[error("etcd refused: {0}; nothing was written")]
-    Refused(Failure),
+    /// The etcd user may not write this key; nothing was written.
+    #[error("etcd denied it: {0}; nothing was written")]
+    Denied(Failure),
     /// There is no connection to etcd at present; nothing was written.
     #[error("etcd could not be asked: {0}; nothing was written")]
     NotSent(Failure),
-    /// etcd did not respond; the key may have been written.
-    #[error("etcd did not respond: {0}; the key may have been written")]
+    /// etcd did not respond, or has no room any more; the key may have been written.
+    #[error("etcd has not confirmed it: {0}; the key may have been written")]
     Unknown(Failure),
     /// The election ended by itself; the key may have been written.
     #[error("the election ended by itself; the key may have been written")]

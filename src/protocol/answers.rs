@@ -153,7 +153,7 @@ impl Machine {
             Err(failure) if self.is_denied_job(&failure) => {
                 return self.refuse_job(now, failure);
             }
-            Err(failure) if self.refuse_record(id, &failure) => return,
+            Err(failure) if self.refuse_record(now, id, &failure) => return,
             Err(failure) => return self.fail_call(now, id, Some(failure)),
         };
         // Rule 10: see `start_new_history`.
@@ -269,6 +269,7 @@ impl Machine {
         kept_alive: KeptAlive,
         shows: Option<FencingToken>,
     ) -> Option<Moment> {
+        self.allow_record();
         let acts_until = |lease: &Lease| {
             let ttl = Duration::from_secs(kept_alive.ttl.unsigned_abs());
             let shorter = lease.timing.ttl().saturating_sub(ttl);

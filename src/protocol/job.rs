@@ -7,9 +7,7 @@
 
 use super::{
     CallId, Entry, Event, Failure, FailureKind, Machine, Moment, Settings, State, Term,
-    Transaction,
-    calls::{Call, CallKind},
-    view::Known,
+    Transaction, calls::CallKind, view::Known,
 };
 
 /// What a candidate looks at before it asks for its first lease.
@@ -47,8 +45,12 @@ pub(super) struct Recording {
     term: Term,
     /// When the machine learned that the job was completed.
     since: Moment,
-    /// How many transactions that write the record were sent and have no response.
+    /// How many transactions were sent of which it is not known whether they have written the record.
     unresolved: u32,
+    /// How many of them etcd has refused, though it may have carried them out, and when it refused the last
+    /// one.
+    refused: u32,
+    refused_at: Moment,
     /// Whether etcd has refused the last one, so that the next try renews the term without it.
     was_refused: bool,
     /// Whether it was reported that etcd refuses the record.
@@ -94,6 +96,8 @@ impl Machine {
             term: completed,
             since: now,
             unresolved: 0,
+            refused: 0,
+            refused_at: now,
             was_refused: false,
             is_refusal_reported: false,
             ends: None,
@@ -109,47 +113,57 @@ impl Machine {
     /// Notes that a transaction is about to be sent: if it writes the record, the record may exist from
     /// then on.
     pub(super) fn note_record_sent(&mut self, transaction: &Transaction) {
-        if let Some(recording) = &mut self.recording {
-            recording.was_refused = false;
-            if *transaction == Transaction::record(recording.term) {
-                recording.unresolved += 1;
-            }
+        if let Some(recording) = &mut self.recording
+            && *transaction == Transaction::record(recording.term)
+        {
+            recording.unresolved += 1;
         }
     }
 
-    /// Rule 21: takes in that a transaction was refused. If that was the record, the term goes on without it,
-    /// and the record is sent again with the try after the next. Returns true iff so.
-    pub(super) fn refuse_record(&mut self, id: CallId, failure: &Failure) -> bool {
-        let Some(Call { kind, .. }) = self.calls.get(id) else {
+    /// Rule 21: takes in that a transaction was refused. If that was the record in a try, the term goes on
+    /// without it, and the record is sent again after an answered try. Returns true iff so.
+    pub(super) fn refuse_record(&mut self, now: Moment, id: CallId, failure: &Failure) -> bool {
+        let kind = self.calls.get(id).map(|call| call.kind);
+        let (Some(CallKind::Try { transaction, .. } | CallKind::Look { transaction }), true) =
+            (kind, failure.is_permanent())
+        else {
             return false;
-        };
-        let (is_try, transaction) = match kind {
-            CallKind::Try { transaction, .. } => (true, *transaction),
-            CallKind::Look { transaction } => (false, *transaction),
-            CallKind::Grant => return false,
         };
         let Some(recording) = &mut self.recording else {
             return false;
         };
-        if transaction != Transaction::record(recording.term) || !failure.is_permanent() {
+        if transaction != Transaction::record(recording.term) {
             return false;
         }
-        recording.unresolved = recording.unresolved.saturating_sub(1);
-        let is_news = !std::mem::replace(&mut recording.is_refusal_reported, true);
-        recording.was_refused = is_try;
+        if failure.kind == FailureKind::Denied {
+            recording.unresolved = recording.unresolved.saturating_sub(1);
+        } else {
+            // If the database fills up meanwhile, etcd carries the transaction out and refuses it then
+            // (`quotaApplierV3.Txn` in `server/etcdserver/apply.go`). A later response shows whether it did.
+            recording.refused += 1;
+            recording.refused_at = now;
+        }
+        recording.was_refused = true;
+        if self.calls.finish(id).is_none() || matches!(kind, Some(CallKind::Look { .. })) {
+            return false;
+        }
         let endpoint = self.calls.endpoint();
-        let failure = failure.clone();
-        if is_news {
+        if !std::mem::replace(&mut recording.is_refusal_reported, true) {
             let failure = failure.clone();
             self.events
                 .push_back(Event::RecordRefused { endpoint, failure });
         }
-        if is_try && self.calls.finish(id).is_some() {
-            self.events.push_back(Event::Failed { endpoint, failure });
-            self.calls.next_now();
-            return true;
+        let failure = failure.clone();
+        self.events.push_back(Event::Failed { endpoint, failure });
+        self.calls.next_now();
+        true
+    }
+
+    /// Lets the next try carry the record again, because one was answered and has renewed the term.
+    pub(super) fn allow_record(&mut self) {
+        if let Some(recording) = &mut self.recording {
+            recording.was_refused = false;
         }
-        false
     }
 
     /// Rules 20 and 21: acts on what the response to a request that was sent at `sent` shows: the job's
@@ -174,10 +188,17 @@ impl Machine {
                 Event::JobDone { record }
             });
             self.withdraw(now);
-        } else if let Some(recording) = self.recording
-            && sent >= recording.since
-            && !seen.acts_in(recording.term)
-        {
+            return;
+        }
+        let Some(recording) = &mut self.recording else {
+            return;
+        };
+        if sent >= recording.refused_at {
+            // What was refused before has not written it either.
+            recording.unresolved = recording.unresolved.saturating_sub(recording.refused);
+            recording.refused = 0;
+        }
+        if sent >= recording.since && !seen.acts_in(recording.term) {
             // The term is over: no transaction that is still on its way can write the record. The
             // response to an earlier request, such as an overdue try, may show the keys from before the
             // term.

@@ -432,6 +432,13 @@ impl Etcd {
             return Reply::Waits(mends);
         }
         if let Some(reply) = self.refuse(now, question, chance) {
+            if let (Some((Refusal::NoSpace, _)), Question::Transaction(transaction)) =
+                (self.refusal, question)
+                && chance < 64
+            {
+                // The database has filled up since the request was checked.
+                let _ = self.transact(asker, &transaction);
+            }
             return reply;
         }
         // Until another is elected, a leader's word on leases counts, in touch with a quorum or not.

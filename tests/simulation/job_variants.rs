@@ -54,10 +54,26 @@ pub const JOB_VARIANTS: &[Variant] = &[
         )],
     },
     Variant {
+        name: "A refused record counts as not carried out",
+        mix: Mix::Jobs,
+        violation: "is told that its job is not recorded: untrue",
+        edits: &[edit(
+            JOB,
+            "refuse_record",
+            "if failure.kind == FailureKind::Denied {",
+            "if failure.is_permanent() {",
+        )],
+    },
+    Variant {
         name: "A response to what was asked before the term shows that the term is over",
         mix: Mix::Jobs,
         violation: "does not record its job though its term goes on",
-        edits: &[edit(JOB, "judge_job", "&& sent >= recording.since", "")],
+        edits: &[edit(
+            JOB,
+            "judge_job",
+            "if sent >= recording.since && !seen",
+            "if !seen",
+        )],
     },
     Variant {
         name: "The term ends before the job is recorded",

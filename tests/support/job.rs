@@ -1,12 +1,13 @@
 //! A job that several replicas run once.
 
-use super::daemon::{Daemon, json};
+use super::daemon::{Daemon, command};
 use super::etcd::Etcd;
-use super::poll_until;
+use super::{TTL, poll_until};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
 
 pub const JOB: &str = "migrate-42";
@@ -23,12 +24,18 @@ pub const NOT_RECORDED: &str =
 /// A job that writes a line when it begins and one when it ends, and lasts until the test says so.
 pub struct Job {
     folder: TempDir,
+    ttl: Duration,
 }
 
 impl Job {
     pub fn new() -> Self {
+        Self::with_ttl(TTL)
+    }
+
+    /// The same for tests in which the job must end by itself while its term is being lost.
+    pub fn with_ttl(ttl: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { folder }
+        Self { folder, ttl }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -41,8 +48,16 @@ impl Job {
     }
 
     pub fn replica_with(&self, name: &str, endpoint: &str, options: &[&str]) -> Command {
-        let mut command = json(name, endpoint);
-        command.args(["--once", JOB]).args(options);
+        self.replica_of(name, endpoint, self.ttl, options)
+    }
+
+    fn replica_of(&self, name: &str, endpoint: &str, ttl: Duration, options: &[&str]) -> Command {
+        let mut command = command();
+        let ttl = format!("{}s", ttl.as_secs());
+        command.args(["--name", name, "--etcd", endpoint, "--ttl", &ttl]);
+        command
+            .args(["--log-format", "json", "--once", JOB])
+            .args(options);
         let folder = self.folder.path().display();
         let job = format!(
             "cd {folder}; echo $LEADER_ELECTION_NAME $LEADER_ELECTION_TOKEN >>begun
@@ -51,6 +66,11 @@ impl Job {
         );
         command.args(["--", "sh", "-c", &job]);
         command
+    }
+
+    /// Returns a replica that runs it, with a TTL of a minute.
+    pub fn with_longer_ttl(&self, name: &str, endpoint: &str) -> Command {
+        self.replica_of(name, endpoint, Duration::from_mins(1), &[])
     }
 
     /// Starts a replica that runs it.

@@ -91,7 +91,10 @@ impl Standbys {
             };
             replica.lines().iter().any(is_it)
         };
-        (self.replicas.iter().position(has_it).unwrap(), next)
+        let place = poll_until("its replica says that it leads", || {
+            self.replicas.iter().position(has_it)
+        });
+        (place, next)
     }
 
     /// Checks that a program whose replica was killed has stopped. It may begin to act once more, when

@@ -218,8 +218,11 @@ impl Driver {
             let result = match putting.await {
                 Ok(outcome) if outcome.succeeded => Ok(()),
                 Ok(_) => Err(PutError::TermOver),
-                Err(failure) if failure.is_permanent() => Err(PutError::Refused(failure)),
-                Err(failure) => Err(PutError::Unknown(failure)),
+                // A refusal for lack of room may come after the transaction was carried out.
+                Err(failure) => Err(match failure.kind {
+                    FailureKind::Denied | FailureKind::Unauthenticated => PutError::Denied(failure),
+                    _ => PutError::Unknown(failure),
+                }),
             };
             let _ = responded.send(result);
         });

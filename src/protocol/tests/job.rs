@@ -177,6 +177,73 @@ fn a_record_that_etcd_refuses_costs_no_term_and_is_sent_again() {
 }
 
 #[test]
+fn a_record_refused_for_lack_of_room_may_exist_until_a_later_response_shows_that_it_does_not() {
+    for is_shown in [false, true] {
+        let (mut harness, term) = leader();
+        harness.handle(Input::Completed { term });
+        let (call, _) = harness.take_transaction();
+        let result = Err(Failure::new(FailureKind::Refused, "no space"));
+        harness.handle(Input::Transacted { call, result });
+        let (call, transaction) = harness.take_transaction();
+        assert_eq!(transaction, Transaction::READ.about_job(true));
+        if is_shown {
+            harness.transact(call, held_by(term.lease, 11));
+        }
+        harness.stop();
+        assert!(is_not_recorded(&harness, !is_shown));
+    }
+}
+
+#[test]
+fn after_a_refused_record_tries_go_without_it_until_one_is_answered() {
+    let (mut harness, term) = leader();
+    harness.handle(Input::Completed { term });
+    let (overdue, _) = harness.take_transaction();
+    harness.pass(SECOND);
+    harness.connect();
+    let (call, transaction) = harness.take_transaction();
+    assert_eq!(transaction, Transaction::record(term));
+    let refused = || Err(Failure::new(FailureKind::Denied, "permission denied"));
+    harness.handle(Input::Transacted {
+        call: overdue,
+        result: refused(),
+    });
+    harness.handle(Input::Transacted {
+        call,
+        result: refused(),
+    });
+    // A connection that breaks under the next try brings another one without it.
+    let (call, transaction) = harness.take_transaction();
+    assert_eq!(transaction, Transaction::READ.about_job(true));
+    let result = Err(unreachable());
+    harness.handle(Input::Transacted { call, result });
+    until_due(&mut harness);
+    harness.connect();
+    let (call, transaction) = harness.take_transaction();
+    assert_eq!(transaction, Transaction::READ.about_job(true));
+    harness.transact(call, held_by(term.lease, 11));
+    harness.keep_alive(call, 1);
+    assert!(harness.is_leader());
+    until_due(&mut harness);
+    answer_record(&mut harness, term, recorded(held_by(term.lease, 12)));
+    assert!(harness.says(&Event::Recorded { record: record() }));
+}
+
+#[test]
+fn a_lost_response_before_a_refusal_leaves_it_unknown_whether_there_is_a_record() {
+    let (mut harness, term) = leader();
+    harness.handle(Input::Completed { term });
+    harness.take_transaction();
+    harness.pass(SECOND);
+    harness.connect();
+    let (call, _) = harness.take_transaction();
+    let result = Err(Failure::new(FailureKind::Denied, "permission denied"));
+    harness.handle(Input::Transacted { call, result });
+    harness.stop();
+    assert!(is_not_recorded(&harness, true));
+}
+
+#[test]
 fn a_record_that_was_always_refused_does_not_exist() {
     let (mut harness, term) = leader();
     harness.handle(Input::Completed { term });
