@@ -43,7 +43,7 @@ fn says(run: &Run, text: &str) -> bool {
 }
 
 #[test]
-fn whoever_does_not_wait_costs_etcd_one_question_and_no_lease() {
+fn a_replica_that_does_not_wait_costs_etcd_one_question_and_no_lease() {
     on_each_etcd(|etcd| {
         let endpoint = etcd.endpoint();
         // Somebody leads who asks nothing.
@@ -73,7 +73,7 @@ fn whoever_does_not_wait_costs_etcd_one_question_and_no_lease() {
 }
 
 #[test]
-fn whoever_does_not_wait_gives_up_while_somebody_may_still_be_acting() {
+fn a_replica_that_does_not_wait_gives_up_while_somebody_may_still_be_acting() {
     on_each_etcd(|etcd| {
         let lease = etcd.grant(10 * TTL);
         etcd.put("leader/acting", b"{}", Some(&lease));

@@ -109,7 +109,7 @@ impl World {
         Ok(())
     }
 
-    /// A job is recorded only by whoever holds `leader/acting`.
+    /// A job is recorded only by the process that holds `leader/acting`.
     pub fn check_record(&self, node: usize, acting: Option<Key>) -> Result<(), Violation> {
         let holds = acting.is_some_and(|acting| {
             let (owner, _) = owner_and_number(acting.lease);
