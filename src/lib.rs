@@ -92,11 +92,9 @@ compile_error!(
     "leader-election runs on Linux only: it relies on CLOCK_BOOTTIME, timerfd and subreapers"
 );
 
-mod acting_record;
 mod backoff;
 pub mod clock;
 mod config;
-mod done_record;
 // The program; only `src/main.rs` calls it.
 #[cfg(feature = "daemon")]
 #[doc(hidden)]
@@ -108,14 +106,13 @@ mod printable;
 // The state machine, which the simulator in `tests/simulation/` drives.
 #[doc(hidden)]
 pub mod protocol;
+mod record;
 mod wall_clock;
 
-pub use acting_record::ActingRecord;
 pub use config::{
     Address, Cluster, Config, Credentials, Endpoint, InvalidConfig, InvalidEndpoint, InvalidText,
     JobId, LeaderKey, Name, Password, Tls,
 };
-pub use done_record::DoneRecord;
 pub use election::{Candidate, Election, Events, Leadership, Liveness, NotRecorded, PutError};
 pub use observer::{Acting, ElectionState, Leader, Observed, Observer};
 pub use printable::Printable;
@@ -123,3 +120,4 @@ pub use protocol::{
     ElectionKey, Entry, Event, Failure, FailureKind, FencingToken, InvalidTtl, LeaseId, LossReason,
     Moment, Role, Situation, Status, Term, Ttl,
 };
+pub use record::{ActingRecord, DoneRecord, SeatRecord};

@@ -6,10 +6,10 @@ mod key_history;
 mod tests;
 
 use crate::{
-    acting_record::ActingRecord,
     config::{Cluster, LeaderKey},
     etcd::Target,
     protocol::{ElectionKey, Entry, Failure, FencingToken, LeaseId, Situation, View},
+    record::ActingRecord,
 };
 use key_history::KeyHistory;
 use std::{sync::Arc, time::SystemTime};

@@ -44,6 +44,7 @@ mod release;
 mod reporter;
 mod rotation;
 mod rules;
+mod seat;
 mod situation;
 mod term;
 #[cfg(test)]
@@ -58,10 +59,11 @@ pub use calls::CallId;
 pub use event::{Event, Failure, FailureKind, LossReason, Role, Status};
 pub use messages::{Action, Input, KeptAlive, Settings};
 pub use rotation::Rotation;
+pub use seat::{InvalidSeat, Next, Seat, SeatNumber, Seats};
 pub use situation::Situation;
 pub use term::{FencingToken, LeaseId, Term};
 pub use timing::{InvalidTtl, Moment, Timing, Ttl};
-pub use transaction::{Effect, Guard, Transaction};
+pub use transaction::{Effect, Guard, Reads, Transaction};
 pub use view::{ElectionKey, Entry, View};
 
 use acting_alone::ActingAlone;

@@ -1,6 +1,7 @@
 //! The key that an election is about, and the keys below it.
 
 use super::{InvalidText, JobId, check_text};
+use crate::protocol::{FencingToken, SeatNumber};
 use std::str::FromStr;
 
 /// The key that an election is about: a text with the same restrictions as a [`Name`](super::Name), which cannot
@@ -53,6 +54,50 @@ impl FromStr for LeaderKey {
             return Err(InvalidText::ReservedKey);
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+/// Candidates and terms.
+impl LeaderKey {
+    /// Returns the prefix of the candidates' seats.
+    pub(crate) fn seats(&self) -> String {
+        format!("{}/candidates/", self.as_str())
+    }
+
+    /// Returns the key of a seat.
+    pub(crate) fn seat(&self, seat: SeatNumber) -> String {
+        format!("{}{seat}", self.seats())
+    }
+
+    /// Returns which seat a key is, if it is one of this election.
+    pub(crate) fn seat_of(&self, key: &[u8]) -> Option<SeatNumber> {
+        let key = str::from_utf8(key).ok()?;
+        let number = key.strip_prefix(&self.seats())?;
+        let seat: SeatNumber = number.parse().ok()?;
+        (self.seat(seat) == key).then_some(seat)
+    }
+
+    /// Returns the key that names the candidate to which the present term is to be handed.
+    pub(crate) fn next(&self) -> String {
+        format!("{}/next", self.as_str())
+    }
+
+    /// Returns the prefix of the records of terms.
+    pub(crate) fn history(&self) -> String {
+        format!("{}/history/", self.as_str())
+    }
+
+    /// Returns the key of a term's record. Tokens have 20 digits, so that the keys sort by age.
+    pub(crate) fn term(&self, token: FencingToken) -> String {
+        format!("{}{:020}", self.history(), token.get())
+    }
+
+    /// Returns the token of the term whose record this key holds, if it is one of this election.
+    pub(crate) fn token_of(&self, key: &[u8]) -> Option<FencingToken> {
+        let key = str::from_utf8(key).ok()?;
+        let token = key.strip_prefix(&self.history())?;
+        let token = FencingToken::new(token.parse().ok()?);
+        (self.term(token) == key).then_some(token)
     }
 }
 
@@ -114,6 +159,35 @@ mod tests {
             "x/nextone",
         ] {
             assert!(free.parse::<LeaderKey>().is_ok(), "{free}");
+        }
+    }
+
+    #[test]
+    fn seats_and_terms_are_read_back_from_their_keys() {
+        let election: LeaderKey = "a/b".parse().unwrap();
+        for seat in SeatNumber::all() {
+            let key = election.seat(seat);
+            assert_eq!(election.seat_of(key.as_bytes()), Some(seat));
+            assert_eq!(key.parse::<LeaderKey>(), Err(InvalidText::ReservedKey));
+        }
+        assert_eq!(
+            election.seat(SeatNumber::all().next().unwrap()),
+            "a/b/candidates/00"
+        );
+        for other in [
+            "a/b/candidates/16",
+            "a/b/candidates/1",
+            "a/b/candidates/+1",
+            "a/candidates/01",
+        ] {
+            assert_eq!(election.seat_of(other.as_bytes()), None, "{other}");
+        }
+        let token = FencingToken::new(42);
+        let key = election.term(token);
+        assert_eq!(key, "a/b/history/00000000000000000042");
+        assert_eq!(election.token_of(key.as_bytes()), Some(token));
+        for other in ["a/b/history/42", "a/b/history/", "a/b"] {
+            assert_eq!(election.token_of(other.as_bytes()), None, "{other}");
         }
     }
 

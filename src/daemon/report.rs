@@ -6,9 +6,9 @@ use super::render::{
 use crate::{
     clock,
     config::Config,
-    done_record::DoneRecord,
     printable::Printable,
     protocol::{ElectionKey, Event, FencingToken, LossReason, Moment},
+    record::DoneRecord,
     wall_clock,
 };
 use std::time::Duration;

@@ -3,8 +3,8 @@
 use super::{driver::Command, offer::Offer};
 use crate::{
     clock,
-    done_record::DoneRecord,
     protocol::{Failure, FencingToken, LossReason, Moment, Role, Status, Term},
+    record::DoneRecord,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -2,17 +2,22 @@
 
 use super::{Connection, entry, no_header};
 use crate::{
-    acting_record::ActingRecord,
     config::{Address, Config, JobId, LeaderKey},
-    done_record::DoneRecord,
-    protocol::{Effect, ElectionKey, Entry, Failure, Guard, LeaseId, Term, Transaction, View},
+    protocol::{
+        Effect, ElectionKey, Entry, Failure, FencingToken, Guard, LeaseId, Next, Reads, Seat,
+        SeatNumber, Seats, Term, Transaction, View,
+    },
+    record::{ActingRecord, DoneRecord, NextRecord, SeatRecord},
 };
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, GetResponse, PutOptions, Txn, TxnOp, TxnOpResponse,
+};
 use std::time::Duration;
 
 /// The names of an election's keys.
 #[derive(Debug)]
 pub(super) struct Keys {
+    key: LeaderKey,
     leader: String,
     acting: String,
     /// The record of the job that runs once, if there is such a job.
@@ -22,6 +27,7 @@ pub(super) struct Keys {
 impl Keys {
     pub fn new(key: &LeaderKey, job: Option<&JobId>) -> Self {
         Self {
+            key: key.clone(),
             leader: key.as_str().to_owned(),
             acting: key.acting(),
             done: job.map(|job| key.done(job)),
@@ -41,17 +47,118 @@ impl Keys {
     }
 }
 
+/// A transaction, in etcd's terms.
+impl Keys {
+    /// The record of the job that runs once, if a transaction is about it.
+    fn done(&self, transaction: &Transaction) -> Option<&str> {
+        self.done.as_deref().filter(|_| transaction.about_job)
+    }
+
+    fn compares(&self, transaction: &Transaction) -> Vec<Compare> {
+        let mut guards: Vec<_> = (transaction.key_guards().into_iter())
+            .flat_map(|(key, guard)| compares(self.name(key), guard))
+            .collect();
+        guards.extend(compares(&self.key.next(), transaction.next));
+        for (seat, guard) in transaction.seat_guards() {
+            guards.extend(compares(&self.key.seat(seat), guard));
+        }
+        if let Some(done) = self.done(transaction) {
+            guards.extend(compares(done, Guard::Absent));
+        }
+        guards
+    }
+
+    /// Returns what a transaction reads, in the order in which the response shows it.
+    fn reads(&self, transaction: &Transaction) -> Vec<TxnOp> {
+        let keys = transaction.reads.keys().iter().map(|key| self.name(*key));
+        let mut reads: Vec<_> = keys
+            .chain(self.done(transaction))
+            .map(|key| TxnOp::get(key, None))
+            .collect();
+        if transaction.reads == Reads::KeysAndSeats {
+            reads.push(TxnOp::get(self.key.next(), None));
+            // Longer than the list of all seats, in case someone wrote other keys there.
+            let options = GetOptions::new().with_prefix().with_limit(32);
+            reads.push(TxnOp::get(self.key.seats(), Some(options)));
+        }
+        reads
+    }
+
+    fn writes(&self, transaction: &Transaction, values: &Values) -> Vec<TxnOp> {
+        let put = |key: &str, value: &str, lease: LeaseId| {
+            let options = PutOptions::new().with_lease(lease.get());
+            TxnOp::put(key, value, Some(options))
+        };
+        let delete = |key: &str| TxnOp::delete(key, None);
+        let own_seat = transaction.own_seat.map(|(seat, _)| self.key.seat(seat));
+        match transaction.effect {
+            Effect::None => Vec::new(),
+            Effect::Lead { lease } => vec![
+                put(&self.leader, &values.leader, lease),
+                put(&self.acting, &values.acting, lease),
+            ],
+            Effect::HandOver { lease, .. } => {
+                let mut writes = vec![
+                    put(&self.leader, &values.leader, lease),
+                    put(&self.acting, &values.acting, lease),
+                    delete(&self.key.next()),
+                ];
+                writes.extend(own_seat.as_deref().map(delete));
+                writes
+            }
+            Effect::Release => {
+                let mut writes = vec![delete(&self.acting)];
+                if transaction.leader != Guard::Ignored {
+                    writes.push(delete(&self.leader));
+                }
+                writes.extend(own_seat.as_deref().map(delete));
+                writes
+            }
+            Effect::PutSeat { lease, .. } => (own_seat.iter())
+                .map(|seat| put(seat, &values.seat, lease))
+                .collect(),
+            Effect::DeleteLeader => vec![delete(&self.leader)],
+            Effect::Choose { lease } => vec![
+                delete(&self.leader),
+                put(&self.key.next(), &values.next, lease),
+            ],
+            Effect::Put => (values.put.iter())
+                .map(|(key, value)| TxnOp::put(key.as_str(), value.as_slice(), None))
+                .collect(),
+        }
+    }
+
+    /// Returns the seats that a response shows.
+    fn seats(&self, get: &GetResponse) -> Vec<Seat> {
+        let seats = get.kvs().iter().filter_map(|key_value| {
+            let number: SeatNumber = self.key.seat_of(key_value.key())?;
+            let entry = entry(key_value);
+            let record = SeatRecord::decode(&entry.value);
+            Some(Seat {
+                number,
+                create_revision: key_value.create_revision(),
+                has_name: record.name.is_some(),
+                acts: record.acts,
+                entry,
+            })
+        });
+        seats.collect()
+    }
+}
+
 /// What transactions write.
 #[derive(Default)]
 pub(crate) struct Values {
     leader: String,
     acting: String,
+    seat: String,
+    next: String,
     /// What [`Effect::Put`] puts: a key and its value.
     put: Option<(String, Vec<u8>)>,
 }
 
 impl Values {
-    /// Returns the values for a transaction that is sent now; in `term`, if there is one.
+    /// Returns the values for a transaction that a candidate sends now; in `term`, if there is one.
     pub fn now(config: &Config, term: Option<Term>) -> Self {
         let name = config.name().as_str();
         let address = config.address().map(Address::as_str);
@@ -65,6 +172,35 @@ impl Values {
             leader: name.to_owned(),
             acting: ActingRecord::now(name, address).encode(),
             put,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the values for a transaction that writes a seat.
+    pub fn seat(record: &SeatRecord) -> Self {
+        Self {
+            seat: record.encode(),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the values for a transaction that hands a term to the candidate whose seat holds `value`;
+    /// `None` if that does not say its name.
+    pub fn hand_over(value: &[u8], is_chosen: bool) -> Option<Self> {
+        let (leader, acting) = SeatRecord::values_for_term(value, is_chosen)?;
+        Some(Self {
+            leader,
+            acting,
+            ..Self::default()
+        })
+    }
+
+    /// Returns the values for a transaction that asks for a term to be handed to the candidate with a
+    /// lease.
+    pub fn choose(token: FencingToken, lease: LeaseId) -> Self {
+        Self {
+            next: NextRecord::encode(token, lease),
+            ..Self::default()
         }
     }
 
@@ -102,31 +238,9 @@ impl Connection {
         limit: Duration,
     ) -> Result<Outcome, Failure> {
         let keys = &self.target.keys;
-        let done = keys.done.as_deref().filter(|_| transaction.about_job);
-        let mut guards: Vec<_> = (transaction.guards().into_iter())
-            .flat_map(|(key, guard)| compares(keys.name(key), guard))
-            .collect();
-        guards.extend(
-            done.into_iter()
-                .flat_map(|key| compares(key, Guard::Absent)),
-        );
-        let names = transaction.reads.iter().map(|key| keys.name(*key));
-        let reads: Vec<_> = names.chain(done).map(|key| TxnOp::get(key, None)).collect();
-        let put = |key: &str, value: &str, lease: LeaseId| {
-            let options = PutOptions::new().with_lease(lease.get());
-            TxnOp::put(key, value, Some(options))
-        };
-        let mut operations = match transaction.effect {
-            Effect::None => Vec::new(),
-            Effect::Lead { lease } => vec![
-                put(&keys.leader, &values.leader, lease),
-                put(&keys.acting, &values.acting, lease),
-            ],
-            Effect::DeleteLeader => vec![TxnOp::delete(keys.leader.as_str(), None)],
-            Effect::Put => (values.put.iter())
-                .map(|(key, value)| TxnOp::put(key.as_str(), value.as_slice(), None))
-                .collect(),
-        };
+        let guards = keys.compares(transaction);
+        let reads = keys.reads(transaction);
+        let mut operations = keys.writes(transaction, values);
         operations.extend(reads.iter().cloned());
         let request = Txn::new().when(guards).and_then(operations).or_else(reads);
 
@@ -142,18 +256,33 @@ impl Connection {
             leader: None,
             acting: None,
             done: None,
+            seats: None,
         };
         let mut shown = response
             .op_responses()
             .into_iter()
             .filter_map(|response| match response {
-                TxnOpResponse::Get(get) => Some(get.kvs().first().map(entry)),
+                TxnOpResponse::Get(get) => Some(get),
                 _ => None,
             });
-        for (key, entry) in transaction.reads.iter().zip(&mut shown) {
-            *shown_in(&mut view, *key) = entry;
+        let first = |get: &GetResponse| get.kvs().first().map(entry);
+        for (key, get) in transaction.reads.keys().iter().zip(&mut shown) {
+            *shown_in(&mut view, *key) = first(&get);
         }
-        view.done = shown.next().flatten();
+        if transaction.about_job {
+            view.done = shown.next().as_ref().and_then(first);
+        }
+        if transaction.reads == Reads::KeysAndSeats {
+            let next = shown.next().as_ref().and_then(first);
+            let seats = shown.next();
+            view.seats = Some(Seats {
+                taken: seats.map_or_else(Vec::new, |get| keys.seats(&get)),
+                next: next.map(|entry| Next {
+                    ends: NextRecord::decode(&entry.value).token,
+                    entry,
+                }),
+            });
+        }
         Ok(Outcome {
             succeeded: response.succeeded(),
             view,
@@ -180,5 +309,6 @@ fn compares(key: &str, guard: Guard) -> Vec<Compare> {
             Compare::mod_revision(key, CompareOp::Equal, mod_revision),
             Compare::lease(key, CompareOp::Equal, lease.get()),
         ],
+        Guard::BoundTo { lease } => vec![Compare::lease(key, CompareOp::Equal, lease.get())],
     }
 }

@@ -27,6 +27,7 @@ fn view(revision: i64, leader: Option<i64>, acting: Option<i64>) -> View {
         leader: leader.map(entry),
         acting: acting.map(entry),
         done: None,
+        seats: None,
     }
 }
 

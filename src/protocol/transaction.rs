@@ -6,7 +6,7 @@
 //! `tests/simulation/etcd.rs`, where the compiler asks for it, and so is another [`Guard`]. What a
 //! command asks for stands in `src/etcd/questions.rs`.
 
-use super::{ElectionKey, LeaseId, Term};
+use super::{ElectionKey, Entry, FencingToken, LeaseId, Seat, SeatNumber, Seats, Term};
 
 /// What a transaction requires of one key; its effect takes place only if all its guards hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,24 @@ pub enum Guard {
         /// The lease that the key is bound to.
         lease: LeaseId,
     },
+    /// The key is bound to this lease, whichever revision wrote it.
+    ///
+    /// It suffices for a key that only the lease's own candidate writes, because every lease has an id of
+    /// its own.
+    BoundTo {
+        /// The lease.
+        lease: LeaseId,
+    },
+}
+
+impl Guard {
+    /// Requires that a key stands as it was read.
+    fn standing(entry: &Entry) -> Self {
+        Self::Unchanged {
+            mod_revision: entry.mod_revision,
+            lease: entry.lease.unwrap_or(LeaseId::new(0)),
+        }
+    }
 }
 
 /// What a transaction does if its guards hold.
@@ -37,12 +55,57 @@ pub enum Effect {
         /// The lease.
         lease: LeaseId,
     },
+    /// Puts both keys, bound to the lease of the candidate whose seat is guarded, and deletes `KEY/next`
+    /// and the own seat: that candidate is elected.
+    HandOver {
+        /// The lease of the successor.
+        lease: LeaseId,
+        /// Whether an operator has chosen it.
+        is_chosen: bool,
+    },
+    /// Deletes `leader/acting`, `leader` if it is guarded, and the own seat.
+    Release,
+    /// Puts the own seat, bound to this lease.
+    PutSeat {
+        /// The lease.
+        lease: LeaseId,
+        /// The term in which the candidate leads, if it does.
+        acts: Option<FencingToken>,
+    },
     /// Deletes the `leader` key: asks the leader to step down.
     DeleteLeader,
+    /// Deletes the `leader` key, and puts `KEY/next`, bound to the lease of the candidate whose seat is
+    /// guarded: asks the leader to hand its term to that candidate.
+    Choose {
+        /// The lease of the chosen candidate.
+        lease: LeaseId,
+    },
     /// Puts a key other than the election's two, bound to no lease. The caller that executes the
     /// transaction chooses the key and the value; in a transaction about the job, the key is the job's
     /// record.
     Put,
+}
+
+/// What the response to a transaction shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// No key.
+    Nothing,
+    /// Both keys of the election.
+    Keys,
+    /// Both keys, all seats and `KEY/next`.
+    KeysAndSeats,
+}
+
+impl Reads {
+    /// Returns the keys of the election that are shown.
+    #[must_use]
+    pub const fn keys(self) -> &'static [ElectionKey] {
+        match self {
+            Self::Nothing => &[],
+            Self::Keys | Self::KeysAndSeats => ElectionKey::ALL,
+        }
+    }
 }
 
 /// One transaction.
@@ -54,23 +117,38 @@ pub struct Transaction {
     pub leader: Guard,
     /// What it requires of the `leader/acting` key.
     pub acting: Guard,
+    /// What it requires of `KEY/next`.
+    pub next: Guard,
+    /// What it requires of another candidate's seat, if it is about one.
+    pub other_seat: Option<(SeatNumber, Guard)>,
+    /// What it requires of the own seat, if it is about that.
+    pub own_seat: Option<(SeatNumber, Guard)>,
     /// Whether it is about the job that runs once. Then its effect also requires that the job has no
     /// record, and its response shows the record.
     pub about_job: bool,
     /// What it does if all these requirements hold.
     pub effect: Effect,
-    /// The keys that its response shows.
-    pub reads: &'static [ElectionKey],
+    /// What its response shows.
+    pub reads: Reads,
 }
 
 impl Transaction {
-    /// Reads both keys. It is linearizable and costs etcd no raft entry.
-    pub const READ: Self = Self {
+    /// Requires nothing, does nothing and shows nothing: what the others differ from.
+    const NOTHING: Self = Self {
         leader: Guard::Ignored,
         acting: Guard::Ignored,
+        next: Guard::Ignored,
+        other_seat: None,
+        own_seat: None,
         about_job: false,
         effect: Effect::None,
-        reads: ElectionKey::ALL,
+        reads: Reads::Nothing,
+    };
+
+    /// Reads both keys. It is linearizable and costs etcd no raft entry.
+    pub const READ: Self = Self {
+        reads: Reads::Keys,
+        ..Self::NOTHING
     };
 
     /// Takes both keys, if both are absent: while `leader` exists, a candidate is elected; while
@@ -80,9 +158,8 @@ impl Transaction {
         Self {
             leader: Guard::Absent,
             acting: Guard::Absent,
-            about_job: false,
             effect: Effect::Lead { lease },
-            reads: ElectionKey::ALL,
+            ..Self::READ
         }
     }
 
@@ -93,20 +170,136 @@ impl Transaction {
         self
     }
 
+    /// Sets what its response shows.
+    #[must_use]
+    pub const fn reading(mut self, reads: Reads) -> Self {
+        self.reads = reads;
+        self
+    }
+
+    /// Rule 22: takes a seat that is free.
+    #[must_use]
+    pub const fn take_seat(seat: SeatNumber, lease: LeaseId, acts: Option<FencingToken>) -> Self {
+        Self {
+            own_seat: Some((seat, Guard::Absent)),
+            effect: Effect::PutSeat { lease, acts },
+            reads: Reads::KeysAndSeats,
+            ..Self::NOTHING
+        }
+    }
+
+    /// Rule 22: writes the own seat again, if it stands as it was read.
+    #[must_use]
+    pub const fn rewrite_seat(
+        seat: SeatNumber,
+        mod_revision: i64,
+        lease: LeaseId,
+        acts: Option<FencingToken>,
+    ) -> Self {
+        let unchanged = Guard::Unchanged {
+            mod_revision,
+            lease,
+        };
+        Self {
+            own_seat: Some((seat, unchanged)),
+            ..Self::take_seat(seat, lease, acts)
+        }
+    }
+
+    /// Rule 23: hands a term whose holder has stopped acting to the candidate in a seat: `leader/acting`
+    /// must stand as the term's campaign wrote it; `leader` must too, or be absent; `KEY/next` and the seat
+    /// must stand as they were read.
+    ///
+    /// Returns `None` if the seat is bound to no lease.
+    #[must_use]
+    pub fn hand_over(term: Term, leader_stands: bool, seats: &Seats, to: &Seat) -> Option<Self> {
+        let lease = to.entry.lease?;
+        let unchanged = Guard::Unchanged {
+            mod_revision: term.token.get(),
+            lease: term.lease,
+        };
+        let own_seat = seats.of(term.lease).map(|seat| seat.number);
+        Some(Self {
+            leader: if leader_stands {
+                unchanged
+            } else {
+                Guard::Absent
+            },
+            acting: unchanged,
+            next: seats
+                .next
+                .as_ref()
+                .map_or(Guard::Absent, |next| Guard::standing(&next.entry)),
+            other_seat: Some((to.number, Guard::standing(&to.entry))),
+            own_seat: own_seat.map(|seat| (seat, Guard::BoundTo { lease: term.lease })),
+            effect: Effect::HandOver {
+                lease,
+                is_chosen: seats.chosen_for(term.token) == Some(lease),
+            },
+            reads: Reads::KeysAndSeats,
+            ..Self::NOTHING
+        })
+    }
+
+    /// Rule 24: asks the holder of a term to hand it to the candidate in a seat: unless the term is over or
+    /// ends already, and if the seat stands as it was read.
+    ///
+    /// Returns `None` if the seat is bound to no lease.
+    #[must_use]
+    pub fn choose(term: Term, to: &Seat) -> Option<Self> {
+        let unchanged = Guard::Unchanged {
+            mod_revision: term.token.get(),
+            lease: term.lease,
+        };
+        Some(Self {
+            leader: unchanged,
+            acting: unchanged,
+            other_seat: Some((to.number, Guard::standing(&to.entry))),
+            effect: Effect::Choose {
+                lease: to.entry.lease?,
+            },
+            reads: Reads::KeysAndSeats,
+            ..Self::NOTHING
+        })
+    }
+
+    /// Rule 7: releases the keys of a term that is over, and the seat of its holder: `leader/acting` if it
+    /// stands as the term's campaign wrote it, and `leader` if `with_leader`, which is then required to
+    /// stand so too.
+    #[must_use]
+    pub const fn release(term: Term, with_leader: bool, own_seat: Option<SeatNumber>) -> Self {
+        let unchanged = Guard::Unchanged {
+            mod_revision: term.token.get(),
+            lease: term.lease,
+        };
+        Self {
+            leader: if with_leader {
+                unchanged
+            } else {
+                Guard::Ignored
+            },
+            acting: unchanged,
+            own_seat: match own_seat {
+                Some(seat) => Some((seat, Guard::BoundTo { lease: term.lease })),
+                None => None,
+            },
+            effect: Effect::Release,
+            ..Self::READ
+        }
+    }
+
     /// Rule 21: puts a key if `leader/acting` stands as the term's campaign wrote it.
     ///
     /// Repeating it does no harm: it puts the same value, or nothing.
     #[must_use]
     pub const fn put_in_term(term: Term) -> Self {
         Self {
-            leader: Guard::Ignored,
             acting: Guard::Unchanged {
                 mod_revision: term.token.get(),
                 lease: term.lease,
             },
-            about_job: false,
             effect: Effect::Put,
-            reads: &[],
+            ..Self::NOTHING
         }
     }
 
@@ -114,24 +307,20 @@ impl Transaction {
     /// that the term is over without one.
     #[must_use]
     pub const fn record(term: Term) -> Self {
-        Self {
-            reads: ElectionKey::ALL,
-            ..Self::put_in_term(term).about_job(true)
-        }
+        Self::put_in_term(term).reading(Reads::Keys).about_job(true)
     }
 
     /// Asks whether the user may write the job's record, and writes nothing: no key has this revision.
     #[must_use]
     pub const fn probe() -> Self {
         Self {
-            leader: Guard::Ignored,
             acting: Guard::Unchanged {
                 mod_revision: i64::MAX,
                 lease: LeaseId::new(0),
             },
             about_job: true,
             effect: Effect::Put,
-            reads: ElectionKey::ALL,
+            ..Self::READ
         }
     }
 
@@ -145,10 +334,8 @@ impl Transaction {
                 mod_revision,
                 lease,
             },
-            acting: Guard::Ignored,
-            about_job: false,
             effect: Effect::DeleteLeader,
-            reads: &[],
+            ..Self::NOTHING
         }
     }
 
@@ -158,18 +345,32 @@ impl Transaction {
         !matches!(self.effect, Effect::None)
     }
 
+    /// Returns true iff it takes room in etcd's database, so that a full one refuses it.
+    #[must_use]
+    pub const fn takes_room(&self) -> bool {
+        !matches!(
+            self.effect,
+            Effect::None | Effect::Release | Effect::DeleteLeader
+        )
+    }
+
     /// Returns true iff it tries to get elected.
     #[must_use]
     pub const fn is_campaign(&self) -> bool {
         matches!(self.effect, Effect::Lead { .. })
     }
 
-    /// Returns the guards of the election's keys.
+    /// Returns the guards of the election's two keys.
     #[must_use]
-    pub const fn guards(&self) -> [(ElectionKey, Guard); 2] {
+    pub const fn key_guards(&self) -> [(ElectionKey, Guard); 2] {
         [
             (ElectionKey::Leader, self.leader),
             (ElectionKey::Acting, self.acting),
         ]
+    }
+
+    /// Returns the guards of seats.
+    pub fn seat_guards(&self) -> impl Iterator<Item = (SeatNumber, Guard)> {
+        self.other_seat.into_iter().chain(self.own_seat)
     }
 }

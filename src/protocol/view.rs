@@ -2,6 +2,7 @@
 
 use super::{
     Situation,
+    seat::Seats,
     term::{FencingToken, LeaseId, Term},
 };
 use std::sync::Arc;
@@ -52,6 +53,8 @@ pub struct View {
     pub acting: Option<Entry>,
     /// The record of the job that runs once, if there is one and the transaction was about the job.
     pub done: Option<Entry>,
+    /// The seats and `KEY/next`, if the transaction read them.
+    pub seats: Option<Seats>,
 }
 
 /// Which of the two keys are bound to a lease.

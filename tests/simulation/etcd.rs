@@ -3,7 +3,9 @@
 //! leader that still answers keepalives, compaction, and histories that go back.
 
 use super::Time;
-use crate::protocol::{Effect, ElectionKey, FailureKind, Guard, Transaction};
+use crate::protocol::{
+    Effect, ElectionKey, FailureKind, FencingToken, Guard, LeaseId, Reads, SeatNumber, Transaction,
+};
 
 /// The id of a lease tells to whom it was granted, counted from one, and which one it is: for traces
 /// and checks.
@@ -36,6 +38,30 @@ pub const fn place(key: ElectionKey) -> usize {
     }
 }
 
+/// A candidate's seat, as the store holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeatKey {
+    pub key: Key,
+    pub create_revision: i64,
+    /// The token of the term in which the candidate says that it leads; zero if it does not.
+    pub acts: i64,
+}
+
+/// `KEY/next`, as the store holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextKey {
+    pub key: Key,
+    /// The token of the term that it asks to be handed over.
+    pub ends: i64,
+}
+
+/// All seats, in order.
+pub type SeatKeys = [Option<SeatKey>; SeatNumber::COUNT];
+
+pub fn seat_place(seat: SeatNumber) -> usize {
+    SeatNumber::all().take_while(|other| *other != seat).count()
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
     pub revision: i64,
@@ -63,6 +89,8 @@ pub struct Record {
 pub struct Store {
     pub revision: i64,
     pub keys: Keys,
+    pub seats: SeatKeys,
+    pub next: Option<NextKey>,
     /// The record of the job that runs once.
     pub done: Option<Key>,
     /// All records that were written in this history, also those that are forgotten.
@@ -80,6 +108,8 @@ impl Store {
         Self {
             revision: 1,
             keys: [None; 2],
+            seats: [None; SeatNumber::COUNT],
+            next: None,
             done: None,
             records: Vec::new(),
             history: Vec::new(),
@@ -103,6 +133,39 @@ impl Store {
                 key,
                 now,
             });
+        }
+    }
+
+    /// Writes a seat, in a revision of its own.
+    pub fn put_seat(&mut self, place: usize, lease: i64, writer: usize, acts: i64) {
+        self.revision += 1;
+        let mod_revision = self.revision;
+        let before = self.seats[place];
+        self.seats[place] = Some(SeatKey {
+            key: Key {
+                lease,
+                mod_revision,
+                writer,
+            },
+            create_revision: before.map_or(mod_revision, |seat| seat.create_revision),
+            acts,
+        });
+    }
+
+    /// Writes `KEY/next`, in the present revision.
+    pub fn put_next(&mut self, lease: i64, writer: usize, ends: i64) {
+        let key = Key {
+            lease,
+            mod_revision: self.revision,
+            writer,
+        };
+        self.next = Some(NextKey { key, ends });
+    }
+
+    /// Deletes the own seat of a transaction, in the present revision.
+    fn vacate(&mut self, transaction: &Transaction) {
+        if let Some((seat, _)) = transaction.own_seat {
+            self.seats[seat_place(seat)] = None;
         }
     }
 
@@ -131,6 +194,10 @@ impl Store {
             return false;
         };
         self.leases.swap_remove(place);
+        for seat in &mut self.seats {
+            seat.take_if(|seat| seat.key.lease == id);
+        }
+        self.next.take_if(|next| next.key.lease == id);
         let bound = [ElectionKey::Leader, ElectionKey::Acting]
             .into_iter()
             .filter(|key| self.key(*key).is_some_and(|key| key.lease == id))
@@ -221,6 +288,8 @@ pub struct Shown {
     pub revision: i64,
     pub keys: Keys,
     pub done: Option<Key>,
+    /// The seats and `KEY/next`, if they were read.
+    pub seats: Option<(SeatKeys, Option<NextKey>)>,
 }
 
 #[derive(Debug)]
@@ -482,45 +551,85 @@ impl Etcd {
     }
 
     fn transact(&mut self, writer: usize, transaction: &Transaction) -> Reply {
-        let holds = |(key, guard): (ElectionKey, Guard)| match (guard, self.store.key(key)) {
-            (Guard::Ignored, _) | (Guard::Absent, None) => true,
-            (
-                Guard::Unchanged {
-                    mod_revision,
-                    lease,
-                },
-                Some(key),
-            ) => key.mod_revision == mod_revision && key.lease == lease.get(),
-            (Guard::Absent, Some(_)) | (Guard::Unchanged { .. }, None) => false,
-        };
-        let lacks_record = !transaction.about_job || self.store.done.is_none();
-        if transaction.guards().into_iter().all(holds) && lacks_record {
-            match transaction.effect {
-                Effect::None => {}
-                Effect::Lead { lease } => {
-                    let lease = lease.get();
-                    if self.store.lease(lease).is_none() {
-                        return Reply::Failed(FailureKind::LeaseNotFound);
-                    }
-                    let own = Some((lease, writer));
-                    self.store
-                        .commit(&[(ElectionKey::Leader, own), (ElectionKey::Acting, own)]);
-                }
-                Effect::DeleteLeader => self.store.commit(&[(ElectionKey::Leader, None)]),
-                Effect::Put => {
-                    let acting = self.store.key(ElectionKey::Acting);
-                    self.store
-                        .record(writer, acting.map_or(0, |acting| acting.mod_revision));
-                }
-            }
+        let is_allowed = (transaction.key_guards().into_iter())
+            .all(|(key, guard)| holds(guard, self.store.key(key)))
+            && holds(transaction.next, self.store.next.map(|next| next.key))
+            && transaction.seat_guards().all(|(seat, guard)| {
+                let seat = self.store.seats[seat_place(seat)];
+                holds(guard, seat.map(|seat| seat.key))
+            })
+            && (!transaction.about_job || self.store.done.is_none());
+        if is_allowed && let Err(failure) = self.take_effect(writer, transaction) {
+            return Reply::Failed(failure);
         }
+        let reads_seats = transaction.reads == Reads::KeysAndSeats;
         Reply::Shown(Shown {
             cluster_id: self.cluster_id,
             raft_term: self.raft_term,
             revision: self.store.revision,
             keys: self.store.keys,
             done: self.store.done.filter(|_| transaction.about_job),
+            seats: reads_seats.then_some((self.store.seats, self.store.next)),
         })
+    }
+
+    fn take_effect(&mut self, writer: usize, transaction: &Transaction) -> Result<(), FailureKind> {
+        let store = &mut self.store;
+        let mut check = |lease: LeaseId| {
+            let is_there = store.lease(lease.get()).is_some();
+            is_there
+                .then_some(lease.get())
+                .ok_or(FailureKind::LeaseNotFound)
+        };
+        match transaction.effect {
+            Effect::None => {}
+            Effect::Lead { lease } => {
+                let own = Some((check(lease)?, writer));
+                store.commit(&[(ElectionKey::Leader, own), (ElectionKey::Acting, own)]);
+            }
+            Effect::HandOver { lease, .. } => {
+                let lease = check(lease)?;
+                let seat = transaction.other_seat.map(|(seat, _)| seat_place(seat));
+                let seat = seat.and_then(|seat| store.seats[seat]);
+                let to = Some((lease, seat.map_or(writer, |seat| seat.key.writer)));
+                store.commit(&[(ElectionKey::Leader, to), (ElectionKey::Acting, to)]);
+                store.next = None;
+                store.vacate(transaction);
+            }
+            Effect::Release => {
+                let mut deleted = vec![(ElectionKey::Acting, None)];
+                if transaction.leader != Guard::Ignored {
+                    deleted.push((ElectionKey::Leader, None));
+                }
+                store.commit(&deleted);
+                store.vacate(transaction);
+            }
+            Effect::PutSeat { lease, acts } => {
+                let lease = check(lease)?;
+                if let Some((seat, _)) = transaction.own_seat {
+                    store.put_seat(
+                        seat_place(seat),
+                        lease,
+                        writer,
+                        acts.map_or(0, FencingToken::get),
+                    );
+                }
+            }
+            Effect::DeleteLeader => store.commit(&[(ElectionKey::Leader, None)]),
+            Effect::Choose { lease } => {
+                let lease = check(lease)?;
+                let ends = store
+                    .key(ElectionKey::Leader)
+                    .map_or(0, |key| key.mod_revision);
+                store.commit(&[(ElectionKey::Leader, None)]);
+                store.put_next(lease, writer, ends);
+            }
+            Effect::Put => {
+                let acting = store.key(ElectionKey::Acting);
+                store.record(writer, acting.map_or(0, |acting| acting.mod_revision));
+            }
+        }
+        Ok(())
     }
 
     /// A member that is not in touch with a leader is asked.
@@ -566,8 +675,13 @@ impl Etcd {
             Question::Revoke { .. } => refusal != Refusal::NoSpace,
             Question::KeepAlive { .. } => false,
         };
+        let takes_room = match question {
+            Question::Transaction(transaction) => transaction.takes_room(),
+            _ => writes,
+        };
         let refused = match refusal {
-            Refusal::NoSpace | Refusal::PermissionToWrite => writes,
+            Refusal::NoSpace => takes_room,
+            Refusal::PermissionToWrite => writes,
             Refusal::TooManyRequests => chance >= 128,
             Refusal::PermissionToRead => writes || matches!(question, Question::Transaction { .. }),
         };
@@ -576,6 +690,21 @@ impl Etcd {
             Refusal::NoSpace | Refusal::TooManyRequests => FailureKind::Refused,
         };
         refused.then_some(Reply::Failed(kind))
+    }
+}
+
+fn holds(guard: Guard, key: Option<Key>) -> bool {
+    match (guard, key) {
+        (Guard::Ignored, _) | (Guard::Absent, None) => true,
+        (
+            Guard::Unchanged {
+                mod_revision,
+                lease,
+            },
+            Some(key),
+        ) => key.mod_revision == mod_revision && key.lease == lease.get(),
+        (Guard::BoundTo { lease }, Some(key)) => key.lease == lease.get(),
+        (Guard::Absent, Some(_)) | (Guard::Unchanged { .. } | Guard::BoundTo { .. }, None) => false,
     }
 }
 

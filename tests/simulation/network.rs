@@ -3,13 +3,14 @@
 use super::{
     MILLI, SECOND, Time,
     checks::Violation,
-    etcd::{self, Question, Reply, Shown},
+    etcd::{self, NextKey, Question, Reply, SeatKeys, Shown},
     node::Call,
     plan::{Kind, Mix},
     world::{Event, ToNode, World},
 };
 use crate::protocol::{
-    CallId, ElectionKey, Entry, Failure, FailureKind, Input, KeptAlive, LeaseId, Transaction, View,
+    CallId, ElectionKey, Entry, Failure, FailureKind, FencingToken, Input, KeptAlive, LeaseId,
+    Next, Seat, SeatNumber, Seats, Transaction, View,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -408,6 +409,29 @@ impl World {
             leader,
             acting,
             done: shown.done.map(|record| self.entry(record)),
+            seats: shown
+                .seats
+                .map(|(seats, next)| self.seats(&seats, next.as_ref())),
+        }
+    }
+
+    fn seats(&self, seats: &SeatKeys, next: Option<&NextKey>) -> Seats {
+        let taken = SeatNumber::all().zip(seats).filter_map(|(number, seat)| {
+            let seat = seat.as_ref()?;
+            Some(Seat {
+                number,
+                entry: self.entry(seat.key),
+                create_revision: seat.create_revision,
+                has_name: true,
+                acts: (seat.acts != 0).then(|| FencingToken::new(seat.acts)),
+            })
+        });
+        Seats {
+            taken: taken.collect(),
+            next: next.map(|next| Next {
+                entry: self.entry(next.key),
+                ends: Some(FencingToken::new(next.ends)),
+            }),
         }
     }
 

@@ -4,10 +4,10 @@ use super::{ask::Asker, print};
 use crate::{
     config::{Cluster, JobId, LeaderKey},
     daemon::{exit_code, render},
-    done_record::DoneRecord,
     etcd::{After, Record, Removal},
     printable::Printable,
     protocol::{FailureKind, FencingToken},
+    record::DoneRecord,
 };
 use anyhow::{Context, bail};
 use serde_json::json;

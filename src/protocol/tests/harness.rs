@@ -242,6 +242,7 @@ pub(super) fn view(revision: i64, leader: Option<Entry>, acting: Option<Entry>) 
         leader,
         acting,
         done: None,
+        seats: None,
     }
 }
 

@@ -3,9 +3,10 @@
 //! Another field is written by [`ActingRecord::now`] and [`ActingRecord::encode`], read by
 //! [`ActingRecord::decode`], and shown by `src/observer.rs` and `src/daemon/render.rs`.
 
+use super::{seconds, time_from};
 use crate::wall_clock;
 use serde_json::{Value, json};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// What a leader publishes about itself in `leader/acting`, as far as it can be read: the key counts
 /// by its presence, whatever its value.
@@ -53,21 +54,6 @@ impl ActingRecord {
             since: time_from(&object["since"]),
         }
     }
-}
-
-/// The end of the year 9999, in seconds since 1970: a later time cannot be written as a date.
-const LAST_SECOND: u64 = 253_402_300_799;
-
-/// Returns a time in whole seconds since 1970, as a record holds it.
-pub(crate) fn seconds(time: SystemTime) -> Option<u64> {
-    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).ok();
-    since_1970.map(|time| time.as_secs())
-}
-
-/// Returns the time that a record holds, if it can be written as a date.
-pub(crate) fn time_from(seconds: &Value) -> Option<SystemTime> {
-    let seconds = seconds.as_u64().filter(|seconds| *seconds <= LAST_SECOND)?;
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

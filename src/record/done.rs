@@ -1,10 +1,7 @@
 //! The record of a completed job, in `KEY/done/ID`.
 
-use crate::{
-    acting_record::{seconds, time_from},
-    protocol::FencingToken,
-    wall_clock,
-};
+use super::{seconds, time_from};
+use crate::{protocol::FencingToken, wall_clock};
 use serde_json::{Value, json};
 use std::time::SystemTime;
 

@@ -1,0 +1,33 @@
+//! The values of an election's keys other than `KEY`: JSON objects.
+//!
+//! A key counts by its presence, whatever its value: anyone who may write it chose that. A field that
+//! cannot be read is left out, and one that is not known is ignored, since a later version may have
+//! written it.
+
+mod acting;
+mod done;
+mod next;
+mod seat;
+
+pub use acting::ActingRecord;
+pub use done::DoneRecord;
+pub(crate) use next::NextRecord;
+pub use seat::SeatRecord;
+
+use serde_json::Value;
+use std::time::{Duration, SystemTime};
+
+/// The end of the year 9999, in seconds since 1970: a later time cannot be written as a date.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// Returns a time in whole seconds since 1970, as a record holds it.
+pub(super) fn seconds(time: SystemTime) -> Option<u64> {
+    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).ok();
+    since_1970.map(|time| time.as_secs())
+}
+
+/// Returns the time that a record holds, if it can be written as a date.
+pub(super) fn time_from(seconds: &Value) -> Option<SystemTime> {
+    let seconds = seconds.as_u64().filter(|seconds| *seconds <= LAST_SECOND)?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
