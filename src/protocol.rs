@@ -356,6 +356,7 @@ impl Machine {
                 .known
                 .as_ref()
                 .and_then(|known| known.acting().cloned()),
+            seats: None,
             endpoint: self.calls.endpoint(),
         }
     }

@@ -77,7 +77,7 @@ impl Reporter {
             }
             // This process was held up, and the term is over already; the next event says why.
             Event::Leading { deadline, .. } if clock::now() >= deadline => {}
-            Event::Leading { term, deadline } => info!(
+            Event::Leading { term, deadline, .. } => info!(
                 name,
                 leader = name,
                 token = term.token.get(),

@@ -1,6 +1,7 @@
 //! What a machine reports: what happened, why, and its present status.
 
 use super::{
+    seat::{Seat, Seats},
     term::{LeaseId, Term},
     timing::Moment,
     view::{ElectionKey, Entry},
@@ -29,6 +30,21 @@ pub enum Event {
         term: Term,
         /// Until when, unless renewed.
         deadline: Moment,
+        /// Whether the leader before handed its term over; otherwise this candidate won a campaign.
+        was_handed_over: bool,
+    },
+    /// A term of this candidate is over, and was handed to another candidate, which leads now.
+    HandedOver {
+        /// The term that is over.
+        term: Term,
+        /// The successor's seat.
+        to: Seat,
+    },
+    /// etcd does not permit the candidates' seats or `KEY/next` to be read or written: this candidate is
+    /// not listed, and hands its terms to nobody. Reported once.
+    SeatsDenied {
+        /// What etcd said.
+        failure: Failure,
     },
     /// Somebody else leads.
     Following {
@@ -332,6 +348,8 @@ pub struct Status {
     pub leader: Option<Entry>,
     /// The `leader/acting` key as last known, its own included.
     pub acting: Option<Entry>,
+    /// The seats as last read; `None` if they are not known, or etcd denies reading them.
+    pub seats: Option<Arc<Seats>>,
     /// The endpoint that is asked, by its place in the list.
     pub endpoint: usize,
 }

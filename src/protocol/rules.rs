@@ -201,7 +201,11 @@ impl Machine {
             take_back_at: Some(now + lease.timing.ttl()),
         });
         self.actions.push_back(Action::Lead { term, deadline });
-        self.events.push_back(Event::Leading { term, deadline });
+        self.events.push_back(Event::Leading {
+            term,
+            deadline,
+            was_handed_over: false,
+        });
     }
 
     /// Rule 6: asks what acts to finish, for as long as the lease can be renewed.

@@ -165,6 +165,10 @@ fn asks(transaction: &Transaction) -> &'static str {
         Effect::Lead { .. } => "campaigns",
         Effect::Put if *transaction == Transaction::probe() => "asks whether it may record its job",
         Effect::Put => "records its job",
+        Effect::HandOver { .. } => "hands its term over",
+        Effect::Release => "releases its keys",
+        Effect::PutSeat { .. } => "writes its seat",
+        Effect::Choose { .. } => "asks for a hand-over",
         Effect::None | Effect::DeleteLeader => "reads",
     }
 }

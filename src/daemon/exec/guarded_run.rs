@@ -252,6 +252,7 @@ mod tests {
             role: Role::Follower,
             leader: None,
             acting: None,
+            seats: None,
             keys_as_of: None,
             keys_known_until: None,
             endpoint: 0,

@@ -152,6 +152,7 @@ mod tests {
             keys_known_until: None,
             leader: None,
             acting: None,
+            seats: None,
             endpoint: 0,
         });
         let state = ReplicaState::new(&config, status);

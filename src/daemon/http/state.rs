@@ -250,6 +250,7 @@ mod tests {
             keys_known_until: None,
             leader: None,
             acting: None,
+            seats: None,
             endpoint: 0,
         });
         (sender, ReplicaState::new(&config, status))
