@@ -1,6 +1,11 @@
-//! Waits whose length is drawn at random, so that many who fail together do not return together.
+//! What is drawn at random: waits, so that many who fail together do not return together; and the ids of
+//! leases.
 
-use std::time::Duration;
+use crate::protocol::LeaseId;
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
 /// Draws back-offs with full jitter: evenly from zero to a limit.
 #[derive(Debug)]
@@ -16,6 +21,14 @@ impl Jitter {
     pub fn up_to(&mut self, at_most: Duration) -> Duration {
         at_most.mul_f64(self.0.f64())
     }
+}
+
+/// Draws the id from which a candidate counts the ids of its leases, by the system's randomness: no two
+/// candidates may use the same.
+pub(crate) fn draw_lease() -> LeaseId {
+    let id = RandomState::new().hash_one(());
+    // Positive, with room to count.
+    LeaseId::new(i64::try_from(id >> 2).unwrap_or(1))
 }
 
 #[cfg(test)]

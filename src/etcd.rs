@@ -17,16 +17,14 @@ mod watch;
 #[cfg(feature = "daemon")]
 pub(crate) use access::check_files;
 #[cfg(feature = "daemon")]
-pub(crate) use questions::LeaseTime;
-#[cfg(feature = "daemon")]
 pub(crate) use records::{After, Record, Removal};
 pub(crate) use target::Target;
 use transact::Keys;
 pub(crate) use transact::Values;
 pub(crate) use watch::{Change, WatchEnd};
 
-use crate::protocol::{Entry, Failure, FailureKind, LeaseId, Ttl};
-use etcd_client::{Client, Error, KeyValue};
+use crate::protocol::{Entry, Failure, FailureKind, LeaseId, LeaseTime, Ttl};
+use etcd_client::{Client, Error, KeyValue, LeaseGrantOptions};
 use failure::Hint;
 use keepalive::KeepAliveStream;
 use std::{
@@ -100,14 +98,20 @@ impl Connection {
         }
     }
 
-    /// Asks for a lease.
-    pub async fn grant(&self, ttl: Ttl, limit: Duration) -> Result<(LeaseId, Duration), Failure> {
+    /// Asks for a lease with this id.
+    pub async fn grant(
+        &self,
+        lease: LeaseId,
+        ttl: Ttl,
+        limit: Duration,
+    ) -> Result<Duration, Failure> {
         let asked = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        let options = LeaseGrantOptions::new().with_id(lease.get());
         let mut leases = self.client.lease_client();
-        let granting = leases.grant(asked, None);
+        let granting = leases.grant(asked, Some(options));
         let granted = self.call(limit, "asking for a lease", granting).await?;
         match u64::try_from(granted.ttl()) {
-            Ok(ttl) if ttl > 0 => Ok((LeaseId::new(granted.id()), Duration::from_secs(ttl))),
+            Ok(ttl) if ttl > 0 => Ok(Duration::from_secs(ttl)),
             _ => Err(Failure::new(
                 FailureKind::Refused,
                 format!("etcd granted a lease for {} seconds", granted.ttl()),
@@ -121,6 +125,23 @@ impl Connection {
         let asking = maintenance.status();
         let status = self.call(limit, "asking for the version", asking).await?;
         Ok(status.version().to_owned())
+    }
+
+    /// Asks how long a lease lasts; `None` if there is none.
+    pub async fn time_to_live(
+        &self,
+        lease: LeaseId,
+        limit: Duration,
+    ) -> Result<Option<LeaseTime>, Failure> {
+        let mut leases = self.client.lease_client();
+        let asking = leases.time_to_live(lease.get(), None);
+        let answer = self.call(limit, "asking for the lease", asking).await?;
+        // One that is gone has a TTL of -1.
+        let seconds = |seconds| u64::try_from(seconds).ok().map(Duration::from_secs);
+        let granted = seconds(answer.granted_ttl()).filter(|granted| !granted.is_zero());
+        Ok(seconds(answer.ttl())
+            .zip(granted)
+            .map(|(remaining, granted)| LeaseTime { granted, remaining }))
     }
 
     /// Revokes a lease, and with it deletes its keys.

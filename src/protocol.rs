@@ -27,7 +27,10 @@
 //! | `protocol/calls.rs` | the pace of requests: one at a time, each within its limit |
 //! | `protocol/attempts.rs` | connection attempts, in parallel if one is slow |
 //! | `protocol/rotation.rs` | which endpoint is asked next, and the back-off |
-//! | `protocol/release.rs` | stop acting, then release the lease |
+//! | `protocol/release.rs` | stop acting, then release the keys and the lease |
+//! | `protocol/handover.rs` | to whom a term is handed over, and whether it can be |
+//! | `protocol/registry.rs` | when a candidate takes and writes its seat |
+//! | `protocol/seat.rs` | the seats, and the order in which their candidates follow |
 //! | `protocol/timing.rs` | every duration |
 //! | `protocol/reporter.rs` | what is news |
 
@@ -37,9 +40,11 @@ mod attempts;
 mod calls;
 mod event;
 mod failures;
+mod handover;
 mod job;
 mod messages;
 mod next;
+mod registry;
 mod release;
 mod reporter;
 mod rotation;
@@ -57,7 +62,7 @@ mod waiting;
 
 pub use calls::CallId;
 pub use event::{Event, Failure, FailureKind, LossReason, Role, Status};
-pub use messages::{Action, Input, KeptAlive, Settings};
+pub use messages::{Action, Input, KeptAlive, LeaseTime, Settings};
 pub use rotation::Rotation;
 pub use seat::{InvalidSeat, Next, Seat, SeatNumber, Seats};
 pub use situation::Situation;
@@ -69,6 +74,7 @@ pub use view::{ElectionKey, Entry, View};
 use acting_alone::ActingAlone;
 use calls::Calls;
 use job::{Look, Recording};
+use registry::Registry;
 use release::Release;
 use reporter::Reporter;
 use std::collections::VecDeque;
@@ -205,6 +211,15 @@ pub struct Machine {
     has_led: bool,
     /// The record that is being written.
     recording: Option<Recording>,
+    /// Whether the job that runs once is known to be done.
+    is_done: bool,
+    registry: Registry,
+    /// The id of the next lease.
+    next_lease: LeaseId,
+    /// How many campaigns on the present lease have had no response: any of them may still take effect.
+    open_campaigns: u32,
+    /// Whether the response to a campaign has shown that it was won.
+    has_won: bool,
     /// When the request was sent whose response last showed both keys, in this history of etcd.
     keys_as_of: Option<Moment>,
     reporter: Reporter,
@@ -232,6 +247,11 @@ impl Machine {
             waits_until: settings.waits_until(now),
             has_led: false,
             recording: None,
+            is_done: false,
+            registry: Registry::default(),
+            next_lease: settings.first_lease,
+            open_campaigns: 0,
+            has_won: false,
             keys_as_of: None,
             reporter: Reporter::default(),
             actions: VecDeque::new(),
@@ -250,6 +270,8 @@ impl Machine {
             Input::Granted { call, result } => self.handle_grant(now, call, result),
             Input::KeptAlive { call, result } => self.handle_keepalive(now, call, result),
             Input::Transacted { call, result } => self.handle_transaction(now, call, result),
+            Input::Executed { call, result } => self.handle_executed(now, call, result),
+            Input::LeaseTime { call, result } => self.handle_lease_time(now, call, result),
             Input::Revoked { call, result } => self.handle_revocation(now, call, result),
             Input::Changed {
                 watch,
@@ -273,6 +295,15 @@ impl Machine {
             }
         }
         self.advance(now);
+    }
+
+    /// Takes in the response to a transaction that was executed beside everything else.
+    fn handle_executed(&mut self, now: Moment, call: CallId, result: Result<View, Failure>) {
+        if self.registry.is_writing(call) {
+            self.handle_seat(now, result);
+        } else {
+            self.handle_release(now, call, result);
+        }
     }
 
     /// Takes in that time has passed.
@@ -310,6 +341,7 @@ impl Machine {
             take_back,
             call,
             self.release_timeout(),
+            self.seat_timeout(),
             self.wait_timeout(),
             recording,
         ]
@@ -356,7 +388,7 @@ impl Machine {
                 .known
                 .as_ref()
                 .and_then(|known| known.acting().cloned()),
-            seats: None,
+            seats: self.registry.seats(),
             endpoint: self.calls.endpoint(),
         }
     }

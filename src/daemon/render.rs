@@ -5,10 +5,9 @@
 use crate::{
     NotRecorded,
     config::{Config, LeaderKey},
-    etcd::LeaseTime,
     observer::{Acting, ElectionState, Leader},
     printable::Printable,
-    protocol::{ElectionKey, Failure, FailureKind, LossReason, Situation},
+    protocol::{ElectionKey, Failure, FailureKind, LeaseTime, LossReason, Situation},
     wall_clock,
 };
 use anyhow::anyhow;

@@ -5,7 +5,7 @@ mod actions;
 
 use super::{Leadership, NotRecorded, PutError, offer::Offer};
 use crate::{
-    backoff::Jitter,
+    backoff::{self, Jitter},
     clock::{self, Alarm},
     config::Config,
     etcd::{Connection, Target},
@@ -13,8 +13,9 @@ use crate::{
         CallId, Entry, Event, Failure, Input, LeaseId, Machine, Moment, Role, Settings, Status,
         Term,
     },
+    wall_clock,
 };
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::SystemTime};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
@@ -58,6 +59,8 @@ enum Message {
 pub(super) struct Driver {
     config: Config,
     target: Arc<Target>,
+    /// Since when this candidate takes part, by the wall clock.
+    joined: SystemTime,
     machine: Machine,
     alarm: Alarm,
     jitter: Jitter,
@@ -68,7 +71,8 @@ pub(super) struct Driver {
     call_tasks: Vec<AbortHandle>,
     /// Of tries on connections before this one.
     overdue_tasks: Vec<AbortHandle>,
-    revocations: Vec<AbortHandle>,
+    /// Of what is asked for beside the call under way.
+    beside_tasks: Vec<AbortHandle>,
     watch_task: Option<AbortHandle>,
     tasks: JoinSet<()>,
     results_sent: mpsc::UnboundedSender<Message>,
@@ -79,7 +83,7 @@ pub(super) struct Driver {
     leaderships: mpsc::UnboundedSender<Leadership>,
     /// The last leadership offered.
     offer: Option<(Term, Offer)>,
-    /// Those that wait until a lease is released.
+    /// Those that wait until others can lead after a term.
     resigning: Vec<(LeaseId, oneshot::Sender<()>)>,
     /// Who waits until the job is recorded.
     completing: Option<oneshot::Sender<Result<Entry, NotRecorded>>>,
@@ -102,12 +106,14 @@ impl Driver {
             endpoints: config.cluster().endpoint_count(),
             wait: config.wait(),
             runs_once: config.job().is_some(),
+            first_lease: backoff::draw_lease(),
         };
         let machine = Machine::new(settings, clock::now());
         let (status, status_received) = watch::channel(machine.status());
         let (results_sent, results) = mpsc::unbounded_channel();
         let driver = Self {
             target: Target::of_candidate(&config),
+            joined: wall_clock::now(),
             config,
             machine,
             alarm: Alarm::new()?,
@@ -117,7 +123,7 @@ impl Driver {
             attempts: Vec::new(),
             call_tasks: Vec::new(),
             overdue_tasks: Vec::new(),
-            revocations: Vec::new(),
+            beside_tasks: Vec::new(),
             watch_task: None,
             tasks: JoinSet::new(),
             results_sent,
@@ -253,7 +259,7 @@ impl Driver {
         // Dropping the sender ends the wait.
         let machine = &self.machine;
         self.resigning
-            .retain(|(lease, _)| machine.is_given_up(*lease));
+            .retain(|(lease, _)| machine.holds_keys_of(*lease));
     }
 
     fn publish_event(&mut self, event: Event) {

@@ -12,7 +12,7 @@ use crate::{
 use etcd_client::{
     Compare, CompareOp, GetOptions, GetResponse, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// The names of an election's keys.
 #[derive(Debug)]
@@ -275,13 +275,13 @@ impl Connection {
         if transaction.reads == Reads::KeysAndSeats {
             let next = shown.next().as_ref().and_then(first);
             let seats = shown.next();
-            view.seats = Some(Seats {
+            view.seats = Some(Arc::new(Seats {
                 taken: seats.map_or_else(Vec::new, |get| keys.seats(&get)),
                 next: next.map(|entry| Next {
                     ends: NextRecord::decode(&entry.value).token,
                     entry,
                 }),
-            });
+            }));
         }
         Ok(Outcome {
             succeeded: response.succeeded(),

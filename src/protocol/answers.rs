@@ -2,7 +2,7 @@
 
 use super::{
     Action, CallId, Candidacy, Event, Failure, FailureKind, FencingToken, KeptAlive, Known, Lease,
-    LeaseId, Machine, Moment, Question, State, Tenure, Timing, Transaction, View,
+    Machine, Moment, Question, State, Tenure, Timing, Transaction, View,
     calls::{CallKind, Transacted},
 };
 use std::time::Duration;
@@ -63,14 +63,20 @@ impl Machine {
         &mut self,
         now: Moment,
         id: CallId,
-        result: Result<(LeaseId, Duration), Failure>,
+        result: Result<Duration, Failure>,
     ) {
         let Some(call) = self.calls.finish(id) else {
             return;
         };
+        let CallKind::Grant { lease } = call.kind else {
+            return;
+        };
         match result {
-            Ok((lease, ttl)) => {
+            Ok(ttl) => {
                 self.events.push_back(Event::Granted { lease, ttl });
+                self.open_campaigns = 0;
+                self.has_won = false;
+                self.registry.begin(lease);
                 let lease = Lease {
                     id: lease,
                     timing: Timing::new(ttl, self.settings.grace),
@@ -100,7 +106,16 @@ impl Machine {
                 };
                 self.ask_version();
             }
-            Err(failure) => self.fail_connection(now, Some(failure)),
+            Err(failure) => {
+                // Other failures come from etcd, which has granted nothing then.
+                if matches!(
+                    failure.kind,
+                    FailureKind::TimedOut | FailureKind::Unreachable
+                ) {
+                    self.give_up_unknown(now, lease);
+                }
+                self.fail_connection(now, Some(failure));
+            }
         }
     }
 
@@ -110,9 +125,17 @@ impl Machine {
             *question = Question::Read;
         }
         if transaction.is_campaign() {
+            self.open_campaigns += 1;
             self.events.extend(self.reporter.campaigning());
         }
         self.note_record_sent(transaction);
+    }
+
+    /// Lets a candidate whose campaign was not carried out campaign once more.
+    pub(super) fn campaign_again(&mut self) {
+        if let State::Follower { question, .. } = &mut self.state {
+            *question = Question::Campaign;
+        }
     }
 
     pub(super) fn handle_keepalive(
@@ -153,6 +176,7 @@ impl Machine {
             Err(failure) if self.is_denied_job(&failure) => {
                 return self.refuse_job(now, failure);
             }
+            Err(failure) if self.deny_seats(id, &failure) => return,
             Err(failure) if self.refuse_record(now, id, &failure) => return,
             Err(failure) => return self.fail_call(now, id, Some(failure)),
         };
@@ -169,6 +193,7 @@ impl Machine {
         let raft_term = view.raft_term;
         let first_unseen = view.revision + 1;
         let record = view.done.clone();
+        let seats = view.seats.clone();
         let seen = Known::from_view(view);
         call.transacted = Some(Transacted {
             raft_term,
@@ -176,6 +201,16 @@ impl Machine {
             shows: call.lease().and_then(|lease| seen.acting_token(lease)),
         });
         let (sent, kind) = (call.sent, call.kind);
+        if call.is_campaign() {
+            self.open_campaigns = self.open_campaigns.saturating_sub(1);
+            self.has_won |= call
+                .lease()
+                .is_some_and(|lease| seen.token(lease).is_some());
+        }
+        self.events.extend(self.registry.report_denial());
+        if let Some(seats) = seats {
+            self.registry.show_in_try(seats, first_unseen - 1);
+        }
         self.keys_as_of = self.keys_as_of.max(Some(sent));
         self.judge_job(now, sent, record, &seen);
         if !outdated {
@@ -185,7 +220,7 @@ impl Machine {
         }
         match kind {
             CallKind::Look { .. } => self.complete_look(now, id),
-            CallKind::Try { .. } | CallKind::Grant => self.complete_try(now, id),
+            CallKind::Try { .. } | CallKind::Grant { .. } => self.complete_try(now, id),
         }
     }
 

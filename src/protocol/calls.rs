@@ -18,7 +18,9 @@ pub struct CallId(u64);
 /// The calls of which at most one is under way on a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CallKind {
-    Grant,
+    Grant {
+        lease: LeaseId,
+    },
     Try {
         lease: LeaseId,
         transaction: Transaction,
@@ -65,8 +67,13 @@ impl Call {
     pub fn lease(&self) -> Option<LeaseId> {
         match self.kind {
             CallKind::Try { lease, .. } => Some(lease),
-            CallKind::Grant | CallKind::Look { .. } => None,
+            CallKind::Grant { .. } | CallKind::Look { .. } => None,
         }
+    }
+
+    /// Returns true iff it is a campaign.
+    pub fn is_campaign(&self) -> bool {
+        matches!(self.kind, CallKind::Try { transaction, .. } if transaction.is_campaign())
     }
 }
 
@@ -151,8 +158,12 @@ impl Calls {
         self.current.is_some()
     }
 
-    pub fn is_granting(&self) -> bool {
-        matches!(self.current, Some(call) if matches!(call.kind, CallKind::Grant))
+    /// Returns the lease that is asked for at present, if one is.
+    pub fn granting(&self) -> Option<LeaseId> {
+        match self.current?.kind {
+            CallKind::Grant { lease } => Some(lease),
+            CallKind::Try { .. } | CallKind::Look { .. } => None,
+        }
     }
 
     /// Returns true iff no connection can be used for a new request.
@@ -293,7 +304,7 @@ impl Calls {
         let call = self.current.filter(|call| now >= call.until)?;
         let limit = call.until.since(call.sent).as_millis();
         let what = match call.kind {
-            CallKind::Grant => "lease",
+            CallKind::Grant { .. } => "lease",
             CallKind::Try { .. } | CallKind::Look { .. } => "response",
         };
         let message = format!(

@@ -58,7 +58,7 @@ impl Machine {
         if let Some((kind, failure)) = self.calls.overdue_call(now) {
             let endpoint = self.calls.endpoint();
             match kind {
-                CallKind::Grant | CallKind::Look { .. } => {
+                CallKind::Grant { .. } | CallKind::Look { .. } => {
                     self.fail_connection(now, Some(failure));
                 }
                 CallKind::Try { .. } if self.calls.has_answered() => {
@@ -107,10 +107,14 @@ impl Machine {
     }
 
     pub(super) fn disconnect(&mut self, now: Moment) {
+        if let Some(lease) = self.calls.granting() {
+            self.give_up_unknown(now, lease);
+        }
         self.actions.push_back(Action::Disconnect);
         self.calls.disconnected();
         self.watch = None;
         self.interrupt_releases(now);
+        self.interrupt_seat(now);
     }
 
     pub(super) fn back_off(&mut self, at_most: Duration) {

@@ -176,6 +176,7 @@ impl Machine {
         seen: &Known,
     ) {
         if let Some(record) = record {
+            self.is_done = true;
             let in_term = self.state.tenure().is_some();
             let completed = self.recording.take().is_some();
             // In a term, somebody has written the record by hand; what acts finishes undisturbed.

@@ -19,6 +19,18 @@ pub struct Settings {
     pub wait: Option<Duration>,
     /// Whether this candidate acts to do a job that runs once.
     pub runs_once: bool,
+    /// The ids of its leases count up from this one. It is drawn at random, so that no other candidate uses
+    /// the same ids.
+    pub first_lease: LeaseId,
+}
+
+/// The times of a lease, as etcd knows them, in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTime {
+    /// For how long it was granted.
+    pub granted: Duration,
+    /// How long it lasts if it is not renewed, rounded down.
+    pub remaining: Duration,
 }
 
 /// What a caller gives to the machine.
@@ -35,8 +47,8 @@ pub enum Input {
     Granted {
         /// Which call.
         call: CallId,
-        /// The lease and the TTL granted.
-        result: Result<(LeaseId, Duration), Failure>,
+        /// The TTL granted.
+        result: Result<Duration, Failure>,
     },
     /// The keepalive half of [`Action::Try`].
     KeptAlive {
@@ -51,6 +63,20 @@ pub enum Input {
         call: CallId,
         /// The keys as the response shows them.
         result: Result<View, Failure>,
+    },
+    /// The outcome of [`Action::Execute`].
+    Executed {
+        /// Which call.
+        call: CallId,
+        /// What the response shows.
+        result: Result<View, Failure>,
+    },
+    /// The outcome of [`Action::AskLeaseTime`].
+    LeaseTime {
+        /// Which call.
+        call: CallId,
+        /// The times of the lease; `None` if it is gone.
+        result: Result<Option<LeaseTime>, Failure>,
     },
     /// The outcome of [`Action::Revoke`].
     Revoked {
@@ -141,6 +167,8 @@ pub enum Action {
     Grant {
         /// Names the call in its [`Input::Granted`].
         call: CallId,
+        /// The id of the lease, which has never been used.
+        lease: LeaseId,
         /// The TTL to ask for.
         ttl: Ttl,
         /// How long it may take.
@@ -167,6 +195,24 @@ pub enum Action {
         call: CallId,
         /// The transaction.
         transaction: Transaction,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// Execute a transaction beside everything else.
+    Execute {
+        /// Names the call in its [`Input::Executed`].
+        call: CallId,
+        /// The transaction.
+        transaction: Transaction,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// Ask how long another candidate's lease lasts, beside everything else.
+    AskLeaseTime {
+        /// Names the call in its [`Input::LeaseTime`].
+        call: CallId,
+        /// The lease.
+        lease: LeaseId,
         /// How long it may take.
         limit: Duration,
     },

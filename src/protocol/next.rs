@@ -9,6 +9,7 @@ impl Machine {
     /// Starts whatever is due.
     pub(super) fn advance(&mut self, now: Moment) {
         self.advance_releases(now);
+        self.advance_seat(now);
         if !self.calls.may_start() || !self.calls.is_due(now) {
             return;
         }
@@ -28,9 +29,13 @@ impl Machine {
             Some(Need::Call(kind)) => {
                 let revision = self.known.as_ref().map(Known::revision);
                 let call = self.calls.start(now, kind, timing.limit(), revision);
+                if matches!(kind, CallKind::Grant { .. }) {
+                    self.next_lease = self.next_lease.next();
+                }
                 let action = match kind {
-                    CallKind::Grant => Action::Grant {
+                    CallKind::Grant { lease } => Action::Grant {
                         call,
+                        lease,
                         ttl: self.settings.ttl,
                         limit: timing.limit(),
                     },
@@ -71,7 +76,9 @@ impl Machine {
                 Some(look) => CallKind::Look {
                     transaction: look.transaction(self.settings),
                 },
-                None => CallKind::Grant,
+                None => CallKind::Grant {
+                    lease: self.next_lease,
+                },
             },
             State::Stopping {
                 renewing: false, ..
@@ -100,7 +107,9 @@ impl Machine {
             (_, Some(recording)) => return recording.transaction(),
             _ => Transaction::READ,
         };
-        transaction.about_job(self.settings.runs_once)
+        transaction
+            .reading(self.registry.reads())
+            .about_job(self.settings.runs_once)
     }
 
     /// The durations that count now: of the lease, or of the TTL that will be asked for.

@@ -1,22 +1,47 @@
-//! Rule 7, the release of leases: stop acting, *then* revoke, in this order on every path.
+//! Rule 7, the end of a term: stop acting, *then* release the keys, *then* revoke the lease, in this order
+//! on every path.
 
 use super::{
-    Action, CallId, Event, Failure, FailureKind, Lease, LeaseId, LossReason, Machine, Moment,
-    State, Tenure, Term,
+    Action, CallId, Event, Failure, FailureKind, Known, Lease, LeaseId, LossReason, Machine,
+    Moment, State, Tenure, Term, Transaction, View,
+    handover::{Handover, Request},
+    view::Ownership,
 };
 use std::time::Duration;
 
 /// A lease that was given up and may still exist. Its keys are nobody's: a late win on it changes
 /// nothing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Release {
-    lease: LeaseId,
+    pub lease: LeaseId,
     /// When it has ended by itself.
     expires: Moment,
-    limit: Duration,
-    /// The revocation under way, and when it has run out.
-    call: Option<(CallId, Moment)>,
+    pub limit: Duration,
+    pub step: Step,
+    /// The request under way, and when it has run out.
+    pub call: Option<(CallId, Moment)>,
     next: Moment,
+}
+
+/// What a release needs next.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// To hand the term over, if there is a successor.
+    HandOver(Box<Handover>),
+    /// To delete the keys of this term; `with_leader`: `leader` too, which is its own.
+    Delete { term: Term, with_leader: bool },
+    /// To revoke the lease, and with it whatever keys are bound to it.
+    Revoke {
+        /// Whether the keys are known to be gone, so that others can lead already.
+        is_free: bool,
+    },
+}
+
+impl Step {
+    /// Whatever happened before, revoking the lease removes the keys, unless they are another's already.
+    pub const REVOKE: Self = Self::Revoke { is_free: false };
+    /// The keys are gone; the lease is of no use any more.
+    pub const FREE: Self = Self::Revoke { is_free: true };
 }
 
 impl Machine {
@@ -30,17 +55,40 @@ impl Machine {
         self.releases.iter().any(|release| release.lease == lease)
     }
 
+    /// Returns true iff the keys of a lease that this candidate has given up are not known to be gone: they
+    /// prevent others from leading.
+    #[must_use]
+    pub fn holds_keys_of(&self, lease: LeaseId) -> bool {
+        let holds = |release: &Release| !matches!(release.step, Step::Revoke { is_free: true });
+        (self.releases.iter()).any(|release| release.lease == lease && holds(release))
+    }
+
     /// Gives a lease up: it is revoked, by retries beside whatever comes next, until it is gone or
     /// its TTL has passed.
     pub(super) fn give_up(&mut self, now: Moment, lease: Lease) {
+        self.give_up_in_steps(now, lease, Step::REVOKE);
+    }
+
+    fn give_up_in_steps(&mut self, now: Moment, lease: Lease, step: Step) {
         self.state = State::Unleased {
             follows_lost_lease: false,
         };
         self.calls.abandon();
+        self.begin_release(now, lease, step);
+    }
+
+    /// Gives up a lease that may have been granted, without a response that says so.
+    pub(super) fn give_up_unknown(&mut self, now: Moment, lease: LeaseId) {
+        let timing = self.timing();
+        self.begin_release(now, Lease { id: lease, timing }, Step::REVOKE);
+    }
+
+    fn begin_release(&mut self, now: Moment, lease: Lease, step: Step) {
         self.releases.push(Release {
             lease: lease.id,
             expires: now + lease.timing.ttl(),
             limit: lease.timing.limit(),
+            step,
             call: None,
             next: now,
         });
@@ -48,14 +96,17 @@ impl Machine {
 
     /// Ends a term in which nothing acts any more.
     pub(super) fn handle_stopped(&mut self, now: Moment, stopped: Term) {
-        let (lease, reason) = match self.state {
-            State::Stopping { tenure, reason, .. } if tenure.term == stopped => {
-                (tenure.lease, reason)
-            }
+        let (lease, reason, is_orderly) = match self.state {
+            State::Stopping {
+                tenure,
+                reason,
+                renewing,
+                ..
+            } if tenure.term == stopped => (tenure.lease, reason, renewing),
             State::Leader(Tenure { lease, term, .. }) if term == stopped => {
                 let reason = LossReason::Resigned;
                 self.events.push_back(Event::Lost { term, reason });
-                (lease, reason)
+                (lease, reason, true)
             }
             _ => return,
         };
@@ -70,7 +121,12 @@ impl Machine {
         } else if reason.is_planned() {
             self.hold_off = Some(now + lease.timing.hold_off());
         }
-        self.give_up(now, lease);
+        let step = if is_orderly {
+            self.first_step(stopped)
+        } else {
+            Step::REVOKE
+        };
+        self.give_up_in_steps(now, lease, step);
         self.calls.next_now();
         self.wait_again(now);
     }
@@ -115,17 +171,21 @@ impl Machine {
         }
     }
 
+    /// Returns the release that waits for this response, which has come now.
+    pub(super) fn responded_release(&mut self, id: CallId) -> Option<usize> {
+        let is_of = |release: &Release| matches!(release.call, Some((call, _)) if call == id);
+        let place = self.releases.iter().position(is_of)?;
+        self.releases[place].call = None;
+        Some(place)
+    }
+
     pub(super) fn handle_revocation(
         &mut self,
         now: Moment,
         id: CallId,
         result: Result<(), Failure>,
     ) {
-        let Some(place) = self
-            .releases
-            .iter()
-            .position(|release| matches!(release.call, Some((call, _)) if call == id))
-        else {
+        let Some(place) = self.responded_release(id) else {
             return;
         };
         match result {
@@ -135,13 +195,20 @@ impl Machine {
             Err(failure) if failure.kind == FailureKind::LeaseNotFound => {
                 self.releases.swap_remove(place);
             }
-            Err(failure) => self.fail_revocation(now, place, failure),
+            Err(failure) => self.fail_release(now, place, failure),
         }
     }
 
-    fn fail_revocation(&mut self, now: Moment, place: usize, failure: Failure) {
+    /// Takes in that a step of a release failed, or has had no response: the lease is revoked then, because
+    /// what was asked for may still be carried out.
+    pub(super) fn fail_release(&mut self, now: Moment, place: usize, failure: Failure) {
         let release = &mut self.releases[place];
         release.call = None;
+        if !matches!(release.step, Step::Revoke { .. }) {
+            release.step = Step::REVOKE;
+            release.next = now;
+            return;
+        }
         release.next = now + release.limit;
         if matches!(self.state, State::Unleased { .. }) && self.withdrawing.is_some() {
             // Nothing else asks any more, so this is what finds the next endpoint.
@@ -149,7 +216,7 @@ impl Machine {
         }
     }
 
-    /// Lets revocations run out, or no longer matter.
+    /// Lets what releases ask for run out, or no longer matter.
     pub(super) fn expire_releases(&mut self, now: Moment) {
         self.releases.retain(|release| now < release.expires);
         while let Some(place) = self
@@ -158,34 +225,29 @@ impl Machine {
             .position(|release| matches!(release.call, Some((_, until)) if now >= until))
         {
             let failure = Failure::new(FailureKind::TimedOut, "the lease was not revoked in time");
-            self.fail_revocation(now, place, failure);
+            self.fail_release(now, place, failure);
         }
     }
 
-    /// The connection is gone, and with it the revocations under way.
+    /// The connection is gone, and with it what releases have asked for.
     pub(super) fn interrupt_releases(&mut self, now: Moment) {
         for release in &mut self.releases {
-            release.call = None;
+            if release.call.take().is_some() && !matches!(release.step, Step::Revoke { .. }) {
+                release.step = Step::REVOKE;
+            }
             release.next = now;
         }
     }
 
-    /// Starts the revocations that are due, and ends a withdrawal that has nothing left to do.
+    /// Starts what releases need next, and ends a withdrawal that has nothing left to do.
     pub(super) fn advance_releases(&mut self, now: Moment) {
-        if !self.calls.is_down() {
-            for release in &mut self.releases {
-                if release.call.is_none() && now >= release.next {
-                    let call = self.calls.new_id();
-                    release.call = Some((call, now + release.limit));
-                    self.actions.push_back(Action::Revoke {
-                        call,
-                        lease: release.lease,
-                        limit: release.limit,
-                    });
-                }
+        for place in 0..self.releases.len() {
+            let release = &self.releases[place];
+            if release.call.is_none() && now >= release.next && !self.calls.is_down() {
+                self.start_release(now, place);
             }
         }
-        let done = self.releases.is_empty() && !self.calls.is_granting();
+        let done = self.releases.is_empty() && self.calls.granting().is_none();
         if matches!(self.state, State::Unleased { .. })
             && self
                 .withdrawal_ends()
@@ -198,6 +260,60 @@ impl Machine {
             self.calls.stop_connecting();
             self.actions.push_back(Action::StopConnecting);
             self.events.push_back(Event::Withdrawn { left_behind });
+        }
+    }
+
+    fn start_release(&mut self, now: Moment, place: usize) {
+        let call = self.calls.new_id();
+        let release = &mut self.releases[place];
+        let (lease, limit) = (release.lease, release.limit);
+        release.call = Some((call, now + limit));
+        let transaction = match &release.step {
+            Step::Revoke { .. } => {
+                return self
+                    .actions
+                    .push_back(Action::Revoke { call, lease, limit });
+            }
+            Step::HandOver(handover) => match handover.request() {
+                Request::Execute(transaction) => transaction,
+                Request::AskLeaseTime(lease) => {
+                    let asking = Action::AskLeaseTime { call, lease, limit };
+                    return self.actions.push_back(asking);
+                }
+            },
+            Step::Delete { term, with_leader } => {
+                let seats = self.registry.seats();
+                let seat = seats.and_then(|seats| Some(seats.of(lease)?.number));
+                Transaction::release(*term, *with_leader, seat)
+            }
+        };
+        self.actions.push_back(Action::Execute {
+            call,
+            transaction,
+            limit,
+        });
+    }
+
+    /// Takes in the response to the transaction of a release.
+    pub(super) fn handle_release(
+        &mut self,
+        now: Moment,
+        id: CallId,
+        result: Result<View, Failure>,
+    ) {
+        let Some(place) = self.responded_release(id) else {
+            return;
+        };
+        match (self.releases[place].step.clone(), result) {
+            (Step::HandOver(handover), result) => self.proceed(now, place, handover, result),
+            (Step::Delete { .. }, Ok(view)) => {
+                let release = &mut self.releases[place];
+                // What is still its own was guarded in vain: someone has written a key meanwhile.
+                let holds = Known::from_view(view).ownership(release.lease) != Ownership::Neither;
+                release.step = if holds { Step::REVOKE } else { Step::FREE };
+            }
+            (Step::Revoke { .. }, _) => {}
+            (Step::Delete { .. }, Err(failure)) => self.fail_release(now, place, failure),
         }
     }
 

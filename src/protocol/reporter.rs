@@ -35,11 +35,16 @@ impl Reporter {
         Some(Event::Campaigning { again })
     }
 
-    /// Reports that somebody else leads.
-    pub fn following(&mut self, leader: &Entry) -> Option<Event> {
-        self.replace_last(Report::Following(leader.mod_revision))?;
+    /// Reports that somebody else leads; and that the leader before is gone, if its key has not been seen
+    /// to be absent, because it has handed its term over.
+    pub fn following(&mut self, leader: &Entry) -> impl Iterator<Item = Event> + use<> {
+        let before = self.last;
+        let is_news = self.replace_last(Report::Following(leader.mod_revision));
+        let was_handed_over = matches!(before, Some(Report::Following(_))) && is_news.is_some();
+        let gone = was_handed_over.then_some(Event::LeaderGone);
         let leader = leader.clone();
-        Some(Event::Following { leader })
+        let following = is_news.map(|()| Event::Following { leader });
+        gone.into_iter().chain(following)
     }
 
     /// Reports that the leader that was followed is gone.

@@ -19,6 +19,8 @@ impl Machine {
                 self.follow(now, Some(sent));
             }
             (State::Follower { candidacy, .. }, Some(token)) => {
+                // The leader that was followed has handed its term over.
+                self.events.extend(self.reporter.leader_gone());
                 self.state = State::Elected {
                     candidacy,
                     token,
@@ -77,12 +79,14 @@ impl Machine {
         let leader = known.leader().filter(|_| known.situation().is_led());
         let alone = known.acting_alone().filter(is_others);
         let alone = alone.map(|acting| acting.mod_revision);
-        let report = match leader {
-            Some(leader) if is_others(&leader) => self.reporter.following(leader),
-            Some(_) => None,
-            None => self.reporter.leader_gone(),
-        };
-        self.events.extend(report);
+        match leader {
+            Some(leader) if is_others(&leader) => {
+                let reports = self.reporter.following(leader);
+                self.events.extend(reports);
+            }
+            Some(_) => {}
+            None => self.events.extend(self.reporter.leader_gone()),
+        }
         self.judge_acting_alone(now, sent, alone);
         self.judge_wait(now);
     }
@@ -160,6 +164,7 @@ impl Machine {
     pub(super) fn start_new_history(&mut self, now: Moment) {
         self.events.push_back(Event::HistoryWentBack);
         self.known = None;
+        self.registry.forget();
         self.keys_as_of = None;
         self.disconnect(now);
         match self.state {
@@ -204,7 +209,7 @@ impl Machine {
         self.events.push_back(Event::Leading {
             term,
             deadline,
-            was_handed_over: false,
+            was_handed_over: !self.has_won && self.open_campaigns == 0,
         });
     }
 
@@ -296,6 +301,7 @@ impl Machine {
         self.expire_recording(now);
         self.expire_calls(now);
         self.expire_releases(now);
+        self.expire_seat(now);
     }
 
     /// Rules 3 and 6: ends a state whose time has passed.

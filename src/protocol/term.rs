@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The id of a lease; etcd chooses it.
+/// The id of a lease, chosen by the candidate that asks for it.
 ///
 /// Displayed as `etcdctl` prints it: hexadecimal, without a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +19,11 @@ impl LeaseId {
     #[must_use]
     pub const fn get(self) -> i64 {
         self.0
+    }
+
+    /// Returns the id after this one. Zero would mean that etcd chooses.
+    pub(super) fn next(self) -> Self {
+        Self((self.0.wrapping_add(1) & i64::MAX).max(1))
     }
 }
 

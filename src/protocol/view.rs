@@ -54,7 +54,7 @@ pub struct View {
     /// The record of the job that runs once, if there is one and the transaction was about the job.
     pub done: Option<Entry>,
     /// The seats and `KEY/next`, if the transaction read them.
-    pub seats: Option<Seats>,
+    pub seats: Option<Arc<Seats>>,
 }
 
 /// Which of the two keys are bound to a lease.
@@ -116,6 +116,11 @@ impl Known {
         *known = entry;
         *as_of = revision;
         true
+    }
+
+    /// Returns the revision as of which `leader` is known.
+    pub fn leader_as_of(&self) -> i64 {
+        self.leader_as_of
     }
 
     pub fn leader(&self) -> Option<&Entry> {

@@ -46,8 +46,6 @@ pub struct Checks {
     holds_off_until: Vec<Time>,
     /// Processes that may find that etcd's history went back.
     unaware_of_restore: Vec<bool>,
-    /// How many leases had been granted when this history began.
-    leases_before: i64,
     /// Processes that were asked to withdraw.
     pub withdraws: Vec<bool>,
     /// How many questions each process has asked in which second.
@@ -80,7 +78,6 @@ impl Checks {
             unheard: vec![None; plan.nodes],
             holds_off_until: vec![0; plan.nodes],
             unaware_of_restore: vec![false; plan.nodes],
-            leases_before: 0,
             withdraws: vec![false; plan.nodes],
             asked: vec![(0, 0); plan.nodes],
             slowest_request: 0,
@@ -129,10 +126,9 @@ impl Checks {
         }
     }
 
-    pub fn history_began(&mut self, leases_granted: i64) {
+    pub fn history_began(&mut self) {
         self.highest = 0;
         self.unused = None;
-        self.leases_before = leases_granted;
         self.unaware_of_restore.fill(true);
     }
 
@@ -348,8 +344,7 @@ impl World {
             return Err(self.violation(format!("node {} may go on though {reason}", node + 1)));
         }
         // What a lease of an earlier history finds may be the restored backup's doing.
-        let (_, number) = etcd::owner_and_number(lease);
-        let this_history = number > self.checks.leases_before;
+        let this_history = self.etcd.has_granted(lease);
         let taken = |key| {
             let taken = |change: &&Change| {
                 let bound = change

@@ -5,7 +5,7 @@ use super::{
     MILLI, SECOND, Time,
     checks::Violation,
     network::Asked,
-    node::{Actor, Call, Child, Looked, Watch, nanos},
+    node::{Actor, Beside, Call, Child, Looked, Watch, nanos},
     plan::Kind,
     trace::{action_text, input_text},
     world::{Event, ToNode, World},
@@ -38,7 +38,16 @@ impl World {
                     Input::Transacted { call, .. } if to.call == Some(Call::Look(*call)) => {
                         to.call = None;
                     }
-                    Input::Revoked { call, .. } => to.revocations.retain(|id| id != call),
+                    Input::Executed { call, .. } => {
+                        to.beside.retain(|beside| *beside != Beside::Execute(*call));
+                    }
+                    Input::LeaseTime { call, .. } => {
+                        to.beside
+                            .retain(|beside| *beside != Beside::LeaseTime(*call));
+                    }
+                    Input::Revoked { call, .. } => {
+                        to.beside.retain(|beside| *beside != Beside::Revoke(*call));
+                    }
                     Input::WatchEnded { watch } => {
                         to.watch.take_if(|open| open.id == *watch);
                         self.checks
@@ -231,12 +240,14 @@ impl World {
                 to.attempts.clear();
                 return Ok(());
             }
-            Action::Grant { call, ttl, .. } => {
+            Action::Grant {
+                call, lease, ttl, ..
+            } => {
                 self.check_look(node)?;
                 let to = &mut self.nodes[node];
                 to.call = Some(Call::Grant(call));
                 let ttl = nanos(ttl.as_duration());
-                Asked::Grant { call, ttl }
+                Asked::Grant { call, lease, ttl }
             }
             Action::Try {
                 call,
@@ -257,8 +268,18 @@ impl World {
                 }
                 Asked::Transaction { call, transaction }
             }
+            Action::Execute {
+                call, transaction, ..
+            } => {
+                to.beside.push(Beside::Execute(call));
+                Asked::Execute { call, transaction }
+            }
+            Action::AskLeaseTime { call, lease, .. } => {
+                to.beside.push(Beside::LeaseTime(call));
+                Asked::LeaseTime { call, lease }
+            }
             Action::Revoke { call, lease, .. } => {
-                to.revocations.push(call);
+                to.beside.push(Beside::Revoke(call));
                 Asked::Revoke { call, lease }
             }
             Action::Watch {

@@ -7,10 +7,14 @@ use crate::protocol::{
     Effect, ElectionKey, FailureKind, FencingToken, Guard, LeaseId, Reads, SeatNumber, Transaction,
 };
 
-/// The id of a lease tells to whom it was granted, counted from one, and which one it is: for traces
-/// and checks.
+/// The id of a lease tells who chose it, counted from one, and which one it is: for traces and checks.
 pub const fn lease_id(owner: i64, number: i64) -> i64 {
     (owner << 32) | number
+}
+
+/// As whose a process's leases count.
+pub fn owner(node: usize) -> i64 {
+    i64::try_from(node).unwrap_or(0) + 1
 }
 
 /// The reverse.
@@ -255,7 +259,8 @@ pub enum Refusal {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Question {
-    Grant { ttl: Time },
+    Grant { lease: i64, ttl: Time },
+    LeaseTime { lease: i64 },
     KeepAlive { lease: i64 },
     Transaction(Transaction),
     Revoke { lease: i64 },
@@ -264,9 +269,10 @@ pub enum Question {
 #[derive(Clone, Copy, Debug)]
 pub enum Reply {
     Granted {
-        lease: i64,
         ttl: Time,
     },
+    /// The TTL and what is left of it, in seconds, unless the lease is gone.
+    LeaseTime(Option<(i64, i64)>),
     /// Seconds, and the raft term.
     KeptAlive {
         ttl: i64,
@@ -303,7 +309,8 @@ pub struct Etcd {
     primary: Option<usize>,
     raft_term: u64,
     min_ttl: Time,
-    leases_granted: i64,
+    /// Leases that were granted in this history.
+    granted: Vec<i64>,
     /// The leases when the primary changed last: those that its predecessor knows.
     known_before: Vec<Lease>,
     pub refusal: Option<(Refusal, Time)>,
@@ -324,7 +331,7 @@ impl Etcd {
             primary: Some(0),
             raft_term: 2,
             min_ttl,
-            leases_granted: 0,
+            granted: Vec::new(),
             known_before: Vec::new(),
             refusal: None,
             backup: None,
@@ -343,8 +350,8 @@ impl Etcd {
         2 * healthy.count() > self.members.len()
     }
 
-    pub fn leases_granted(&self) -> i64 {
-        self.leases_granted
+    pub fn has_granted(&self, lease: i64) -> bool {
+        self.granted.contains(&lease)
     }
 
     pub fn primary(&self) -> Option<usize> {
@@ -470,6 +477,7 @@ impl Etcd {
         // Watches from before the backup are not to be had any more.
         self.store.compacted = self.store.revision;
         self.histories_before += 1;
+        self.granted.clear();
         self.known_before.clear();
         if new_cluster {
             self.cluster_id += 1;
@@ -518,14 +526,21 @@ impl Etcd {
             return self.ask_astray(member, now, question, chance);
         }
         match question {
-            Question::Grant { ttl } => {
-                self.leases_granted += 1;
-                let owner = i64::try_from(asker).unwrap_or(0) + 1;
-                let id = lease_id(owner, self.leases_granted);
+            Question::Grant { lease: id, ttl } => {
+                if self.store.lease(id).is_some() {
+                    return Reply::Failed(FailureKind::Refused);
+                }
+                self.granted.push(id);
                 let ttl = ttl.max(self.min_ttl);
                 let expires = now + ttl;
                 self.store.leases.push(Lease { id, ttl, expires });
-                Reply::Granted { lease: id, ttl }
+                Reply::Granted { ttl }
+            }
+            Question::LeaseTime { lease } => {
+                Reply::LeaseTime(self.store.lease(lease).map(|lease| {
+                    let remaining = lease.expires.saturating_sub(now);
+                    (seconds(lease.ttl), seconds(remaining))
+                }))
             }
             Question::KeepAlive { lease } => {
                 let raft_term = self.raft_term;
@@ -673,7 +688,7 @@ impl Etcd {
             Question::Grant { .. } => refusal == Refusal::NoSpace,
             Question::Transaction(transaction) => transaction.writes(),
             Question::Revoke { .. } => refusal != Refusal::NoSpace,
-            Question::KeepAlive { .. } => false,
+            Question::KeepAlive { .. } | Question::LeaseTime { .. } => false,
         };
         let takes_room = match question {
             Question::Transaction(transaction) => transaction.takes_room(),

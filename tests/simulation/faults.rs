@@ -3,7 +3,7 @@
 use super::{
     MILLI, SECOND, Time,
     checks::Violation,
-    etcd::{Lease, Refusal, Store, lease_id},
+    etcd::{Lease, Refusal, Store, lease_id, owner},
     node::Actor,
     plan::{Kind, Mix},
     trace::lease_name,
@@ -300,7 +300,7 @@ impl World {
     fn begin_history(&mut self, store: Store, new_cluster: bool) -> Result<bool, Violation> {
         let now = self.now;
         self.excuse_everybody(now + self.granted());
-        self.checks.history_began(self.etcd.leases_granted());
+        self.checks.history_began();
         self.change(|etcd| etcd.restore(store, now, new_cluster))?;
         for node in 0..self.nodes.len() {
             self.break_connection(node);
@@ -443,8 +443,7 @@ impl World {
     fn lend(&mut self) -> i64 {
         let ttl = self.granted();
         let number = i64::try_from(self.etcd.store.history.len()).unwrap_or(0) + 1;
-        let owner = i64::try_from(self.plan.nodes).unwrap_or(0) + 1;
-        let id = lease_id(owner, number);
+        let id = lease_id(owner(self.plan.nodes), number);
         let expires = self.now + ttl;
         self.etcd.store.leases.push(Lease { id, ttl, expires });
         id

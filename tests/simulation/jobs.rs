@@ -3,7 +3,7 @@
 use super::{
     SECOND, Time,
     checks::Violation,
-    etcd::{Key, owner_and_number},
+    etcd::{Key, owner, owner_and_number},
     node::{Looked, Node, nanos},
     plan::Kind,
     world::{ToNode, World},
@@ -112,8 +112,8 @@ impl World {
     /// A job is recorded only by the process that holds `leader/acting`.
     pub fn check_record(&self, node: usize, acting: Option<Key>) -> Result<(), Violation> {
         let holds = acting.is_some_and(|acting| {
-            let (owner, _) = owner_and_number(acting.lease);
-            owner == i64::try_from(node).unwrap_or(0) + 1
+            let (holder, _) = owner_and_number(acting.lease);
+            holder == owner(node)
         });
         if !holds {
             return Err(self.violation(format!(
@@ -212,8 +212,8 @@ impl World {
         };
         let status = machine.status();
         let is_others = |lease: i64| {
-            let (owner, _) = owner_and_number(lease);
-            owner != i64::try_from(node).unwrap_or(0) + 1
+            let (holder, _) = owner_and_number(lease);
+            holder != owner(node)
         };
         let keys = [status.leader, status.acting];
         let mut leases = keys.iter().flatten().map(|key| key.lease);

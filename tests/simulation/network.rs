@@ -10,7 +10,7 @@ use super::{
 };
 use crate::protocol::{
     CallId, ElectionKey, Entry, Failure, FailureKind, FencingToken, Input, KeptAlive, LeaseId,
-    Next, Seat, SeatNumber, Seats, Transaction, View,
+    LeaseTime, Next, Seat, SeatNumber, Seats, Transaction, View,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,17 @@ pub enum Asked {
     },
     Grant {
         call: CallId,
+        lease: LeaseId,
         ttl: Time,
+    },
+    LeaseTime {
+        call: CallId,
+        lease: LeaseId,
+    },
+    /// A transaction beside everything else.
+    Execute {
+        call: CallId,
+        transaction: Transaction,
     },
     KeepAlive {
         call: CallId,
@@ -191,8 +201,14 @@ impl World {
                 return Ok(());
             }
             Asked::KeepAlive { lease, .. } => Question::KeepAlive { lease: lease.get() },
-            Asked::Grant { ttl, .. } => Question::Grant { ttl },
-            Asked::Transaction { transaction, .. } => Question::Transaction(transaction),
+            Asked::Grant { lease, ttl, .. } => Question::Grant {
+                lease: lease.get(),
+                ttl,
+            },
+            Asked::LeaseTime { lease, .. } => Question::LeaseTime { lease: lease.get() },
+            Asked::Transaction { transaction, .. } | Asked::Execute { transaction, .. } => {
+                Question::Transaction(transaction)
+            }
             Asked::Revoke { lease, .. } => Question::Revoke { lease: lease.get() },
         };
         // Where all is well, a member out of touch for a moment waits for it to pass.
@@ -210,8 +226,9 @@ impl World {
             .key(ElectionKey::Acting)
             .is_some_and(|now| Some(now) != acting)
             && matches!(question, Question::Transaction(_))
+            && let Some(elected) = self.acting_node()
         {
-            self.nodes[node].so_far.was_elected = true;
+            self.nodes[elected].so_far.was_elected = true;
         }
         if self.etcd.store.records.len() > recorded {
             self.check_record(node, acting)?;
@@ -263,7 +280,7 @@ impl World {
         let asker = &self.nodes[node];
         let deaf_until = match asked {
             Asked::KeepAlive { .. } => asker.deaf_to_keepalives_until,
-            Asked::Transaction { .. } => asker.deaf_to_transactions_until,
+            Asked::Transaction { .. } | Asked::Execute { .. } => asker.deaf_to_transactions_until,
             _ => 0,
         };
         if at >= deaf_until {
@@ -285,9 +302,31 @@ impl World {
                 self.tell(at, node, ToNode::Connected { call, result });
                 return;
             }
-            (Asked::Grant { call, .. }, Ok(Reply::Granted { lease, ttl })) => Input::Granted {
+            (Asked::Grant { call, .. }, Ok(Reply::Granted { ttl })) => Input::Granted {
                 call,
-                result: Ok((LeaseId::new(lease), Duration::from_nanos(ttl))),
+                result: Ok(Duration::from_nanos(ttl)),
+            },
+            (Asked::LeaseTime { call, .. }, Ok(Reply::LeaseTime(time))) => Input::LeaseTime {
+                call,
+                result: Ok(time.map(|(granted, remaining)| {
+                    let seconds = |time| Duration::from_secs(u64::try_from(time).unwrap_or(0));
+                    LeaseTime {
+                        granted: seconds(granted),
+                        remaining: seconds(remaining),
+                    }
+                })),
+            },
+            (Asked::LeaseTime { call, .. }, Err(kind)) => Input::LeaseTime {
+                call,
+                result: Err(failed(self, kind)),
+            },
+            (Asked::Execute { call, .. }, Ok(Reply::Shown(shown))) => Input::Executed {
+                call,
+                result: Ok(self.view(&shown)),
+            },
+            (Asked::Execute { call, .. }, Err(kind)) => Input::Executed {
+                call,
+                result: Err(failed(self, kind)),
             },
             (Asked::Grant { call, .. }, Err(kind)) => Input::Granted {
                 call,
@@ -320,7 +359,14 @@ impl World {
                 result: reply.map(|_| ()).map_err(|kind| failed(self, kind)),
             },
             (Asked::Watch { watch, .. }, _) => Input::WatchEnded { watch },
-            (Asked::Grant { .. } | Asked::KeepAlive { .. } | Asked::Transaction { .. }, Ok(_)) => {
+            (
+                Asked::Grant { .. }
+                | Asked::KeepAlive { .. }
+                | Asked::Transaction { .. }
+                | Asked::LeaseTime { .. }
+                | Asked::Execute { .. },
+                Ok(_),
+            ) => {
                 unreachable!("etcd answers what it was asked")
             }
         };
@@ -411,7 +457,7 @@ impl World {
             done: shown.done.map(|record| self.entry(record)),
             seats: shown
                 .seats
-                .map(|(seats, next)| self.seats(&seats, next.as_ref())),
+                .map(|(seats, next)| Arc::new(self.seats(&seats, next.as_ref()))),
         }
     }
 
@@ -520,9 +566,9 @@ impl World {
             }
             None => {}
         }
-        for call in to.revocations.drain(..) {
-            let result = Err(unreachable.clone());
-            failures.push(ToNode::Input(Input::Revoked { call, result }));
+        for beside in to.beside.drain(..) {
+            let failure = unreachable.clone();
+            failures.push(ToNode::Input(beside.failed(failure)));
         }
         if let Some(watch) = to.watch.take() {
             failures.push(ToNode::Input(Input::WatchEnded { watch: watch.id }));

@@ -2,7 +2,7 @@
 //! keeps: a connection, a keepalive stream, a watch.
 
 use super::Time;
-use crate::protocol::{CallId, KeptAlive, Machine, Moment, Role, Settings, Term};
+use crate::protocol::{CallId, Failure, Input, KeptAlive, Machine, Moment, Role, Settings, Term};
 use std::{collections::VecDeque, time::Duration};
 
 /// A clock that may run faster or slower than etcd's.
@@ -108,6 +108,33 @@ pub enum Call {
     Look(CallId),
 }
 
+/// What a process waits for beside its call under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    Execute(CallId),
+    LeaseTime(CallId),
+    Revoke(CallId),
+}
+
+impl Beside {
+    pub fn failed(self, failure: Failure) -> Input {
+        match self {
+            Self::Execute(call) => Input::Executed {
+                call,
+                result: Err(failure),
+            },
+            Self::LeaseTime(call) => Input::LeaseTime {
+                call,
+                result: Err(failure),
+            },
+            Self::Revoke(call) => Input::Revoked {
+                call,
+                result: Err(failure),
+            },
+        }
+    }
+}
+
 /// What etcd has shown a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Looked {
@@ -167,7 +194,7 @@ pub struct Node {
     pub attempts: Vec<(CallId, usize)>,
     pub former: Vec<Former>,
     pub call: Option<Call>,
-    pub revocations: Vec<CallId>,
+    pub beside: Vec<Beside>,
     pub streams: u32,
     pub stream: Option<Stream>,
     /// The try whose keepalive waits for an answer.
@@ -204,7 +231,7 @@ impl Node {
             attempts: Vec::new(),
             former: Vec::new(),
             call: None,
-            revocations: Vec::new(),
+            beside: Vec::new(),
             streams: 0,
             stream: None,
             awaits: None,
@@ -248,7 +275,7 @@ impl Node {
         self.connection += 1;
         self.broken = true;
         self.call = None;
-        self.revocations.clear();
+        self.beside.clear();
         self.stream = None;
         self.awaits = None;
         self.watch = None;

@@ -1,7 +1,7 @@
 //! A schedule told to a person: time, who, what happened, and what each believes then.
 
 use super::{MILLI, SECOND, etcd::owner_and_number, world::World};
-use crate::protocol::{Action, Effect, Input, LeaseId, Moment, Role, Transaction};
+use crate::protocol::{Action, Effect, Entry, Input, LeaseId, Moment, Role, Transaction, View};
 use std::fmt::Write as _;
 
 impl World {
@@ -71,6 +71,30 @@ fn id(lease: Option<LeaseId>) -> String {
     lease_name(lease.map_or(0, LeaseId::get))
 }
 
+fn view_text(view: &View) -> String {
+    let key = |key: Option<&Entry>| match key {
+        Some(key) => format!("{} at {}", id(key.lease), key.mod_revision),
+        None => "absent".to_owned(),
+    };
+    let mut text = format!(
+        "leader {}, acting {}, revision {}, raft term {}",
+        key(view.leader.as_ref()),
+        key(view.acting.as_ref()),
+        view.revision,
+        view.raft_term
+    );
+    if let Some(seats) = &view.seats {
+        for seat in &seats.taken {
+            let seat_text = format!(", seat {}: {}", seat.number, key(Some(&seat.entry)));
+            text.push_str(&seat_text);
+        }
+        if let Some(next) = &seats.next {
+            text.push_str(&format!(", next {}", key(Some(&next.entry))));
+        }
+    }
+    text
+}
+
 /// An input as a person reads it in a trace.
 pub fn input_text(input: &Input) -> String {
     let failed = |failed: &crate::protocol::Failure| format!("failed, {:?}", failed.kind);
@@ -80,7 +104,7 @@ pub fn input_text(input: &Input) -> String {
             Err(failure) => format!("connecting {}", failed(failure)),
         },
         Input::Granted { result, .. } => match result {
-            Ok((lease, ttl)) => format!("lease {} granted for {ttl:?}", id(Some(*lease))),
+            Ok(ttl) => format!("lease granted for {ttl:?}"),
             Err(failure) => format!("grant {}", failed(failure)),
         },
         Input::KeptAlive { call, result } => match result {
@@ -91,17 +115,17 @@ pub fn input_text(input: &Input) -> String {
             Err(failure) => format!("{call:?} keepalive {}", failed(failure)),
         },
         Input::Transacted { call, result } => match result {
-            Ok(view) => {
-                let keys = [&view.leader, &view.acting].map(|key| match key {
-                    Some(key) => format!("{} at {}", id(key.lease), key.mod_revision),
-                    None => "absent".to_owned(),
-                });
-                format!(
-                    "{call:?} shows leader {}, acting {}, revision {}, raft term {}",
-                    keys[0], keys[1], view.revision, view.raft_term
-                )
-            }
+            Ok(view) => format!("{call:?} shows {}", view_text(view)),
             Err(failure) => format!("{call:?} transaction {}", failed(failure)),
+        },
+        Input::Executed { call, result } => match result {
+            Ok(view) => format!("{call:?} shows {}", view_text(view)),
+            Err(failure) => format!("{call:?} transaction {}", failed(failure)),
+        },
+        Input::LeaseTime { result, .. } => match result {
+            Ok(Some(time)) => format!("the lease lasts for {:?}", time.remaining),
+            Ok(None) => "the lease is gone".to_owned(),
+            Err(failure) => format!("asking for the lease {}", failed(failure)),
         },
         Input::Revoked { result, .. } => match result {
             Ok(()) => "revoked".to_owned(),
@@ -136,7 +160,7 @@ pub fn action_text(action: &Action) -> String {
         Action::Connect { endpoint, .. } => format!("connects to member {}", endpoint + 1),
         Action::AskVersion { .. } => "asks for the version".to_owned(),
         Action::StopConnecting => "stops connecting".to_owned(),
-        Action::Grant { .. } => "asks for a lease".to_owned(),
+        Action::Grant { lease, .. } => format!("asks for lease {}", id(Some(*lease))),
         Action::Try {
             call,
             lease,
@@ -149,6 +173,12 @@ pub fn action_text(action: &Action) -> String {
         Action::Look {
             call, transaction, ..
         } => format!("{} without a lease: {call:?}", asks(transaction)),
+        Action::Execute {
+            call, transaction, ..
+        } => format!("{} beside: {call:?}", asks(transaction)),
+        Action::AskLeaseTime { lease, .. } => {
+            format!("asks how long lease {} lasts", id(Some(*lease)))
+        }
         Action::Revoke { lease, .. } => format!("revokes lease {}", id(Some(*lease))),
         Action::Watch { from_revision, .. } => format!("watches from revision {from_revision}"),
         Action::Disconnect => "disconnects".to_owned(),

@@ -4,7 +4,7 @@
 use super::{
     MILLI, SECOND, Time,
     checks::{Checks, Violation},
-    etcd::Etcd,
+    etcd::{Etcd, lease_id, owner, owner_and_number},
     network::{Path, Request},
     node::{Actor, Clock, Node, SoFar},
     plan::{Kind, Mix, Plan},
@@ -12,7 +12,8 @@ use super::{
     trace::lease_name,
 };
 use crate::protocol::{
-    CallId, FailureKind, Input, KeptAlive, Machine, Moment, Role, Settings, Term, Ttl,
+    CallId, ElectionKey, FailureKind, Input, KeptAlive, LeaseId, Machine, Moment, Role, Settings,
+    Term, Ttl,
 };
 use fastrand::Rng;
 use std::{cmp::Reverse, collections::BinaryHeap, num::NonZeroUsize, sync::Arc, time::Duration};
@@ -110,6 +111,7 @@ impl World {
                 };
                 let wait = plan.wait(&mut rng, place);
                 let settings = Settings {
+                    first_lease: LeaseId::new(0),
                     wait,
                     runs_once: plan.runs_once,
                     ttl: Ttl::try_from(Duration::from_secs(ttl)).unwrap_or_default(),
@@ -272,9 +274,20 @@ impl World {
         started.waits_since = now;
         started.disconnect();
         let time = started.clock.read(now);
+        // The ids of the process before this one are used up.
+        let number = (i64::from(started.life) << 16) + 1;
+        started.settings.first_lease = LeaseId::new(lease_id(owner(node), number));
         started.machine = Some(Machine::new(started.settings, time));
         self.note(|_| format!("node {}  starts", node + 1));
         self.carry_out(node)
+    }
+
+    /// The process whose lease `leader/acting` is bound to, if it still runs.
+    pub fn acting_node(&self) -> Option<usize> {
+        let acting = self.etcd.store.key(ElectionKey::Acting)?;
+        let (of, number) = owner_and_number(acting.lease);
+        let node = (0..self.nodes.len()).find(|node| owner(*node) == of)?;
+        (number >> 16 == i64::from(self.nodes[node].life)).then_some(node)
     }
 
     /// Ends a process at once, with all that belongs to it.

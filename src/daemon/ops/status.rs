@@ -5,10 +5,9 @@ use crate::{
     clock,
     config::{Cluster, LeaderKey},
     daemon::{exit_code, render},
-    etcd::LeaseTime,
     observer::{ElectionState, Leader},
     printable::Printable,
-    protocol::Situation,
+    protocol::{LeaseTime, Situation},
     wall_clock,
 };
 use serde_json::json;

@@ -3,9 +3,13 @@
 use super::{Driver, Message, PutError};
 use crate::{
     clock,
+    config::Address,
     etcd::{Connection, Values},
     printable::Printable,
-    protocol::{Action, CallId, Failure, FailureKind, Input, Term, Timing, Transaction},
+    protocol::{
+        Action, CallId, Effect, Failure, FailureKind, Input, Seat, Term, Timing, Transaction,
+    },
+    record::SeatRecord,
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::AbortHandle};
@@ -29,11 +33,16 @@ impl Driver {
             }
             Action::AskVersion { limit } => self.ask_version(limit),
             Action::StopConnecting => abort_all(self.attempts.drain(..).map(|(_, task)| task)),
-            Action::Grant { call, ttl, limit } => {
+            Action::Grant {
+                call,
+                lease,
+                ttl,
+                limit,
+            } => {
                 let connection = self.connection();
                 self.begin_call();
                 self.spawn_call(async move {
-                    let result = async { connection?.grant(ttl, limit).await }.await;
+                    let result = async { connection?.grant(lease, ttl, limit).await }.await;
                     Message::Input(Input::Granted { call, result })
                 });
             }
@@ -75,14 +84,24 @@ impl Driver {
                     Message::Input(Input::Transacted { call, result })
                 });
             }
+            Action::Execute {
+                call,
+                transaction,
+                limit,
+            } => self.execute(call, transaction, limit),
+            Action::AskLeaseTime { call, lease, limit } => {
+                let connection = self.connection();
+                self.spawn_beside(async move {
+                    let result = async { connection?.time_to_live(lease, limit).await }.await;
+                    Message::Input(Input::LeaseTime { call, result })
+                });
+            }
             Action::Revoke { call, lease, limit } => {
                 let connection = self.connection();
-                let task = self.spawn(async move {
+                self.spawn_beside(async move {
                     let result = async { connection?.revoke(lease, limit).await }.await;
                     Message::Input(Input::Revoked { call, result })
                 });
-                self.revocations.retain(|task| !task.is_finished());
-                self.revocations.push(task);
             }
             Action::Watch {
                 watch,
@@ -95,6 +114,41 @@ impl Driver {
             }
             Action::Lead { term, .. } => self.offer(term),
             Action::TakeBack { term } => self.take_back(term),
+        }
+    }
+
+    /// Executes a transaction beside everything else.
+    fn execute(&mut self, call: CallId, transaction: Transaction, limit: Duration) {
+        let connection = self.connection();
+        let values = self.values_beside(&transaction);
+        self.spawn_beside(async move {
+            let executing = async {
+                let connection = connection?;
+                connection.transact(&transaction, &values?, limit).await
+            };
+            let result = executing.await.map(|outcome| outcome.view);
+            Message::Input(Input::Executed { call, result })
+        });
+    }
+
+    /// Returns what a transaction writes that is executed beside everything else.
+    fn values_beside(&self, transaction: &Transaction) -> Result<Values, Failure> {
+        match transaction.effect {
+            Effect::PutSeat { acts, .. } => {
+                let name = self.config.name().as_str();
+                let address = self.config.address().map(Address::as_str);
+                let mut record = SeatRecord::new(name, address, self.joined);
+                record.acts = acts;
+                Ok(Values::seat(&record))
+            }
+            Effect::HandOver { is_chosen, .. } => {
+                let seats = self.machine.status().seats.unwrap_or_default();
+                let is_meant = |seat: &&Seat| transaction.is_to(seat);
+                let to = seats.taken.iter().find(is_meant);
+                let values = to.and_then(|to| Values::hand_over(&to.entry.value, is_chosen));
+                values.ok_or_else(|| Failure::new(FailureKind::Refused, "the seat has changed"))
+            }
+            _ => Ok(Values::default()),
         }
     }
 
@@ -125,7 +179,7 @@ impl Driver {
     fn disconnect(&mut self) {
         self.connection = None;
         abort_all(self.call_tasks.drain(..));
-        abort_all(self.revocations.drain(..));
+        abort_all(self.beside_tasks.drain(..));
         abort_all(self.watch_task.take());
     }
 
@@ -137,6 +191,13 @@ impl Driver {
     fn spawn_call(&mut self, work: impl Future<Output = Message> + Send + 'static) {
         let task = self.spawn(work);
         self.call_tasks.push(task);
+    }
+
+    /// Runs what ends with the connection, beside the call under way.
+    fn spawn_beside(&mut self, work: impl Future<Output = Message> + Send + 'static) {
+        let task = self.spawn(work);
+        self.beside_tasks.retain(|task| !task.is_finished());
+        self.beside_tasks.push(task);
     }
 
     fn spawn(&mut self, work: impl Future<Output = Message> + Send + 'static) -> AbortHandle {

@@ -16,7 +16,6 @@ pub(super) struct Harness {
     pub now: Moment,
     pub actions: Vec<Action>,
     pub events: Vec<Event>,
-    pub leases: i64,
 }
 
 impl Harness {
@@ -38,6 +37,7 @@ impl Harness {
             endpoints: NonZeroUsize::new(endpoints).unwrap(),
             wait: None,
             runs_once: false,
+            first_lease: LeaseId::new(0x101),
         };
         change(&mut settings);
         let mut harness = Self {
@@ -45,7 +45,6 @@ impl Harness {
             now,
             actions: Vec::new(),
             events: Vec::new(),
-            leases: 0x100,
         };
         harness.collect();
         harness
@@ -124,13 +123,11 @@ impl Harness {
     }
 
     pub fn grant_for(&mut self, ttl: Duration) -> LeaseId {
-        let call = self.take(|action| match action {
-            Action::Grant { call, .. } => Some(*call),
+        let (call, lease) = self.take(|action| match action {
+            Action::Grant { call, lease, .. } => Some((*call, *lease)),
             _ => None,
         });
-        self.leases += 1;
-        let lease = LeaseId::new(self.leases);
-        let result = Ok((lease, ttl));
+        let result = Ok(ttl);
         self.handle(Input::Granted { call, result });
         lease
     }

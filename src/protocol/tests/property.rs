@@ -225,11 +225,9 @@ impl Oracle {
         };
         let input = match (action, how) {
             (Action::Connect { call, .. }, _) => Input::Connected { call, result },
-            (Action::Grant { call, .. }, _) => {
-                self.harness.leases += 1;
-                let lease = LeaseId::new(self.harness.leases);
+            (Action::Grant { call, lease, .. }, _) => {
                 self.lease = Some(lease);
-                let result = result.map(|()| (lease, 5 * SECOND));
+                let result = result.map(|()| 5 * SECOND);
                 Input::Granted { call, result }
             }
             (Action::Revoke { call, .. }, _) => Input::Revoked { call, result },
