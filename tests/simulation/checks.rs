@@ -6,6 +6,7 @@ use super::{
     node::{Actor, Node, nanos},
     plan::{Kind, Mix, Plan},
     reports::Reports,
+    seats::Handovers,
     trace::lease_name,
     world::{Event, World},
 };
@@ -56,6 +57,7 @@ pub struct Checks {
     last_term: Time,
     /// What stands alone, and who has reported it.
     pub reports: Reports,
+    pub handovers: Handovers,
 }
 
 impl Checks {
@@ -83,6 +85,7 @@ impl Checks {
             slowest_request: 0,
             last_term: 0,
             reports: Reports::new(plan.nodes),
+            handovers: Handovers::new(plan.nodes),
         }
     }
 
@@ -262,7 +265,8 @@ impl World {
                 self.violation(format!("node {} begins a term past its deadline", node + 1))
             );
         }
-        if self.now < self.checks.holds_off_until[node] {
+        let was_handed_over = self.etcd.store.handed_over.contains(&term.token.get());
+        if self.now < self.checks.holds_off_until[node] && !was_handed_over {
             return Err(self.violation(format!("node {} does not hold off", node + 1)));
         }
         let lease = term.lease.get();

@@ -168,6 +168,7 @@ impl World {
                 self.act(node, action)?;
             } else if let Some(said) = machine.poll_event() {
                 self.check_event(node, &said)?;
+                self.check_handover_event(node, &said)?;
                 self.check_still_acts(node, &said)?;
                 self.check_job_event(node, &said)?;
                 self.check_wait_event(node, &said)?;

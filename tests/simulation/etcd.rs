@@ -78,6 +78,19 @@ pub struct Lease {
     pub id: i64,
     pub ttl: Time,
     pub expires: Time,
+    /// When it was granted or renewed last.
+    pub renewed: Time,
+}
+
+impl Lease {
+    pub fn new(id: i64, ttl: Time, now: Time) -> Self {
+        Self {
+            id,
+            ttl,
+            expires: now + ttl,
+            renewed: now,
+        }
+    }
 }
 
 /// A record of a job that runs once, as it was written.
@@ -99,6 +112,8 @@ pub struct Store {
     pub done: Option<Key>,
     /// All records that were written in this history, also those that are forgotten.
     pub records: Vec<Record>,
+    /// The revisions in which terms were handed over.
+    pub handed_over: Vec<i64>,
     /// What changed, for watches.
     pub history: Vec<Change>,
     /// Watches from here back are refused.
@@ -106,7 +121,31 @@ pub struct Store {
     pub leases: Vec<Lease>,
 }
 
+/// What the keys of the election hold at one revision.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    pub revision: i64,
+    pub keys: Keys,
+    pub seats: SeatKeys,
+    pub next: Option<NextKey>,
+}
+
+impl Held {
+    pub fn key(&self, key: ElectionKey) -> Option<Key> {
+        self.keys[place(key)]
+    }
+}
+
 impl Store {
+    pub fn held(&self) -> Held {
+        Held {
+            revision: self.revision,
+            keys: self.keys,
+            seats: self.seats,
+            next: self.next,
+        }
+    }
+
     /// Returns the store of an etcd that nobody has used.
     pub fn empty() -> Self {
         Self {
@@ -116,6 +155,7 @@ impl Store {
             next: None,
             done: None,
             records: Vec::new(),
+            handed_over: Vec::new(),
             history: Vec::new(),
             compacted: 0,
             leases: Vec::new(),
@@ -438,6 +478,7 @@ impl Etcd {
         self.raft_term += 1;
         for lease in &mut self.store.leases {
             lease.expires = now + lease.ttl + extend;
+            lease.renewed = now + extend;
         }
     }
 
@@ -532,8 +573,7 @@ impl Etcd {
                 }
                 self.granted.push(id);
                 let ttl = ttl.max(self.min_ttl);
-                let expires = now + ttl;
-                self.store.leases.push(Lease { id, ttl, expires });
+                self.store.leases.push(Lease::new(id, ttl, now));
                 Reply::Granted { ttl }
             }
             Question::LeaseTime { lease } => {
@@ -548,6 +588,7 @@ impl Etcd {
                     // Once expired it waits for its end, and is not there any more.
                     Some(lease) if now < lease.expires => {
                         lease.expires = now + lease.ttl;
+                        lease.renewed = now;
                         seconds(lease.ttl)
                     }
                     _ => 0,
@@ -565,7 +606,7 @@ impl Etcd {
         }
     }
 
-    fn transact(&mut self, writer: usize, transaction: &Transaction) -> Reply {
+    pub fn transact(&mut self, writer: usize, transaction: &Transaction) -> Reply {
         let is_allowed = (transaction.key_guards().into_iter())
             .all(|(key, guard)| holds(guard, self.store.key(key)))
             && holds(transaction.next, self.store.next.map(|next| next.key))
@@ -608,6 +649,7 @@ impl Etcd {
                 let seat = seat.and_then(|seat| store.seats[seat]);
                 let to = Some((lease, seat.map_or(writer, |seat| seat.key.writer)));
                 store.commit(&[(ElectionKey::Leader, to), (ElectionKey::Acting, to)]);
+                store.handed_over.push(store.revision);
                 store.next = None;
                 store.vacate(transaction);
             }

@@ -81,6 +81,7 @@ impl World {
             | Kind::RevokeLease
             | Kind::DeleteBoth => self.interfere(kind),
             Kind::Forget => Ok(self.forget_job()),
+            Kind::Choose | Kind::WriteNext | Kind::TakeSeat => self.meddle_with_seats(kind),
         }
     }
 
@@ -440,12 +441,11 @@ impl World {
     }
 
     /// A lease of somebody who takes no part.
-    fn lend(&mut self) -> i64 {
+    pub fn lend(&mut self) -> i64 {
         let ttl = self.granted();
         let number = i64::try_from(self.etcd.store.history.len()).unwrap_or(0) + 1;
         let id = lease_id(owner(self.plan.nodes), number);
-        let expires = self.now + ttl;
-        self.etcd.store.leases.push(Lease { id, ttl, expires });
+        self.etcd.store.leases.push(Lease::new(id, ttl, self.now));
         id
     }
 

@@ -13,6 +13,7 @@ pub mod node;
 pub mod plan;
 pub mod reports;
 pub mod run;
+pub mod seats;
 pub mod trace;
 pub mod world;
 

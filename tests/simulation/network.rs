@@ -3,14 +3,14 @@
 use super::{
     MILLI, SECOND, Time,
     checks::Violation,
-    etcd::{self, NextKey, Question, Reply, SeatKeys, Shown},
+    etcd::{self, Held, NextKey, Question, Reply, SeatKeys, Shown},
     node::Call,
     plan::{Kind, Mix},
     world::{Event, ToNode, World},
 };
 use crate::protocol::{
-    CallId, ElectionKey, Entry, Failure, FailureKind, FencingToken, Input, KeptAlive, LeaseId,
-    LeaseTime, Next, Seat, SeatNumber, Seats, Transaction, View,
+    CallId, Effect, ElectionKey, Entry, Failure, FailureKind, FencingToken, Input, KeptAlive,
+    LeaseId, LeaseTime, Next, Seat, SeatNumber, Seats, Transaction, View,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -217,6 +217,13 @@ impl World {
             _ => self.rng.u8(..),
         };
         let mut reply = Reply::Silence;
+        if let Question::Transaction(transaction) = question
+            && self.nodes[node].rights.denies(&transaction)
+        {
+            self.answer(&request, Err(FailureKind::Denied));
+            return Ok(());
+        }
+        let before = self.before(question);
         let recorded = self.etcd.store.records.len();
         let acting = self.etcd.store.key(ElectionKey::Acting);
         self.change(|etcd| reply = etcd.ask(member, now, node, question, chance))?;
@@ -229,6 +236,9 @@ impl World {
             && let Some(elected) = self.acting_node()
         {
             self.nodes[elected].so_far.was_elected = true;
+        }
+        if let Some(before) = before {
+            self.check_handover(node, question, &before)?;
         }
         if self.etcd.store.records.len() > recorded {
             self.check_record(node, acting)?;
@@ -461,7 +471,22 @@ impl World {
         }
     }
 
-    fn seats(&self, seats: &SeatKeys, next: Option<&NextKey>) -> Seats {
+    /// Returns the store before something that ends a term.
+    fn before(&self, question: Question) -> Option<Held> {
+        let ends_term = match question {
+            Question::Transaction(transaction) => {
+                matches!(
+                    transaction.effect,
+                    Effect::HandOver { .. } | Effect::Release
+                )
+            }
+            Question::Revoke { .. } => true,
+            _ => false,
+        };
+        ends_term.then(|| self.etcd.store.held())
+    }
+
+    pub fn seats(&self, seats: &SeatKeys, next: Option<&NextKey>) -> Seats {
         let taken = SeatNumber::all().zip(seats).filter_map(|(number, seat)| {
             let seat = seat.as_ref()?;
             Some(Seat {

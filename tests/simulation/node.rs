@@ -1,7 +1,7 @@
 //! One process of the election: a machine, its clock, what acts on its behalf, and what its I/O
 //! keeps: a connection, a keepalive stream, a watch.
 
-use super::Time;
+use super::{Time, seats::Rights};
 use crate::protocol::{CallId, Failure, Input, KeptAlive, Machine, Moment, Role, Settings, Term};
 use std::{collections::VecDeque, time::Duration};
 
@@ -164,6 +164,7 @@ pub struct Node {
     pub clock: Clock,
     pub actor: Actor,
     pub settings: Settings,
+    pub rights: Rights,
     /// Crashed or withdrawn without one.
     pub machine: Option<Machine>,
     /// Counts starts, so that what was meant for a process before this one is dropped.
@@ -207,11 +208,12 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(clock: Clock, actor: Actor, settings: Settings) -> Self {
+    pub fn new(clock: Clock, actor: Actor, settings: Settings, rights: Rights) -> Self {
         Self {
             clock,
             actor,
             settings,
+            rights,
             machine: None,
             life: 0,
             paused_until: 0,

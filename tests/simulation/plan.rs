@@ -1,6 +1,6 @@
 //! What a seed decides before anything happens: who takes part, and what may go wrong.
 
-use super::{MILLI, SECOND, Time, node::Actor};
+use super::{MILLI, SECOND, Time, node::Actor, seats::Rights};
 use fastrand::Rng;
 use std::time::Duration;
 
@@ -64,6 +64,9 @@ kinds! {
     RevokeLease "leader's lease revoked",
     DeleteBoth "leader and leader/acting deleted, one after the other",
     Forget "record of the done job removed",
+    Choose "successor chosen",
+    WriteNext "KEY/next written at random",
+    TakeSeat "seat deleted, or overwritten under another lease",
 }
 
 /// Which faults go together.
@@ -93,6 +96,8 @@ pub enum Mix {
     Handovers,
     /// One endpoint of each candidate, always the same, is dead or silent.
     Endpoint,
+    /// Leaders that stop in order, and nothing fails but candidates.
+    Transfers,
     /// A job that runs once, and candidates that wait for a limited time.
     Jobs,
 }
@@ -111,6 +116,7 @@ impl Mix {
         Self::Passwords,
         Self::Handovers,
         Self::Endpoint,
+        Self::Transfers,
         Self::Jobs,
     ];
 
@@ -154,6 +160,7 @@ impl Mix {
                 K::Pause,
                 K::SlowEndpoint,
                 K::Resign,
+                K::Choose,
                 K::Crash,
             ],
             Self::Deaf => vec![
@@ -190,6 +197,9 @@ impl Mix {
                 K::DeleteActing,
                 K::OverwriteActing,
                 K::RevokeLease,
+                K::Choose,
+                K::WriteNext,
+                K::TakeSeat,
                 K::Late,
                 K::LateWatch,
                 K::EndWatch,
@@ -234,6 +244,17 @@ impl Mix {
                 K::SluggishEndpoint,
                 K::CutConnection,
                 K::Resign,
+            ],
+            Self::Transfers => vec![
+                K::SlowWatch,
+                K::Resign,
+                K::Resign,
+                K::Withdraw,
+                K::DeleteLeader,
+                K::Choose,
+                K::Choose,
+                K::WriteNext,
+                K::Crash,
             ],
             Self::Jobs => vec![
                 K::Lose,
@@ -304,7 +325,10 @@ impl Plan {
         let has = |kind| kinds.contains(&kind);
         let mut some = |kind| if has(kind) { rng.u32(1..80) } else { 0 };
         let (lost, late, repeated) = (some(Kind::Lose), some(Kind::Late), some(Kind::Repeat));
-        let healthy = matches!(mix, Mix::Calm | Mix::Handovers | Mix::Endpoint);
+        let healthy = matches!(
+            mix,
+            Mix::Calm | Mix::Handovers | Mix::Endpoint | Mix::Transfers
+        );
         let longest = if healthy { 3 } else { 4 };
         let latency = [MILLI / 5, MILLI, 5 * MILLI, granted / 60][rng.usize(0..longest)];
         let child = match mix {
@@ -337,6 +361,18 @@ impl Plan {
             latest: rng.u64(MILLI..8 * SECOND),
             quiet: granted * rng.u64(4..10),
             kinds,
+        }
+    }
+
+    /// What the role of a process permits, or of which version it is; the first one has all rights.
+    pub fn rights(rng: &mut Rng, node: usize) -> Rights {
+        if node == 0 {
+            return Rights::All;
+        }
+        match rng.u8(0..8) {
+            0 => Rights::TwoKeys,
+            1 => Rights::Previous,
+            _ => Rights::All,
         }
     }
 

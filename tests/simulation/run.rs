@@ -18,6 +18,8 @@ pub struct Tally {
     pub simulated: Time,
     pub events: u64,
     pub terms: u64,
+    /// How many terms were handed over.
+    pub handed_over: u64,
     pub faults: Vec<u64>,
     /// The longest time until somebody acted after the faults stopped, in thousandths of what is
     /// promised.
@@ -32,6 +34,7 @@ impl Tally {
         self.simulated += other.simulated;
         self.events += other.events;
         self.terms += other.terms;
+        self.handed_over += other.handed_over;
         self.faults.resize(Kind::ALL.len(), 0);
         for (sum, count) in self.faults.iter_mut().zip(&other.faults) {
             *sum += count;
@@ -127,12 +130,13 @@ pub fn describe(failed: &Failed, mix: Option<Mix>, before: u64) -> String {
 /// What a run came to, for people.
 pub fn report(tally: &Tally) -> String {
     let mut text = format!(
-        "{} schedules, {} simulated hours, {} events, {} terms; after the faults somebody acted within {} % of \
+        "{} schedules, {} simulated hours, {} events, {} terms, {} of them handed over; after the faults somebody acted within {} % of \
          the time promised; nobody asked more than {} questions in a second\n",
         tally.schedules,
         tally.simulated / (3600 * SECOND),
         tally.events,
         tally.terms,
+        tally.handed_over,
         tally.slowest / 10,
         tally.most_asked,
     );

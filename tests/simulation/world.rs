@@ -120,7 +120,8 @@ impl World {
                     endpoints: NonZeroUsize::new(plan.members).unwrap_or(NonZeroUsize::MIN),
                 };
                 let clock = Clock::new(rng.u64(0..1000 * SECOND), rate);
-                Node::new(clock, plan.actor, settings)
+                let rights = Plan::rights(&mut rng, place);
+                Node::new(clock, plan.actor, settings, rights)
             })
             .collect::<Vec<_>>();
         // One more for people.
@@ -235,6 +236,8 @@ impl World {
                         etcd.store.revoke(lease);
                     })?;
                 }
+                let revision = self.etcd.store.revision;
+                self.checks.handovers.note_revision(self.now, revision);
                 self.check_reported()?;
                 self.check_jobs_and_waits()?;
                 self.check_holder()

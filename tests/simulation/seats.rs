@@ -1,0 +1,365 @@
+//! Seats and hand-overs: what goes wrong with them, and what is promised of them.
+
+use super::{
+    MILLI, SECOND, Time,
+    checks::Violation,
+    etcd::{self, Held, Question, owner, owner_and_number, seat_place},
+    plan::{Kind, Mix},
+    trace::lease_name,
+    world::World,
+};
+use crate::protocol::{
+    Effect, ElectionKey, Event as Said, FencingToken, Guard, LeaseId, LossReason, Reads,
+    SeatNumber, Term, Transaction,
+};
+use std::collections::VecDeque;
+
+/// What a process's role permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    All,
+    /// The two keys only.
+    TwoKeys,
+    /// A previous version: it knows the two keys only, and releases them by revoking its lease.
+    Previous,
+}
+
+impl Rights {
+    /// Returns true iff a transaction is not permitted; or is none of a version's.
+    pub fn denies(self, transaction: &Transaction) -> bool {
+        let about_seats = transaction.reads == Reads::KeysAndSeats
+            || transaction.next != Guard::Ignored
+            || transaction.seat_guards().next().is_some();
+        match self {
+            Self::All => false,
+            Self::TwoKeys => about_seats,
+            Self::Previous => about_seats || transaction.effect == Effect::Release,
+        }
+    }
+}
+
+/// What is known of hand-overs.
+#[derive(Debug)]
+pub struct Handovers {
+    /// The last term that each process has lost, in which order, and when.
+    lost: Vec<Option<(Term, LossReason)>>,
+    /// etcd's revisions, and when they were the last.
+    revisions: VecDeque<(Time, i64)>,
+    /// When people wrote `KEY/next` or a seat last.
+    meddled: Time,
+    /// How many there were.
+    pub count: u64,
+}
+
+impl Handovers {
+    pub fn new(nodes: usize) -> Self {
+        Self {
+            lost: vec![None; nodes],
+            revisions: VecDeque::new(),
+            meddled: 0,
+            count: 0,
+        }
+    }
+
+    pub fn note_revision(&mut self, now: Time, revision: i64) {
+        self.revisions.push_back((now, revision));
+        if self.revisions.len() > 400 {
+            self.revisions.pop_front();
+        }
+    }
+
+    /// The revision that etcd had at some time before.
+    fn revision_at(&self, time: Time) -> i64 {
+        let before = self.revisions.iter().rev().find(|(at, _)| *at <= time);
+        before.map_or(0, |(_, revision)| *revision)
+    }
+}
+
+/// What people do.
+impl World {
+    /// People choose who leads next, write `KEY/next` at random, or take a seat away.
+    pub fn meddle_with_seats(&mut self, kind: Kind) -> Result<bool, Violation> {
+        let people = self.plan.nodes;
+        let taken =
+            SeatNumber::all().filter(|seat| self.etcd.store.seats[seat_place(*seat)].is_some());
+        let taken = taken.collect::<Vec<_>>();
+        if taken.is_empty() {
+            return Ok(false);
+        }
+        let number = taken[self.rng.usize(0..taken.len())];
+        let place = seat_place(number);
+        let Some(seat) = self.etcd.store.seats[place] else {
+            return Ok(false);
+        };
+        let leader = self.etcd.store.key(ElectionKey::Leader);
+        let token = leader.map_or(0, |leader| leader.mod_revision);
+        if kind != Kind::Choose {
+            self.checks.handovers.meddled = self.now;
+        }
+        match kind {
+            Kind::Choose => {
+                let Some(leader) = leader.filter(|leader| leader.lease != seat.key.lease) else {
+                    return Ok(false);
+                };
+                let term = Term {
+                    token: FencingToken::new(leader.mod_revision),
+                    lease: LeaseId::new(leader.lease),
+                };
+                let seats = self.etcd.store.seats;
+                let seats = self.seats(&seats, None);
+                let chosen = seats.taken.iter().find(|seat| seat.number == number);
+                let Some(transaction) = chosen.and_then(|seat| Transaction::choose(term, seat))
+                else {
+                    return Ok(false);
+                };
+                self.note(|_| format!("people  choose {}", lease_name(seat.key.lease)));
+                self.change(|etcd| {
+                    let _ = etcd.transact(people, &transaction);
+                })?;
+            }
+            Kind::WriteNext => {
+                let ends = [token, token - self.rng.i64(1..20), self.rng.i64(0..100)]
+                    [self.rng.usize(0..3)];
+                let lease = seat.key.lease;
+                self.note(|_| format!("fault   next names {} for token {ends}", lease_name(lease)));
+                self.change(|etcd| {
+                    etcd.store.revision += 1;
+                    etcd.store.put_next(lease, people, ends);
+                })?;
+            }
+            _ => {
+                self.note(|_| {
+                    format!(
+                        "fault   seat {number} of {} taken away",
+                        lease_name(seat.key.lease)
+                    )
+                });
+                let lease = if self.rng.bool() {
+                    None
+                } else {
+                    Some(self.lend())
+                };
+                self.change(|etcd| match lease {
+                    Some(lease) => etcd.store.put_seat(place, lease, people, 0),
+                    None => {
+                        etcd.store.revision += 1;
+                        etcd.store.seats[place] = None;
+                    }
+                })?;
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What is promised.
+impl World {
+    /// Takes in how a term was lost, and checks what is said of hand-overs.
+    pub fn check_handover_event(&mut self, node: usize, said: &Said) -> Result<(), Violation> {
+        match said {
+            Said::Lost { term, reason } => {
+                self.checks.handovers.lost[node] = Some((*term, *reason));
+            }
+            Said::HandedOver { term, to } => {
+                let lease = to.entry.lease.map_or(0, LeaseId::get);
+                let is_true = self.etcd.histories_before > 0
+                    || self.etcd.store.history.iter().any(|change| {
+                        change.key == ElectionKey::Leader
+                            && change.revision > term.token.get()
+                            && change.now.is_some_and(|key| key.lease == lease)
+                    });
+                if !is_true {
+                    return Err(self.violation(format!(
+                        "node {} is told that its term was handed over: untrue",
+                        node + 1
+                    )));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Checks what a process has done to the keys and seats that were as `before`.
+    pub fn check_handover(
+        &mut self,
+        node: usize,
+        question: Question,
+        before: &Held,
+    ) -> Result<(), Violation> {
+        let acting = before.key(ElectionKey::Acting);
+        if self.etcd.store.revision == before.revision
+            || self.etcd.histories_before > 0 && acting.is_none()
+        {
+            return Ok(());
+        }
+        let is_own = |key: etcd::Key| owner_and_number(key.lease).0 == owner(node);
+        match question {
+            Question::Transaction(transaction) => match transaction.effect {
+                Effect::HandOver { lease, .. } => {
+                    self.checks.handovers.count += 1;
+                    self.tally.handed_over += 1;
+                    self.check_successor(node, &transaction, lease.get(), before)
+                }
+                Effect::Release => {
+                    let keys = [ElectionKey::Leader, ElectionKey::Acting];
+                    let deleted = |key: &ElectionKey| self.etcd.store.key(*key).is_none();
+                    let keys = keys.into_iter().filter(deleted);
+                    let keys = keys.filter_map(|key| before.key(key));
+                    let seats = before.seats.iter().zip(&self.etcd.store.seats);
+                    let seats = seats.filter(|(before, now)| before.is_some() && now.is_none());
+                    let seats = seats.filter_map(|(before, _)| before.map(|seat| seat.key));
+                    let lease = acting.map_or(0, |acting| acting.lease);
+                    let mut deleted = keys.chain(seats);
+                    if deleted.any(|key| !is_own(key) || key.lease != lease) {
+                        return Err(self.violation(format!(
+                            "node {} deletes a key that is not its own",
+                            node + 1
+                        )));
+                    }
+                    self.check_handed_over(node, before)
+                }
+                _ => Ok(()),
+            },
+            Question::Revoke { .. } => self.check_handed_over(node, before),
+            _ => Ok(()),
+        }
+    }
+
+    /// A term is handed over by its holder, to the chosen candidate or the one that has held its seat for
+    /// longest, and not to one that is silent.
+    fn check_successor(
+        &self,
+        node: usize,
+        transaction: &Transaction,
+        to: i64,
+        before: &Held,
+    ) -> Result<(), Violation> {
+        let node = node + 1;
+        let keys = [ElectionKey::Leader, ElectionKey::Acting].map(|key| before.key(key));
+        let is_foreign = |key: &etcd::Key| {
+            owner_and_number(key.lease).0 != owner(node - 1)
+                || Some(key.lease) != keys[1].map(|acting| acting.lease)
+        };
+        if keys[1].is_none() || keys.iter().flatten().any(is_foreign) {
+            return Err(self.violation(format!("node {node} hands over what is not its own")));
+        }
+        let seat = transaction.other_seat.map(|(seat, _)| seat_place(seat));
+        let seat = seat.and_then(|seat| before.seats[seat]);
+        let Some(seat) = seat.filter(|seat| seat.key.lease == to) else {
+            return Err(self.violation(format!(
+                "node {node} hands its term to a seat that has changed"
+            )));
+        };
+        let is_measured = matches!(self.plan.mix, Mix::Transfers);
+        if !is_measured {
+            return Ok(());
+        }
+        let slack = 20 * self.plan.latency + 20 * MILLI;
+        let silence = |lease: i64| {
+            let lease = self
+                .etcd
+                .store
+                .leases
+                .iter()
+                .find(|held| held.id == lease)?;
+            Some((self.now.saturating_sub(lease.renewed), lease.ttl))
+        };
+        if let Some((silent, ttl)) = silence(to)
+            && silent > ttl / 3 + 2 * SECOND + slack
+        {
+            return Err(self.violation(format!(
+                "node {node} hands its term to a candidate that is silent"
+            )));
+        }
+        let is_alive = |lease: i64| {
+            silence(lease).is_some_and(|(silent, ttl)| (slack..=ttl / 4).contains(&silent))
+        };
+        let token = keys[1].map_or(0, |acting| acting.mod_revision);
+        let chosen = before
+            .next
+            .filter(|next| next.ends == token)
+            .map(|next| next.key.lease);
+        let own = keys[1].map_or(0, |acting| acting.lease);
+        let is_seated = |lease: i64| {
+            before
+                .seats
+                .iter()
+                .flatten()
+                .any(|seat| seat.key.lease == lease)
+        };
+        if let Some(chosen) =
+            chosen.filter(|lease| *lease != own && is_seated(*lease) && is_alive(*lease))
+            && chosen != to
+        {
+            return Err(self.violation(format!(
+                "node {node} does not hand its term to the chosen candidate"
+            )));
+        }
+        let waits_longer = |other: &&etcd::SeatKey| {
+            other.create_revision < seat.create_revision
+                && other.key.lease != own
+                && other.key.lease != to
+                && is_alive(other.key.lease)
+        };
+        if chosen != Some(to)
+            && before
+                .seats
+                .iter()
+                .flatten()
+                .any(|other| waits_longer(&other))
+        {
+            return Err(self.violation(format!(
+                "node {node} hands its term to another than the candidate that has waited for longest"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Where nothing fails, a term that ends in order is handed over if there is somebody to lead.
+    fn check_handed_over(&self, node: usize, before: &Held) -> Result<(), Violation> {
+        let Some(acting) = before.key(ElectionKey::Acting) else {
+            return Ok(());
+        };
+        let is_gone = self.etcd.store.key(ElectionKey::Acting).is_none();
+        let lost = self.checks.handovers.lost[node];
+        let is_orderly = lost.is_some_and(|(term, reason)| {
+            let is_planned = matches!(
+                reason,
+                LossReason::LeaderKeyDeleted | LossReason::Withdrawn | LossReason::Resigned
+            );
+            term.lease.get() == acting.lease && is_planned
+        });
+        let all_is_well = self.plan.mix == Mix::Transfers
+            && self.nodes[node].rights == Rights::All
+            && self.now > self.checks.handovers.meddled + SECOND;
+        if !(is_gone && is_orderly && all_is_well) {
+            return Ok(());
+        }
+        let slack = 20 * self.plan.latency + 20 * MILLI;
+        let known = self
+            .checks
+            .handovers
+            .revision_at(self.now.saturating_sub(self.granted() / 2));
+        let waits = before.seats.iter().flatten().any(|seat| {
+            let lease = self
+                .etcd
+                .store
+                .leases
+                .iter()
+                .find(|lease| lease.id == seat.key.lease);
+            let is_alive = lease.is_some_and(|lease| {
+                let silent = self.now.saturating_sub(lease.renewed);
+                (slack..=lease.ttl / 4).contains(&silent)
+            });
+            seat.create_revision <= known && seat.key.lease != acting.lease && is_alive
+        });
+        if waits {
+            return Err(self.violation(format!(
+                "node {} releases its keys though somebody could follow at once",
+                node + 1
+            )));
+        }
+        Ok(())
+    }
+}
