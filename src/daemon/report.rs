@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     printable::Printable,
     protocol::{ElectionKey, Event, FencingToken, LossReason, Moment},
-    record::DoneRecord,
+    record::{DoneRecord, SeatRecord},
     wall_clock,
 };
 use std::time::Duration;
@@ -124,6 +124,12 @@ impl Reporter {
                 let (token, lease) = (term.token.get(), term.lease);
                 info!(name, token, %lease, reason, "No longer the leader: {reason}.");
             }
+            Event::HandedOver { term, to } => {
+                let successor = SeatRecord::decode(&to.entry.value).name.unwrap_or_default();
+                let successor = Printable(successor.as_bytes()).to_string();
+                let (token, seat) = (term.token.get(), to.number);
+                info!(name, token, successor, %seat, "Handed over to '{successor}'.");
+            }
             Event::Releasing { lease, led } => {
                 self.has_released = true;
                 let what = if led { "the leader" } else { "a candidate" };
@@ -211,6 +217,16 @@ impl Reporter {
                     key,
                     "The key '{key}' is bound to no lease, so that nobody can be elected until \
                      somebody deletes it."
+                );
+            }
+            Event::SeatsDenied { failure } => {
+                let (key, reason) = (&self.leader_key, failure_reason(failure));
+                warn!(
+                    name,
+                    reason,
+                    "etcd denies the keys below '{key}/', apart from '{key}/acting': this replica is \
+                     not listed as a candidate, and when it stops, all replicas campaign. To change \
+                     that, permit reading and writing the prefix '{key}/'."
                 );
             }
             Event::HistoryWentBack => warn!(name, "{HISTORY_WENT_BACK}; starting afresh."),

@@ -187,11 +187,13 @@ impl Machine {
     /// Starts what the own seat needs, if anything.
     pub(super) fn advance_seat(&mut self, now: Moment) {
         let (lease, acts) = match self.state {
-            State::Follower { candidacy, .. } | State::Elected { candidacy, .. } => {
-                (candidacy.lease, None)
-            }
+            State::Follower { candidacy, .. } => (candidacy.lease, None),
             State::Leader(tenure) => (tenure.lease, Some(tenure.term.token)),
-            State::Unleased { .. } | State::Stopping { .. } | State::Withdrawn => return,
+            // One that is elected is about to write that it leads.
+            State::Unleased { .. }
+            | State::Elected { .. }
+            | State::Stopping { .. }
+            | State::Withdrawn => return,
         };
         let registry = &self.registry;
         let may_write = matches!(registry.access, Access::Open)

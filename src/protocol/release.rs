@@ -35,6 +35,8 @@ pub(super) enum Step {
         /// Whether the keys are known to be gone, so that others can lead already.
         is_free: bool,
     },
+    /// To revoke a lease that may never have been granted. It holds no keys.
+    RevokeUnknown,
 }
 
 impl Step {
@@ -42,12 +44,19 @@ impl Step {
     pub const REVOKE: Self = Self::Revoke { is_free: false };
     /// The keys are gone; the lease is of no use any more.
     pub const FREE: Self = Self::Revoke { is_free: true };
+
+    fn revokes(&self) -> bool {
+        matches!(self, Self::Revoke { .. } | Self::RevokeUnknown)
+    }
 }
 
 impl Machine {
     /// How many limits a withdrawal waits for its lease to be revoked: time for two endpoints to
     /// fail, by connecting and by answering.
     pub(super) const WITHDRAWAL_LIMITS: u32 = 4;
+
+    /// How many leases are revoked that may have been granted, without a response that says so.
+    const MOST_UNKNOWN: usize = 8;
 
     /// Returns true iff a lease is one that this candidate has given up, and that may still exist.
     #[must_use]
@@ -59,7 +68,12 @@ impl Machine {
     /// prevent others from leading.
     #[must_use]
     pub fn holds_keys_of(&self, lease: LeaseId) -> bool {
-        let holds = |release: &Release| !matches!(release.step, Step::Revoke { is_free: true });
+        let holds = |release: &Release| {
+            !matches!(
+                release.step,
+                Step::Revoke { is_free: true } | Step::RevokeUnknown
+            )
+        };
         (self.releases.iter()).any(|release| release.lease == lease && holds(release))
     }
 
@@ -78,9 +92,19 @@ impl Machine {
     }
 
     /// Gives up a lease that may have been granted, without a response that says so.
+    ///
+    /// Only the last ones are revoked, and one by one: during an outage there may be hundreds, most of
+    /// which etcd has never heard of. The others end by themselves.
     pub(super) fn give_up_unknown(&mut self, now: Moment, lease: LeaseId) {
+        let is_unknown = |release: &Release| matches!(release.step, Step::RevokeUnknown);
+        let unknown = self.releases.iter().filter(|release| is_unknown(release));
+        if unknown.count() >= Self::MOST_UNKNOWN
+            && let Some(first) = self.releases.iter().position(is_unknown)
+        {
+            self.releases.remove(first);
+        }
         let timing = self.timing();
-        self.begin_release(now, Lease { id: lease, timing }, Step::REVOKE);
+        self.begin_release(now, Lease { id: lease, timing }, Step::RevokeUnknown);
     }
 
     fn begin_release(&mut self, now: Moment, lease: Lease, step: Step) {
@@ -204,7 +228,7 @@ impl Machine {
     pub(super) fn fail_release(&mut self, now: Moment, place: usize, failure: Failure) {
         let release = &mut self.releases[place];
         release.call = None;
-        if !matches!(release.step, Step::Revoke { .. }) {
+        if !release.step.revokes() {
             release.step = Step::REVOKE;
             release.next = now;
             return;
@@ -232,7 +256,7 @@ impl Machine {
     /// The connection is gone, and with it what releases have asked for.
     pub(super) fn interrupt_releases(&mut self, now: Moment) {
         for release in &mut self.releases {
-            if release.call.take().is_some() && !matches!(release.step, Step::Revoke { .. }) {
+            if release.call.take().is_some() && !release.step.revokes() {
                 release.step = Step::REVOKE;
             }
             release.next = now;
@@ -243,7 +267,7 @@ impl Machine {
     pub(super) fn advance_releases(&mut self, now: Moment) {
         for place in 0..self.releases.len() {
             let release = &self.releases[place];
-            if release.call.is_none() && now >= release.next && !self.calls.is_down() {
+            if now >= release.next && !self.calls.is_down() && self.may_start(release) {
                 self.start_release(now, place);
             }
         }
@@ -263,13 +287,22 @@ impl Machine {
         }
     }
 
+    /// Returns true iff nothing under way stands against the next request of a release.
+    fn may_start(&self, release: &Release) -> bool {
+        let is_unknown = |release: &Release| matches!(release.step, Step::RevokeUnknown);
+        let mut others = self.releases.iter();
+        let waits =
+            is_unknown(release) && others.any(|other| is_unknown(other) && other.call.is_some());
+        release.call.is_none() && !waits
+    }
+
     fn start_release(&mut self, now: Moment, place: usize) {
         let call = self.calls.new_id();
         let release = &mut self.releases[place];
         let (lease, limit) = (release.lease, release.limit);
         release.call = Some((call, now + limit));
         let transaction = match &release.step {
-            Step::Revoke { .. } => {
+            Step::Revoke { .. } | Step::RevokeUnknown => {
                 return self
                     .actions
                     .push_back(Action::Revoke { call, lease, limit });
@@ -312,7 +345,7 @@ impl Machine {
                 let holds = Known::from_view(view).ownership(release.lease) != Ownership::Neither;
                 release.step = if holds { Step::REVOKE } else { Step::FREE };
             }
-            (Step::Revoke { .. }, _) => {}
+            (Step::Revoke { .. } | Step::RevokeUnknown, _) => {}
             (Step::Delete { .. }, Err(failure)) => self.fail_release(now, place, failure),
         }
     }
@@ -322,7 +355,7 @@ impl Machine {
         let releases = self.releases.iter().map(|release| {
             let next = match release.call {
                 Some((_, until)) => until,
-                None if down => release.expires,
+                None if down || !self.may_start(release) => release.expires,
                 None => release.next,
             };
             next.min(release.expires)

@@ -1,8 +1,8 @@
 //! A machine whose network and clock are the test.
 
 use crate::protocol::{
-    Action, CallId, ElectionKey, Entry, Event, Failure, FailureKind, Input, KeptAlive, LeaseId,
-    Machine, Moment, Role, Settings, Transaction, Ttl, View,
+    Action, CallId, Effect, ElectionKey, Entry, Event, Failure, FailureKind, Input, KeptAlive,
+    LeaseId, Machine, Moment, Role, Settings, Transaction, Ttl, View,
 };
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -158,6 +158,34 @@ impl Harness {
             } => Some((*call, *transaction)),
             _ => None,
         })
+    }
+
+    /// Takes the newest transaction that is executed beside everything else.
+    pub fn take_beside(&mut self) -> (CallId, Transaction) {
+        self.take(|action| match action {
+            Action::Execute {
+                call, transaction, ..
+            } => Some((*call, *transaction)),
+            _ => None,
+        })
+    }
+
+    /// Answers the newest transaction beside everything else; returns it.
+    pub fn execute(&mut self, result: Result<View, Failure>) -> Transaction {
+        let (call, transaction) = self.take_beside();
+        self.handle(Input::Executed { call, result });
+        transaction
+    }
+
+    /// Lets the keys of a term be deleted, after which its lease is revoked.
+    pub fn release(&mut self, lease: LeaseId) {
+        assert!(!self.has(|action| matches!(action, Action::Revoke { .. })));
+        let transaction = self.execute(Ok(view(99, None, None)));
+        assert_eq!(transaction.effect, Effect::Release);
+        let of_lease =
+            |action: &Action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease);
+        assert!(self.has(of_lease), "{:?}", self.actions);
+        assert!(!self.machine.holds_keys_of(lease));
     }
 
     pub fn keep_alive(&mut self, call: CallId, raft_term: u64) {

@@ -1,0 +1,333 @@
+//! The end of a term: to whom it is handed over, and when its keys are deleted or its lease is revoked.
+
+use super::harness::{
+    Harness, MILLI, OTHER, SECOND, follower, held_by, key, leader, unreachable, view,
+};
+use crate::protocol::{
+    Action, Effect, ElectionKey, Entry, Event, Failure, FailureKind, FencingToken, Guard, Input,
+    LeaseId, LeaseTime, Next, Reads, Role, Seat, SeatNumber, Seats, Transaction, View,
+};
+use std::{sync::Arc, time::Duration};
+
+const FIRST: LeaseId = LeaseId::new(0xf1);
+const SECOND_BEST: LeaseId = LeaseId::new(0xf2);
+
+pub(super) fn seat(number: usize, lease: LeaseId, create_revision: i64) -> Seat {
+    Seat {
+        number: SeatNumber::all().nth(number).unwrap(),
+        entry: key(lease, create_revision + 1),
+        create_revision,
+        has_name: true,
+        acts: None,
+    }
+}
+
+pub(super) fn seated(view: View, taken: Vec<Seat>, next: Option<(FencingToken, LeaseId)>) -> View {
+    let next = next.map(|(ends, lease)| Next {
+        entry: key(lease, 12),
+        ends: Some(ends),
+    });
+    View {
+        seats: Some(Arc::new(Seats { taken, next })),
+        ..view
+    }
+}
+
+fn own_seat(lease: LeaseId) -> Seat {
+    Seat {
+        acts: Some(FencingToken::new(10)),
+        ..seat(0, lease, 11)
+    }
+}
+
+/// The seats of the leader and of two other candidates, the first of which has waited for longer.
+fn seats(lease: LeaseId) -> Vec<Seat> {
+    vec![
+        own_seat(lease),
+        seat(1, SECOND_BEST, 14),
+        seat(2, FIRST, 12),
+    ]
+}
+
+/// A leader with token 10 that knows of two candidates.
+fn leader_with_candidates() -> (Harness, LeaseId) {
+    let (mut harness, lease, _) = leader(1, Duration::ZERO);
+    harness.pass(SECOND);
+    harness.answer(seated(held_by(lease, 20), seats(lease), None));
+    (harness, lease)
+}
+
+fn withdrawn() -> (Harness, LeaseId) {
+    let (mut harness, lease) = leader_with_candidates();
+    harness.handle(Input::Withdraw);
+    harness.stop();
+    (harness, lease)
+}
+
+/// Answers whether a candidate is alive; returns which one that was.
+fn check(harness: &mut Harness, remaining: Option<u64>) -> LeaseId {
+    let (call, lease) = harness.take(|action| match action {
+        Action::AskLeaseTime { call, lease, .. } => Some((*call, *lease)),
+        _ => None,
+    });
+    let time = remaining.map(|remaining| LeaseTime {
+        granted: 5 * SECOND,
+        remaining: Duration::from_secs(remaining),
+    });
+    let result = Ok(time);
+    harness.handle(Input::LeaseTime { call, result });
+    lease
+}
+
+fn handed_to(lease: LeaseId) -> View {
+    let entry = |_| Some(key(lease, 30));
+    view(30, entry(0), entry(0))
+}
+
+fn revokes(harness: &Harness, lease: LeaseId) -> bool {
+    harness.has(|action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease))
+}
+
+fn lease_of(transaction: &Transaction) -> LeaseId {
+    match transaction.effect {
+        Effect::HandOver { lease, .. } => lease,
+        effect => panic!("not a hand-over: {effect:?}"),
+    }
+}
+
+#[test]
+fn a_planned_stop_hands_the_term_to_the_candidate_that_has_waited_for_longest() {
+    let (mut harness, lease) = withdrawn();
+    assert_eq!(check(&mut harness, Some(4)), FIRST);
+    let unchanged = |mod_revision, lease| Guard::Unchanged {
+        mod_revision,
+        lease,
+    };
+    let transaction = harness.execute(Ok(handed_to(FIRST)));
+    let [own, _, first] = &seats(lease)[..] else {
+        panic!()
+    };
+    assert_eq!(
+        transaction,
+        Transaction {
+            leader: unchanged(10, lease),
+            acting: unchanged(10, lease),
+            next: Guard::Absent,
+            other_seat: Some((first.number, unchanged(13, FIRST))),
+            own_seat: Some((own.number, Guard::BoundTo { lease })),
+            about_job: false,
+            effect: Effect::HandOver {
+                lease: FIRST,
+                is_chosen: false
+            },
+            reads: Reads::KeysAndSeats,
+        }
+    );
+    let handed_over = |event: &Event| matches!(event, Event::HandedOver { to, .. } if to == first);
+    assert!(harness.events.iter().any(handed_over));
+    assert!(!harness.machine.holds_keys_of(lease) && revokes(&harness, lease));
+}
+
+#[test]
+fn nothing_is_handed_over_or_released_before_what_acted_has_stopped() {
+    let (mut harness, _) = leader_with_candidates();
+    harness.handle(Input::Withdraw);
+    harness.pass(SECOND);
+    assert!(!harness.has(|action| matches!(
+        action,
+        Action::Execute { .. } | Action::AskLeaseTime { .. } | Action::Revoke { .. }
+    )));
+}
+
+#[test]
+fn a_silent_candidate_is_passed_over_and_without_another_the_keys_are_deleted() {
+    for silent in [Some(1), None] {
+        let (mut harness, lease) = withdrawn();
+        assert_eq!(check(&mut harness, silent), FIRST);
+        assert_eq!(check(&mut harness, silent), SECOND_BEST);
+        harness.release(lease);
+    }
+}
+
+#[test]
+fn a_candidate_without_a_name_is_no_successor() {
+    let (mut harness, lease, _) = leader(1, Duration::ZERO);
+    harness.pass(SECOND);
+    let unnamed = Seat {
+        has_name: false,
+        ..seat(1, FIRST, 9)
+    };
+    harness.answer(seated(
+        held_by(lease, 20),
+        vec![own_seat(lease), unnamed],
+        None,
+    ));
+    harness.handle(Input::Withdraw);
+    harness.stop();
+    harness.release(lease);
+}
+
+#[test]
+fn a_refused_hand_over_is_tried_once_more_with_what_the_response_shows() {
+    let (mut harness, lease) = withdrawn();
+    check(&mut harness, Some(4));
+    // The first one has withdrawn.
+    let left = vec![own_seat(lease), seat(1, SECOND_BEST, 14)];
+    harness.execute(Ok(seated(held_by(lease, 21), left.clone(), None)));
+    assert_eq!(check(&mut harness, Some(4)), SECOND_BEST);
+    let transaction = harness.execute(Ok(seated(held_by(lease, 22), left, None)));
+    assert_eq!(lease_of(&transaction), SECOND_BEST);
+    harness.release(lease);
+}
+
+#[test]
+fn an_unknown_outcome_leads_to_a_revocation_at_once() {
+    for failure in [
+        unreachable(),
+        Failure::new(FailureKind::Refused, "no space"),
+    ] {
+        let (mut harness, lease) = withdrawn();
+        check(&mut harness, Some(4));
+        harness.execute(Err(failure));
+        assert!(revokes(&harness, lease) && harness.machine.holds_keys_of(lease));
+    }
+    let (mut harness, lease) = withdrawn();
+    check(&mut harness, Some(4));
+    harness.pass(SECOND);
+    assert!(revokes(&harness, lease));
+}
+
+#[test]
+fn a_successor_whose_lease_is_gone_was_handed_nothing() {
+    let (mut harness, lease) = withdrawn();
+    check(&mut harness, Some(4));
+    let gone = Failure::new(FailureKind::LeaseNotFound, "requested lease not found");
+    harness.execute(Err(gone));
+    harness.release(lease);
+}
+
+#[test]
+fn after_the_leader_key_was_deleted_the_seats_are_read_before_the_term_is_handed_over() {
+    let (mut harness, lease) = leader_with_candidates();
+    harness.changed(ElectionKey::Leader, 25, None);
+    harness.stop();
+    let chosen = Some((FencingToken::new(10), SECOND_BEST));
+    let shown = view(25, None, Some(key(lease, 10)));
+    let read = harness.execute(Ok(seated(shown, seats(lease), chosen)));
+    assert_eq!(read, Transaction::READ.reading(Reads::KeysAndSeats));
+    assert_eq!(check(&mut harness, Some(4)), SECOND_BEST);
+    let (_, transaction) = harness.take_beside();
+    assert_eq!(transaction.leader, Guard::Absent);
+    let next = Guard::Unchanged {
+        mod_revision: 12,
+        lease: SECOND_BEST,
+    };
+    assert_eq!(transaction.next, next);
+    let effect = Effect::HandOver {
+        lease: SECOND_BEST,
+        is_chosen: true,
+    };
+    assert_eq!(transaction.effect, effect);
+}
+
+#[test]
+fn a_choice_for_another_term_counts_for_nothing() {
+    let (mut harness, lease) = leader_with_candidates();
+    harness.changed(ElectionKey::Leader, 25, None);
+    harness.stop();
+    let chosen = Some((FencingToken::new(9), SECOND_BEST));
+    let shown = view(25, None, Some(key(lease, 10)));
+    harness.execute(Ok(seated(shown, seats(lease), chosen)));
+    assert_eq!(check(&mut harness, Some(4)), FIRST);
+}
+
+#[test]
+fn a_leader_key_that_is_anothers_is_not_overwritten() {
+    let (mut harness, lease) = leader_with_candidates();
+    harness.changed(ElectionKey::Leader, 25, Some(key(OTHER, 25)));
+    harness.stop();
+    let shown = view(25, Some(key(OTHER, 25)), None);
+    let transaction = harness.execute(Ok(shown));
+    assert_eq!(transaction.effect, Effect::Release);
+    assert_eq!(transaction.leader, Guard::Ignored);
+    assert!(!harness.machine.holds_keys_of(lease));
+}
+
+#[test]
+fn a_lost_term_is_never_handed_over() {
+    let (mut harness, lease) = leader_with_candidates();
+    harness.pass(5 * SECOND);
+    harness.stop();
+    harness.connect();
+    assert!(!harness.has(|action| matches!(action, Action::Execute { .. })));
+    assert!(revokes(&harness, lease));
+}
+
+#[test]
+fn a_campaign_without_a_response_leads_to_a_revocation() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    // The response to the campaign is lost; a read shows that it was won.
+    harness.take_transaction();
+    harness.pass(SECOND);
+    let call = harness.take(|action| match action {
+        Action::BackOff { call, .. } => Some(*call),
+        _ => None,
+    });
+    harness.handle(Input::BackedOff { call });
+    harness.connect();
+    harness.answer(held_by(lease, 10));
+    assert!(harness.is_leader());
+    harness.handle(Input::Withdraw);
+    harness.stop();
+    assert!(revokes(&harness, lease));
+}
+
+#[test]
+fn a_failed_deletion_leads_to_a_revocation() {
+    for refused in [true, false] {
+        let (mut harness, lease, _) = leader(1, Duration::ZERO);
+        harness.handle(Input::Withdraw);
+        harness.stop();
+        harness.execute(if refused {
+            Ok(held_by(lease, 30))
+        } else {
+            Err(unreachable())
+        });
+        assert!(revokes(&harness, lease) && harness.machine.holds_keys_of(lease));
+    }
+}
+
+#[test]
+fn a_candidate_to_which_a_term_is_handed_acts_once_its_own_try_is_answered() {
+    let (mut harness, lease) = follower();
+    let own: fn(LeaseId) -> Option<Entry> = |lease| Some(key(lease, 30));
+    for of in [ElectionKey::Leader, ElectionKey::Acting] {
+        harness.changed(of, 30, own(lease));
+        assert_eq!(harness.machine.status().role, Role::Follower);
+    }
+    let sent = harness.now;
+    harness.pass(100 * MILLI);
+    assert!(!harness.answer(handed_to(lease)), "it need not campaign");
+    let leads = |event: &Event| {
+        matches!(event, Event::Leading { term, deadline, was_handed_over: true }
+            if term.token == FencingToken::new(30) && *deadline == sent + 4500 * MILLI)
+    };
+    assert!(harness.events.iter().any(leads), "{:?}", harness.events);
+    let changes = [Event::LeaderGone];
+    assert!(changes.iter().all(|event| harness.events.contains(event)));
+}
+
+#[test]
+fn a_follower_reports_that_the_leader_changed_when_a_term_is_handed_to_another() {
+    let (mut harness, _) = follower();
+    harness.events.clear();
+    harness.changed(ElectionKey::Leader, 30, Some(key(FIRST, 30)));
+    harness.changed(ElectionKey::Acting, 30, Some(key(FIRST, 30)));
+    let leader = key(FIRST, 30);
+    assert_eq!(
+        harness.events,
+        [Event::LeaderGone, Event::Following { leader }]
+    );
+}

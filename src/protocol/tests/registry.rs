@@ -1,0 +1,187 @@
+//! When a candidate takes and writes its seat.
+
+use super::{
+    handover::{seat, seated},
+    harness::{Harness, OTHER, SECOND, follower, held_by, unreachable, view},
+};
+use crate::protocol::{
+    Action, Event, Failure, FailureKind, FencingToken, Input, LeaseId, Reads, Seat, SeatNumber,
+    Transaction, View,
+};
+
+fn number(place: usize) -> SeatNumber {
+    SeatNumber::all().nth(place).unwrap()
+}
+
+fn writes(harness: &Harness) -> bool {
+    harness.has(|action| matches!(action, Action::Execute { .. }))
+}
+
+/// A follower whose campaign showed these seats.
+fn follower_among(taken: Vec<Seat>) -> (Harness, LeaseId) {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    assert!(!writes(&harness));
+    assert!(harness.answer(seated(held_by(OTHER, 20), taken, None)));
+    (harness, lease)
+}
+
+fn denied() -> Failure {
+    Failure::new(FailureKind::Denied, "permission denied")
+}
+
+#[test]
+fn a_candidate_takes_the_first_free_seat_once_it_has_campaigned() {
+    let (mut harness, lease) = follower_among(vec![seat(0, OTHER, 11), seat(2, OTHER, 12)]);
+    let shown = vec![seat(0, OTHER, 11), seat(1, lease, 21)];
+    let shown = seated(held_by(OTHER, 21), shown, None);
+    let transaction = harness.execute(Ok(shown.clone()));
+    assert_eq!(transaction, Transaction::take_seat(number(1), lease, None));
+    harness.pass(2 * SECOND);
+    harness.answer(shown);
+    assert!(
+        !writes(&harness),
+        "nothing is written while nothing changes"
+    );
+}
+
+#[test]
+fn a_seat_that_another_was_faster_to_take_is_left_to_it() {
+    let (mut harness, lease) = follower_among(Vec::new());
+    for round in 0..2 {
+        let shown = seated(held_by(OTHER, 21), vec![seat(round, OTHER, 21)], None);
+        let transaction = harness.execute(Ok(shown));
+        assert!(transaction.effect == Transaction::take_seat(number(0), lease, None).effect);
+    }
+    assert!(!writes(&harness), "it takes its time then");
+    harness.pass(2 * SECOND);
+    harness.answer(seated(held_by(OTHER, 22), vec![seat(1, OTHER, 21)], None));
+    let (_, transaction) = harness.take_beside();
+    assert!(
+        transaction
+            .own_seat
+            .is_some_and(|(seat, _)| seat != number(1))
+    );
+}
+
+#[test]
+fn a_candidate_without_a_free_seat_waits_for_one() {
+    let full: Vec<_> = (0..16).map(|place| seat(place, OTHER, 11)).collect();
+    let (mut harness, lease) = follower_among(full.clone());
+    assert!(!writes(&harness));
+    harness.pass(2 * SECOND);
+    harness.answer(seated(held_by(OTHER, 22), full[1..].to_vec(), None));
+    let (_, transaction) = harness.take_beside();
+    assert_eq!(transaction, Transaction::take_seat(number(0), lease, None));
+}
+
+#[test]
+fn a_leader_writes_in_its_seat_in_which_term_it_leads() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    harness.answer(seated(held_by(lease, 10), Vec::new(), None));
+    let token = Some(FencingToken::new(10));
+    let (_, transaction) = harness.take_beside();
+    assert_eq!(transaction, Transaction::take_seat(number(0), lease, token));
+}
+
+#[test]
+fn a_candidate_to_which_a_term_was_handed_writes_its_seat_again() {
+    let (mut harness, lease) = follower_among(vec![seat(0, OTHER, 11)]);
+    let taken = vec![seat(0, OTHER, 11), seat(1, lease, 20)];
+    harness.execute(Ok(seated(held_by(OTHER, 21), taken.clone(), None)));
+    harness.pass(2 * SECOND);
+    harness.answer(seated(held_by(lease, 30), taken, None));
+    assert!(harness.is_leader());
+    let token = Some(FencingToken::new(10));
+    let (_, transaction) = harness.take_beside();
+    let expected = Transaction::rewrite_seat(number(1), 21, lease, token);
+    assert_eq!(transaction, expected);
+}
+
+#[test]
+fn a_write_that_fails_is_repeated_after_a_while() {
+    let (mut harness, _) = follower_among(Vec::new());
+    harness.execute(Err(unreachable()));
+    assert!(!writes(&harness));
+    harness.pass(2 * SECOND);
+    harness.answer(seated(held_by(OTHER, 22), Vec::new(), None));
+    assert!(writes(&harness));
+}
+
+#[test]
+fn a_role_for_two_keys_campaigns_without_seats_at_once_and_that_is_reported_once() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    harness.grant();
+    let (call, transaction) = harness.take_transaction();
+    assert_eq!(transaction.reads, Reads::KeysAndSeats);
+    let result: Result<View, _> = Err(denied());
+    harness.handle(Input::Transacted { call, result });
+    assert!(
+        harness
+            .events
+            .iter()
+            .all(|event| !matches!(event, Event::SeatsDenied { .. }))
+    );
+    let (call, transaction) = harness.take_transaction();
+    assert!(transaction.is_campaign());
+    assert_eq!(transaction.reads, Reads::Keys);
+    harness.transact(call, held_by(OTHER, 10));
+    harness.keep_alive(call, 1);
+    assert!(harness.says(&Event::SeatsDenied { failure: denied() }));
+    assert!(!writes(&harness) && harness.machine.status().seats.is_none());
+    // The same with the next lease, without another report.
+    harness.pass(6 * SECOND);
+    harness.connect();
+    harness.grant();
+    let (call, transaction) = harness.take_transaction();
+    assert_eq!(transaction.reads, Reads::KeysAndSeats);
+    let result: Result<View, _> = Err(denied());
+    harness.handle(Input::Transacted { call, result });
+    harness.answer(held_by(OTHER, 11));
+    assert!(!harness.says(&Event::SeatsDenied { failure: denied() }));
+}
+
+#[test]
+fn a_role_that_may_only_read_the_seats_is_not_listed() {
+    let (mut harness, _) = follower_among(Vec::new());
+    harness.execute(Err(denied()));
+    assert!(harness.says(&Event::SeatsDenied { failure: denied() }));
+    harness.pass(2 * SECOND);
+    let (_, transaction) = harness.take_transaction();
+    assert_eq!(transaction, Transaction::READ);
+}
+
+#[test]
+fn a_lease_whose_grant_had_no_response_is_revoked_and_its_id_is_not_used_again() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    harness.pass(SECOND);
+    let lost = harness.take(|action| match action {
+        Action::Grant { lease, .. } => Some(*lease),
+        _ => None,
+    });
+    let back_off = |action: &Action| match action {
+        Action::BackOff { call, .. } => Some(*call),
+        _ => None,
+    };
+    let call = harness.take(back_off);
+    harness.handle(Input::BackedOff { call });
+    harness.connect();
+    assert!(harness.has(|action| matches!(action, Action::Revoke { lease, .. } if *lease == lost)));
+    assert_ne!(harness.grant(), lost);
+}
+
+#[test]
+fn the_seats_that_are_known_are_forgotten_with_the_history_that_they_belong_to() {
+    let (mut harness, _) = follower();
+    harness.pass(2 * SECOND);
+    harness.answer(seated(held_by(OTHER, 22), vec![seat(0, OTHER, 11)], None));
+    assert!(harness.machine.status().seats.is_some());
+    harness.pass(2 * SECOND);
+    harness.answer(view(5, None, None));
+    assert!(harness.machine.status().seats.is_none());
+}
