@@ -143,9 +143,9 @@ impl Registry {
                 let free: Vec<_> = SeatNumber::all()
                     .filter(|number| !is_taken(number))
                     .collect();
-                // Many candidates that start together want the first one; the next time they differ.
+                // Many candidates that start together want the first one; later they differ.
                 let place = match self.vain {
-                    0 => 0,
+                    0 | 1 => 0,
                     _ => usize::try_from(lease.get()).unwrap_or(0) % free.len().max(1),
                 };
                 let seat = *free.get(place)?;
