@@ -6,6 +6,8 @@ use leader_election::protocol;
 mod job_variants;
 #[path = "simulation/patch.rs"]
 mod patch;
+#[path = "simulation/seat_variants.rs"]
+mod seat_variants;
 #[path = "simulation/mod.rs"]
 mod simulation;
 #[path = "simulation/variants.rs"]

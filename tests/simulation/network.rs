@@ -471,19 +471,14 @@ impl World {
         }
     }
 
-    /// Returns the store before something that ends a term.
+    /// Returns what the store holds before something that writes.
     fn before(&self, question: Question) -> Option<Held> {
-        let ends_term = match question {
-            Question::Transaction(transaction) => {
-                matches!(
-                    transaction.effect,
-                    Effect::HandOver { .. } | Effect::Release
-                )
-            }
+        let writes = match question {
+            Question::Transaction(transaction) => transaction.writes(),
             Question::Revoke { .. } => true,
             _ => false,
         };
-        ends_term.then(|| self.etcd.store.held())
+        writes.then(|| self.etcd.store.held())
     }
 
     pub fn seats(&self, seats: &SeatKeys, next: Option<&NextKey>) -> Seats {

@@ -47,8 +47,8 @@ pub struct Handovers {
     revisions: VecDeque<(Time, i64)>,
     /// When people wrote `KEY/next` or a seat last.
     meddled: Time,
-    /// How many there were.
-    pub count: u64,
+    /// Leases whose keys were released, by a hand-over or by deleting them.
+    released: Vec<i64>,
 }
 
 impl Handovers {
@@ -57,7 +57,7 @@ impl Handovers {
             lost: vec![None; nodes],
             revisions: VecDeque::new(),
             meddled: 0,
-            count: 0,
+            released: Vec::new(),
         }
     }
 
@@ -197,11 +197,19 @@ impl World {
         match question {
             Question::Transaction(transaction) => match transaction.effect {
                 Effect::HandOver { lease, .. } => {
-                    self.checks.handovers.count += 1;
+                    self.checks
+                        .handovers
+                        .released
+                        .extend(acting.map(|acting| acting.lease));
                     self.tally.handed_over += 1;
                     self.check_successor(node, &transaction, lease.get(), before)
                 }
+                Effect::Lead { lease } => self.check_elected(node, lease.get()),
                 Effect::Release => {
+                    self.checks
+                        .handovers
+                        .released
+                        .extend(acting.map(|acting| acting.lease));
                     let keys = [ElectionKey::Leader, ElectionKey::Acting];
                     let deleted = |key: &ElectionKey| self.etcd.store.key(*key).is_none();
                     let keys = keys.into_iter().filter(deleted);
@@ -311,6 +319,18 @@ impl World {
         {
             return Err(self.violation(format!(
                 "node {node} hands its term to another than the candidate that has waited for longest"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A lease serves one term: a campaign that arrives late writes nothing.
+    fn check_elected(&self, node: usize, lease: i64) -> Result<(), Violation> {
+        let is_released = self.checks.handovers.released.contains(&lease);
+        if is_released && self.etcd.histories_before == 0 {
+            return Err(self.violation(format!(
+                "node {} is elected by a lease whose keys it has released",
+                node + 1
             )));
         }
         Ok(())

@@ -6,6 +6,7 @@
 use crate::{
     job_variants::JOB_VARIANTS,
     patch::{Edit, edit},
+    seat_variants::SEAT_VARIANTS,
     simulation::plan::Mix,
 };
 
@@ -36,7 +37,7 @@ const VIEW: &str = "protocol/view.rs";
 
 /// Returns all variants, in the order of the table in `docs/protocol.md`.
 pub fn all() -> impl Iterator<Item = &'static Variant> {
-    VARIANTS.iter().chain(JOB_VARIANTS)
+    VARIANTS.iter().chain(JOB_VARIANTS).chain(SEAT_VARIANTS)
 }
 
 const VARIANTS: &[Variant] = &[
