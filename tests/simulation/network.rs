@@ -9,8 +9,8 @@ use super::{
     world::{Event, ToNode, World},
 };
 use crate::protocol::{
-    CallId, Effect, ElectionKey, Entry, Failure, FailureKind, FencingToken, Input, KeptAlive,
-    LeaseId, LeaseTime, Next, Seat, SeatNumber, Seats, Transaction, View,
+    CallId, ElectionKey, Entry, Failure, FailureKind, FencingToken, Input, KeptAlive, LeaseId,
+    LeaseTime, Next, Seat, SeatNumber, Seats, Transaction, View,
 };
 use std::{sync::Arc, time::Duration};
 

@@ -149,8 +149,8 @@ const VARIANTS: &[Variant] = &[
         edits: &[edit(
             RELEASE,
             "handle_stopped",
-            "self.give_up(now, lease);",
-            "self.state = State::Follower {
+            "self.give_up_in_steps(now, lease, step);",
+            "let _ = step; self.state = State::Follower {
                  candidacy: super::Candidacy { lease, answered: now, follows_lost_lease: false },
                  question: super::Question::Campaign,
                  acting_alone: None,
@@ -210,12 +210,12 @@ const VARIANTS: &[Variant] = &[
             edit(
                 CALLS,
                 "",
-                "pub fn is_granting(",
+                "pub fn granting(",
                 "pub fn is_campaigning(&self) -> bool {
                      matches!(self.current, Some(call) if matches!(call.kind, CallKind::Try { transaction, .. } if transaction.writes()))
                  }
 
-                 pub fn is_granting(",
+                 pub fn granting(",
             ),
         ],
     },
@@ -296,7 +296,7 @@ const VARIANTS: &[Variant] = &[
         mix: Mix::Swarm,
         violation: "",
         edits: &[
-            edit(RELEASE, "handle_stopped", "if tenure.term == stopped => {", "if tenure.term.token >= stopped.token => {"),
+            edit(RELEASE, "handle_stopped", "if tenure.term == stopped => (tenure", "if tenure.term.token >= stopped.token => (tenure"),
             edit(RELEASE, "handle_stopped", "if term == stopped => {", "if term.token >= stopped.token => {"),
         ],
     },
