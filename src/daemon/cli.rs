@@ -7,7 +7,7 @@ mod run_args;
 mod values;
 mod variables;
 
-pub(super) use commands::{EtcdCommand, LocalCommand};
+pub(super) use commands::{EtcdCommand, LocalCommand, StepDownArgs};
 pub(super) use documents::{completions, man_page};
 pub(super) use run_args::{CommandToRun, RunOptions, Work};
 pub(super) use variables::variable;
@@ -95,6 +95,9 @@ Examples:
     leader-election status
     leader-election observe --json
     leader-election step-down
+
+  A hand-over to a replica of your choice, such as before maintenance:
+    leader-election step-down --to server2
 
   A program that runs at each change of the leader, on any machine:
     leader-election observe -- /usr/local/bin/update-dns

@@ -3,6 +3,7 @@
 mod agenda;
 mod ask;
 mod done;
+mod hand_over;
 mod health;
 mod observe;
 mod react;
@@ -33,11 +34,7 @@ pub(super) async fn run_etcd_command(
         EtcdCommand::Observe {
             timeout, command, ..
         } => react::run(cluster, leader_key, command, timeout).await,
-        EtcdCommand::StepDown {
-            if_leader,
-            force,
-            timeout,
-        } => step_down::run(cluster, leader_key, if_leader, force, timeout).await,
+        EtcdCommand::StepDown(args) => step_down::run(cluster, leader_key, *args).await,
         EtcdCommand::Done {
             forget: None,
             json,

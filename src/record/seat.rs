@@ -19,6 +19,8 @@ pub struct SeatRecord {
     pub since: Option<SystemTime>,
     /// The fencing token of the term in which it leads, if it does.
     pub acts: Option<FencingToken>,
+    /// Whether it is healthy, if it says so. An unhealthy candidate does not lead next.
+    pub healthy: Option<bool>,
 }
 
 impl SeatRecord {
@@ -33,6 +35,7 @@ impl SeatRecord {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             since: Some(since),
             acts: None,
+            healthy: None,
         }
     }
 
@@ -51,6 +54,9 @@ impl SeatRecord {
         if let Some(acts) = self.acts {
             object["acts"] = json!(acts.get());
         }
+        if let Some(healthy) = self.healthy {
+            object["healthy"] = json!(healthy);
+        }
         object.to_string()
     }
 
@@ -65,6 +71,7 @@ impl SeatRecord {
             version: text("version"),
             since: time_from(&object["since"]),
             acts: object["acts"].as_i64().map(FencingToken::new),
+            healthy: object["healthy"].as_bool(),
         }
     }
 
@@ -101,6 +108,7 @@ mod tests {
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         SeatRecord {
             acts: Some(FencingToken::new(i64::MAX)),
+            healthy: Some(false),
             ..SeatRecord::new("Zoë \"1\"", Some("http://10.0.0.1"), since)
         }
     }
@@ -112,6 +120,7 @@ mod tests {
         let later = SeatRecord::decode(later);
         assert_eq!(later.name.as_deref(), Some("a"));
         assert_eq!((later.acts, later.since), (None, None));
+        assert_eq!(later.healthy, None);
         assert_eq!(SeatRecord::decode(b"\xff"), SeatRecord::default());
     }
 
@@ -125,6 +134,7 @@ mod tests {
         let acting: Value = serde_json::from_str(&acting).unwrap();
         assert_eq!(acting["address"], "http://10.0.0.1");
         assert_eq!(acting["later"], json!([7]));
+        assert_eq!(acting["healthy"], false);
         for field in ["acts", "version", "chosen"] {
             assert!(acting[field].is_null(), "{field}");
         }

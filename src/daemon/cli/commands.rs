@@ -1,7 +1,7 @@
 //! The subcommands, and their options.
 
 use super::values::{parse_address, parse_timeout};
-use crate::config::JobId;
+use crate::{config::JobId, protocol::SeatNumber};
 use std::{ffi::OsString, net::SocketAddr, time::Duration};
 
 /// What to do instead of running as a daemon.
@@ -72,29 +72,12 @@ pub(in crate::daemon) enum EtcdCommand {
     /// End the leader's term in order, and tell who leads next
     ///
     /// Deletes the leader key, and no more: the leader finishes, and nobody else acts meanwhile.
-    /// Another candidate leads next, where there is one. Does nothing, and ends with 1, while etcd has
+    /// Another candidate leads next, where there is one. With --to or --to-seat, exactly that candidate
+    /// leads next, or the command prints why it does not. Does nothing, and ends with 1, while etcd has
     /// raised an alarm, such as for a full database: nobody could lead next. Ends with 0 once
-    /// somebody leads again, with 3 if nobody leads, and with 1 if nobody does in time or etcd does
-    /// not answer.
-    StepDown {
-        /// Do so only if this is who leads; else end with 1
-        #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
-        if_leader: Option<OsString>,
-
-        /// Do so even if etcd has raised an alarm, so that nobody can lead next
-        #[arg(long)]
-        force: bool,
-
-        /// How long to try, and to wait for the next leader
-        #[arg(
-            long,
-            value_name = "DURATION",
-            default_value = "30s",
-            value_parser = parse_timeout,
-            allow_hyphen_values = true
-        )]
-        timeout: Duration,
-    },
+    /// somebody leads again (with --to or --to-seat: once that candidate acts), with 3 if nobody leads,
+    /// and with 1 if nobody does in time or etcd does not answer.
+    StepDown(Box<StepDownArgs>),
 
     /// Print which jobs of this election are recorded as done, or remove a record
     ///
@@ -150,6 +133,37 @@ pub(in crate::daemon) enum LocalCommand {
 
     /// Print the man page
     Man,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::daemon) struct StepDownArgs {
+    /// Do so only if this is who leads; else end with 1
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub if_leader: Option<OsString>,
+
+    /// Hand over to the candidate with this name. Nothing is done, and the exit code is 1, if there is no
+    /// such candidate, several have this name, it leads already, is unhealthy, or looks dead
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub to: Option<OsString>,
+
+    /// Hand over to the candidate in this seat (00 to 15), for candidates that have the same name
+    #[arg(long, value_name = "NN", conflicts_with = "to")]
+    pub to_seat: Option<SeatNumber>,
+
+    /// Do so even if etcd has raised an alarm, so that nobody can lead next; does not help --to and
+    /// --to-seat, whose request takes room itself
+    #[arg(long)]
+    pub force: bool,
+
+    /// How long to try, and to wait for the next leader
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = parse_timeout,
+        allow_hyphen_values = true
+    )]
+    pub timeout: Duration,
 }
 
 #[derive(Debug, clap::Args)]

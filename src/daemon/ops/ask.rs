@@ -124,6 +124,11 @@ impl Asker {
         Ok(connection)
     }
 
+    /// Returns how long it tries in all.
+    pub fn limit(&self) -> Duration {
+        self.timeout
+    }
+
     /// Returns how much of the time is left.
     pub fn left(&self) -> Duration {
         self.until.since(clock::now())

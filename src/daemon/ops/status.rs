@@ -60,6 +60,15 @@ impl Found {
         render::state_sentence_with_end(&self.state, leader_key, self.lease)
     }
 
+    /// Returns both: who leads, or why nobody does, and what etcd's alarms mean.
+    pub fn sentences(&self, leader_key: &LeaderKey) -> String {
+        let state = self.sentence(leader_key);
+        match self.alarm_sentence() {
+            Some(alarm) => format!("{state} {alarm}"),
+            None => state,
+        }
+    }
+
     /// Returns one sentence that says what etcd's alarms mean, if there are any.
     pub fn alarm_sentence(&self) -> Option<String> {
         let clause = render::alarms_clause(self.alarms.as_deref()?)?;

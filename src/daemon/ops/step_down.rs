@@ -1,39 +1,47 @@
 //! `step-down`: ends the leader's term in order.
 
-use super::{ask::Asker, print, status::read_state};
+use super::{
+    ask::Asker,
+    hand_over::{self, Choice},
+    print,
+    status::{Found, read_state},
+};
 use crate::{
     clock,
     config::{Cluster, LeaderKey},
     daemon::{
+        cli::StepDownArgs,
         exit_code,
         render::{HISTORY_WENT_BACK, alarms_clause, state_sentence},
     },
     etcd::Connection,
     observer::{ElectionState, Leader, Observed, Observer},
     printable::Printable,
-    protocol::{Failure, View},
+    protocol::{Failure, FailureKind, View},
 };
 use anyhow::{Context, bail};
-use std::{ffi::OsString, os::unix::ffi::OsStringExt, time::Duration};
+use std::{os::unix::ffi::OsStringExt, time::Duration};
 use tokio::time::timeout;
 
-/// Asks the leader to step down, and waits for the next one.
+/// Asks the leader to step down, and waits for the next one: for a chosen candidate, if one was given.
 pub(super) async fn run(
     cluster: &Cluster,
     leader_key: &LeaderKey,
-    if_leader: Option<OsString>,
-    force: bool,
-    limit: Duration,
+    args: StepDownArgs,
 ) -> anyhow::Result<u8> {
+    let limit = args.timeout;
+    let choice = Choice::new(args.to, args.to_seat);
     let asker = Asker::new(cluster, leader_key, limit);
-    let (view, alarms) = asker.ask(read_with_alarms).await?;
+    let (view, alarms) = asker
+        .ask(async |connection, limit| read_with_alarms(connection, limit, choice.is_some()).await)
+        .await?;
     let state = ElectionState::of(&view);
     let Some(leader) = state.leader else {
         print(&state_sentence(&state, leader_key))?;
         return Ok(exit_code::NOTHING_FOUND);
     };
     let name = Printable(&leader.name);
-    if let Some(wanted) = if_leader.map(OsStringExt::into_vec)
+    if let Some(wanted) = args.if_leader.map(OsStringExt::into_vec)
         && wanted != *leader.name
     {
         bail!(
@@ -41,8 +49,11 @@ pub(super) async fn run(
             Printable(&wanted)
         );
     }
+    if let Some(choice) = choice {
+        return hand_over::run(&asker, leader_key, &leader, &view, &alarms, &choice).await;
+    }
     if let Some(clause) = alarms_clause(&alarms)
-        && !force
+        && !args.force
     {
         bail!("{clause}; nothing was done, and '{name}' leads on unless you give --force");
     }
@@ -65,30 +76,44 @@ pub(super) async fn run(
         return Ok(exit_code::SUCCESS);
     }
     let limit = humantime::format_duration(limit);
-    // Reading the state once more must not take much longer.
-    let last_asker = Asker::new(cluster, leader_key, Duration::from_secs(2));
-    let found = read_state(&last_asker)
+    let found = read_once_more(&asker, leader_key)
         .await
         .with_context(|| format!("nobody was seen to lead within {limit}"))?;
     if is_next(&found.state, &leader) {
         print(&state_sentence(&found.state, leader_key))?;
         return Ok(exit_code::SUCCESS);
     }
-    let mut state = found.sentence(leader_key);
-    if let Some(alarm) = found.alarm_sentence() {
-        state = format!("{state} {alarm}");
-    }
+    let state = found.sentences(leader_key);
     bail!("nobody else began to lead within {limit}: {state}")
 }
 
-/// Reads both keys and etcd's alarms.
+/// Reads the state after the time is up, which must not take much longer.
+pub(super) async fn read_once_more(asker: &Asker, leader_key: &LeaderKey) -> anyhow::Result<Found> {
+    let last_asker = Asker::new(asker.cluster(), leader_key, Duration::from_secs(2));
+    read_state(&last_asker).await
+}
+
+/// Reads both keys and etcd's alarms, and the seats if `with_seats` and the user may read them.
 async fn read_with_alarms(
     connection: &Connection,
     limit: Duration,
+    with_seats: bool,
 ) -> Result<(View, Vec<String>), Failure> {
     let until = clock::now() + limit;
-    let view = connection.read(limit).await?;
-    let alarms = match connection.alarms(until.since(clock::now())).await {
+    let left = || until.since(clock::now());
+    let with_seats = if with_seats {
+        match connection.read_with_seats(limit).await {
+            Err(failure) if failure.kind == FailureKind::Denied => None,
+            view => Some(view?),
+        }
+    } else {
+        None
+    };
+    let view = match with_seats {
+        Some(view) => view,
+        None => connection.read(left()).await?,
+    };
+    let alarms = match connection.alarms(left()).await {
         // Some versions of etcd let only its administrators ask.
         Err(failure) if failure.is_permanent() => Vec::new(),
         alarms => alarms?,
