@@ -222,6 +222,8 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
         "--log-format",
         "--log",
         "--if-leader",
+        "--to",
+        "--to-seat",
         "--forget",
         "--force",
         "--timeout",

@@ -19,6 +19,7 @@ pub mod job;
 pub mod lan;
 pub mod line;
 pub mod operator;
+pub mod played;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

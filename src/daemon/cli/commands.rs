@@ -147,7 +147,12 @@ pub(in crate::daemon) struct StepDownArgs {
     pub to: Option<OsString>,
 
     /// Hand over to the candidate in this seat (00 to 15), for candidates that have the same name
-    #[arg(long, value_name = "NN", conflicts_with = "to")]
+    #[arg(
+        long,
+        value_name = "NN",
+        conflicts_with = "to",
+        allow_hyphen_values = true
+    )]
     pub to_seat: Option<SeatNumber>,
 
     /// Do so even if etcd has raised an alarm, so that nobody can lead next; does not help --to and

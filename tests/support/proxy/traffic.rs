@@ -78,6 +78,8 @@ pub enum Call {
     Record,
     /// The transaction that removes the record of a job.
     RemoveRecord,
+    /// The transaction that asks a leader to hand over to a chosen candidate.
+    Choose,
     /// The request for the records that follow the first page of them.
     LaterRecords,
 }
@@ -107,6 +109,8 @@ impl Call {
                 let key = b"leader/done/";
                 message.windows(key.len()).filter(|it| it == key).count() == 3
             }
+            // Only `KEY/next` holds a lease.
+            Self::Choose => contains(message, br#"{"lease":"#),
             // The range begins after a key, with that and a null byte.
             Self::LaterRecords => {
                 matches!(message, [0x0a, length, rest @ ..]

@@ -96,7 +96,7 @@ impl Request<'_> {
             }
         }
         let advice = if sent.is_denied() {
-            format!(" ({})", required_role(self.leader_key))
+            format!(" (the etcd user: {})", required_role(self.leader_key))
         } else {
             String::new()
         };

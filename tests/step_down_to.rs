@@ -1,0 +1,224 @@
+//! What `step-down --to` and `--to-seat` do once the leader is asked. Most of these tests play the candidates
+//! by hand.
+mod support;
+
+use serde_json::{Value, json};
+use std::time::Duration;
+use support::daemon::Daemon;
+use support::etcd::{Etcd, on_each_etcd};
+use support::operator::{Run, at, run};
+use support::played::Played;
+use support::proxy::{Call, Link, Proxy};
+use support::{PATIENCE, poll_until, wait_until};
+
+/// Starts a command and waits until the leader is asked; returns the command and the line that says so.
+fn start(endpoint: &str, arguments: &[&str]) -> (Daemon, String) {
+    let command = at(endpoint, &[&["step-down"], arguments].concat());
+    let mut stepping = Daemon::spawn("step-down", command);
+    let line = stepping.wait_for_next_line("the request", |line| line.text().contains(", token "));
+    (stepping, line.text())
+}
+
+/// Waits until a command ends; returns its exit code and the last line that it printed.
+fn finish(stepping: &mut Daemon) -> (Option<i32>, String) {
+    let code = stepping.wait_exit().code();
+    (code, stepping.lines().last().expect("a line").text())
+}
+
+#[test]
+fn the_command_succeeds_once_the_chosen_candidate_acts() {
+    on_each_etcd(|etcd| {
+        let old = Played::seated(&etcd, 0, "a");
+        let token = old.lead();
+        old.act(token);
+        let heirs = [Played::seated(&etcd, 1, "b"), Played::seated(&etcd, 2, "b")];
+        let arguments = ["--to-seat", "02", "--if-leader", "a"];
+        let (mut stepping, asked) = start(&etcd.endpoint(), &arguments);
+        let expected = format!("'a' is asked to hand over to 'b' in seat 02, token {token}.");
+        assert_eq!(asked, expected);
+        // One transaction: the term ends when somebody is chosen.
+        assert_eq!(etcd.key("leader"), None);
+        let next = etcd.key("leader/next").unwrap();
+        assert_eq!(next.lease.as_ref(), Some(&heirs[1].lease));
+        let record: Value = serde_json::from_slice(&next.value).unwrap();
+        let lease = heirs[1].lease.trim_start_matches('0');
+        assert_eq!(record, json!({ "token": token, "lease": lease }));
+
+        let token = heirs[1].lead();
+        assert!(!stepping.has_ended(), "it does not act yet");
+        heirs[1].act(token);
+        let (code, last) = finish(&mut stepping);
+        assert_eq!(code, Some(0), "{last}");
+        assert_eq!(last, format!("'b' leads, token {token}, lease {lease}."));
+    });
+}
+
+#[test]
+fn the_command_explains_who_leads_instead() {
+    on_each_etcd(|etcd| {
+        let [a, b, c] =
+            [(0, "a"), (1, "b"), (2, "c")].map(|(n, name)| Played::seated(&etcd, n, name));
+        // What the old leader's seat says of its version, and the hint that follows from it.
+        let version = env!("CARGO_PKG_VERSION");
+        let hints = [
+            (Some(version), String::new()),
+            (
+                Some("0.0.7"),
+                format!(" 'a' runs version 0.0.7, and this is version {version}."),
+            ),
+            (
+                None,
+                " 'a' had no seat: it may run an older version, which ignores whom it is asked to hand \
+                 over to."
+                    .to_owned(),
+            ),
+        ];
+        for (version, hint) in hints {
+            a.lead();
+            match version {
+                Some(version) => a.publish(&json!({ "version": version })),
+                None => drop(etcd.etcdctl(&["del", &a.seat])),
+            }
+            let (mut stepping, _) = start(&etcd.endpoint(), &["--to", "b"]);
+            let token = c.lead();
+            let expected = format!(
+                "error: 'b' in seat 01 does not lead next: 'c' leads, token {token}, lease {}.{hint}",
+                c.lease.trim_start_matches('0')
+            );
+            assert_eq!(finish(&mut stepping), (Some(1), expected));
+        }
+        a.lead();
+        let (mut stepping, _) = start(&etcd.endpoint(), &["--to", "b"]);
+        b.withdraw();
+        let expected = "error: 'b' in seat 01 withdrew or died meanwhile: Nobody leads; 'a' may still be acting.";
+        assert_eq!(finish(&mut stepping), (Some(1), expected.to_owned()));
+    });
+}
+
+#[test]
+fn the_command_says_what_is_known_if_the_candidate_does_not_act_in_time() {
+    on_each_etcd(|etcd| {
+        let [a, b] = [(0, "a"), (1, "b")].map(|(n, name)| Played::seated(&etcd, n, name));
+        a.lead();
+        let slow = ["step-down", "--to", "b", "--timeout", "1s"];
+        let late = run(at(&etcd.endpoint(), &slow));
+        assert_eq!(late.code, 1);
+        let error = late.err.concat();
+        let start_of_error = "error: 'b' in seat 01 was not seen to act within 1s: Nobody leads; 'a' may \
+                              still be acting, until ";
+        assert!(error.starts_with(start_of_error), "{error}");
+        let end = " The request stands until 'a' has finished or 'b' in seat 01 is gone.";
+        assert!(error.ends_with(end), "{error}");
+        assert!(late.took < Duration::from_secs(5), "{:?}", late.took);
+
+        a.lead();
+        let (mut stepping, _) = start(&etcd.endpoint(), &["--to", "b", "--timeout", "2s"]);
+        let token = b.lead();
+        let expected = format!(
+            "error: 'b' in seat 01 was not seen to act within 2s: 'b' leads, token {token}, lease {}.",
+            b.lease.trim_start_matches('0')
+        );
+        assert_eq!(finish(&mut stepping), (Some(1), expected));
+    });
+}
+
+#[test]
+fn a_candidate_that_has_acted_and_leads_no_more_has_led_next() {
+    on_each_etcd(|etcd| {
+        let [a, b] = [(0, "a"), (1, "b")].map(|(n, name)| Played::seated(&etcd, n, name));
+        a.lead();
+        let (mut stepping, _) = start(&etcd.endpoint(), &["--to", "b"]);
+        a.stop();
+        // Its term is over before the command looks again.
+        b.act(1_000_000);
+        let expected =
+            "'b' in seat 01 began to act, token 1000000, and leads no more. Nobody leads.";
+        assert_eq!(finish(&mut stepping), (Some(0), expected.to_owned()));
+    });
+}
+
+/// Holds the request to hand over to `b` back until `change` was made; returns how the command ends.
+fn step_down_while(etcd: &Etcd, proxy: &Proxy, change: impl FnOnce()) -> Run {
+    let before = proxy.matching_requests();
+    proxy.set(Link::HoldRequests(Call::Choose));
+    let command = at(&proxy.endpoint(), &["step-down", "--to", "b"]);
+    let stepping = std::thread::spawn(move || run(command));
+    wait_until("it asks", PATIENCE, || {
+        (proxy.matching_requests() > before).then_some(())
+    });
+    change();
+    let revision = etcd.revision();
+    proxy.set(Link::Open);
+    let ended = stepping.join().unwrap();
+    assert_eq!(
+        (ended.code, &ended.out),
+        (1, &Vec::new()),
+        "{:?}",
+        ended.err
+    );
+    assert_eq!(etcd.revision(), revision, "nothing is written");
+    ended
+}
+
+#[test]
+fn a_request_that_comes_too_late_changes_nothing_and_says_why() {
+    on_each_etcd(|etcd| {
+        let [a, b, c] =
+            [(0, "a"), (1, "b"), (2, "c")].map(|(n, name)| Played::seated(&etcd, n, name));
+        let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
+        let start = "error: nothing was done, because";
+        a.lead();
+        let changed = step_down_while(&etcd, &proxy, || b.publish(&json!({ "priority": 7 })));
+        let expected =
+            format!("{start} 'b' in seat 01 rewrote its seat meanwhile; repeat the command");
+        assert_eq!(changed.err, [expected]);
+        let over = step_down_while(&etcd, &proxy, || {
+            c.lead();
+        });
+        let expected = format!("{start} the term of 'a' ended meanwhile: 'c' leads, token ");
+        assert!(over.err[0].starts_with(&expected), "{:?}", over.err);
+        let gone = step_down_while(&etcd, &proxy, || b.withdraw());
+        let expected = format!("{start} 'b' in seat 01 withdrew or died meanwhile");
+        assert_eq!(gone.err, [expected]);
+    });
+}
+
+#[test]
+fn a_request_whose_response_is_lost_is_found_to_be_carried_out() {
+    on_each_etcd(|etcd| {
+        let [a, b] = [(0, "a"), (1, "b")].map(|(n, name)| Played::seated(&etcd, n, name));
+        for is_handed_over in [false, true] {
+            let token = a.lead();
+            let proxy = Proxy::start(&etcd.endpoint(), Link::HoldResponses(Call::Choose));
+            let command = at(&proxy.endpoint(), &["step-down", "--to", "b"]);
+            let mut stepping = Daemon::spawn("step-down", command);
+            poll_until("the request is carried out", || etcd.key("leader/next"));
+            let handed_over = is_handed_over.then(|| b.lead());
+            // The response, which is held back, is lost with its connection.
+            proxy.set(Link::Cut);
+            proxy.set(Link::Open);
+            let what = if is_handed_over {
+                "leads no more"
+            } else {
+                "is asked to hand over to 'b' in seat 01"
+            };
+            stepping.wait_for_next_line("what happened", |line| {
+                line.text() == format!("'a' {what}, token {token}.")
+            });
+            b.act(handed_over.unwrap_or_else(|| b.lead()));
+            let (code, last) = finish(&mut stepping);
+            assert_eq!(code, Some(0), "{last}");
+            assert!(last.starts_with("'b' leads, token "), "{last}");
+        }
+        // Whether it is carried out later is not known if it is never seen to have been.
+        let token = a.lead();
+        let proxy = Proxy::start(&etcd.endpoint(), Link::HoldRequests(Call::Choose));
+        let arguments = ["step-down", "--to", "b", "--timeout", "1s"];
+        let unknown = run(at(&proxy.endpoint(), &arguments));
+        assert_eq!((unknown.code, unknown.out), (1, Vec::new()));
+        let expected = "error: it is not known whether 'a' was asked to hand over to 'b' in seat 01; look \
+                        at the status before you repeat the command: found out nothing within 1s: etcd at ";
+        assert!(unknown.err[0].starts_with(expected), "{:?}", unknown.err);
+        assert_eq!(etcd.key("leader").unwrap().mod_revision, token);
+    });
+}
