@@ -9,7 +9,6 @@ use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::etcdctl::LITTLE_ROOM;
 use support::operator::{Run, at, run};
 use support::played::Played;
-use support::poll_until;
 
 /// Runs `step-down` with these arguments.
 fn step_down(etcd: &Etcd, arguments: &[&str]) -> Run {
@@ -141,11 +140,7 @@ fn a_candidate_that_does_not_renew_its_lease_is_refused() {
         // After 4 s it looks dead, and after 9 s its seat is gone.
         silent.lease = etcd.grant(Duration::from_secs(9));
         silent.publish(&json!({}));
-        poll_until("its lease has not been renewed for more than 4 s", || {
-            let lease = etcd.etcdctl(&["lease", "timetolive", &silent.lease]);
-            let is_short = (0..=4).any(|left| lease.contains(&format!("remaining({left}s)")));
-            is_short.then_some(())
-        });
+        etcd.wait_until_lease_is_short(&silent.lease, 4);
         let before = etcd.revision();
         let refused = step_down(&etcd, &["--to", "b"]);
         assert_eq!(refused.code, 1);

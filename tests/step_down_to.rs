@@ -2,9 +2,10 @@
 //! by hand.
 mod support;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;
-use support::daemon::Daemon;
+use support::daemon::{Daemon, LEADER, LOST, json as replica, wait_for_next_roles};
 use support::etcd::{Etcd, on_each_etcd};
 use support::operator::{Run, at, run};
 use support::played::Played;
@@ -221,4 +222,120 @@ fn a_request_whose_response_is_lost_is_found_to_be_carried_out() {
         assert!(unknown.err[0].starts_with(expected), "{:?}", unknown.err);
         assert_eq!(etcd.key("leader").unwrap().mod_revision, token);
     });
+}
+
+/// Waits until these candidates have seats; returns the numbers of their seats, in their order.
+fn wait_for_seats(etcd: &Etcd, replicas: &[Daemon]) -> Vec<String> {
+    let seat_of = |lines: &str, name: &str, taken: &[String]| {
+        let lines: Vec<_> = lines.lines().collect();
+        let seats = lines.chunks_exact(2).filter_map(|pair| {
+            let record: Value = serde_json::from_str(pair[1]).expect("a seat");
+            let number = pair[0].rsplit('/').next().expect("a key").to_owned();
+            (record["name"] == name && !taken.contains(&number)).then_some(number)
+        });
+        seats.into_iter().next()
+    };
+    poll_until("every replica has a seat", || {
+        let lines = etcd.etcdctl(&["get", "--prefix", "leader/candidates/"]);
+        let mut numbers = Vec::new();
+        for replica in replicas {
+            numbers.push(seat_of(&lines, &replica.name, &numbers)?);
+        }
+        Some(numbers)
+    })
+}
+
+#[test]
+fn each_follower_in_turn_leads_next_if_it_is_chosen() {
+    on_each_etcd(|etcd| {
+        let mut replicas = Daemon::candidates(&etcd, 3);
+        let first = wait_for_next_roles(&mut replicas);
+        let mut old = first;
+        let chosen = [1, 2, 1, 0].map(|step| (first + step) % 3);
+        for new in chosen {
+            wait_for_seats(&etcd, &replicas);
+            let name = replicas[new].name.clone();
+            let ended = run(at(&etcd.endpoint(), &["step-down", "--to", &name]));
+            assert_eq!(
+                (ended.code, &ended.err),
+                (0, &Vec::new()),
+                "{:?}",
+                ended.out
+            );
+            let asked = format!(
+                "'{}' is asked to hand over to '{name}' in seat ",
+                replicas[old].name
+            );
+            assert!(ended.out[0].starts_with(&asked), "{:?}", ended.out);
+            let leads = format!("'{name}' leads, token ");
+            assert!(ended.out[1].starts_with(&leads), "{:?}", ended.out);
+            replicas[new].wait_for_next(LEADER);
+            let lost = replicas[old].wait_for_next_start(LOST).message();
+            assert!(lost.contains("was deleted"), "{lost}");
+            old = new;
+        }
+        let leaders: usize = replicas.iter().map(|replica| replica.count(LEADER)).sum();
+        assert_eq!(leaders, 1 + chosen.len(), "nobody else leads in between");
+    });
+}
+
+#[test]
+fn one_of_two_candidates_with_the_same_name_is_chosen_by_its_seat() {
+    on_each_etcd(|etcd| {
+        let endpoint = etcd.endpoint();
+        let mut leader = Daemon::spawn("first", replica("first", &endpoint));
+        leader.wait_for_next(LEADER);
+        let spawn = || Daemon::spawn("twin", replica("twin", &endpoint));
+        let mut replicas = vec![leader, spawn(), spawn()];
+        let seats = wait_for_seats(&etcd, &replicas);
+        let refused = run(at(&endpoint, &["step-down", "--to", "twin"]));
+        assert_eq!(refused.code, 1);
+        let expected = format!(
+            "error: more than one candidate has the name 'twin': seat {}, seat {}; nothing was done; \
+             choose one with --to-seat",
+            seats[1], seats[2]
+        );
+        assert_eq!(refused.err, [expected]);
+        let key = format!("leader/candidates/{}", seats[2]);
+        let lease = etcd.key(&key).unwrap().lease.unwrap();
+        let ended = run(at(&endpoint, &["step-down", "--to-seat", &seats[2]]));
+        assert_eq!(ended.code, 0, "{:?}", ended.err);
+        assert_eq!(etcd.key("leader").unwrap().lease, Some(lease));
+        replicas[0].wait_for_next_start(LOST);
+    });
+}
+
+#[test]
+fn a_follower_that_was_just_killed_or_stopped_is_refused() {
+    for signal in [Signal::KILL, Signal::STOP] {
+        on_each_etcd(|etcd| {
+            let endpoint = etcd.endpoint();
+            let mut leader = Daemon::spawn("a", replica("a", &endpoint));
+            leader.wait_for_next(LEADER);
+            let arguments = ["--name", "b", "--ttl", "9s", "--log-format", "json"];
+            let heir = Daemon::spawn("b", at(&endpoint, &arguments));
+            let replicas = [leader, heir];
+            let seat = wait_for_seats(&etcd, &replicas).remove(1);
+            let lease = etcd
+                .key(&format!("leader/candidates/{seat}"))
+                .unwrap()
+                .lease;
+            replicas[1].signal(signal);
+            // It looks dead after a third of its TTL and a second, and its seat goes after the TTL.
+            etcd.wait_until_lease_is_short(&lease.unwrap(), 4);
+            let before = etcd.key("leader");
+            let refused = run(at(&endpoint, &["step-down", "--to", "b"]));
+            assert_eq!(
+                (refused.code, refused.out),
+                (1, Vec::new()),
+                "{:?}",
+                refused.err
+            );
+            let expected =
+                format!("error: 'b' in seat {seat} looks dead: it has not renewed its lease");
+            assert!(refused.err[0].starts_with(&expected), "{:?}", refused.err);
+            assert_eq!(etcd.key("leader"), before);
+            assert!(replicas[0].leads());
+        });
+    }
 }

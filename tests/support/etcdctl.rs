@@ -1,6 +1,7 @@
 //! What operators do to an etcd with `etcdctl`.
 
 use super::etcd::Etcd;
+use super::poll_until;
 use std::env;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -115,6 +116,16 @@ impl Etcd {
             .nth(1)
             .expect("lease ID granted with …")
             .to_owned()
+    }
+
+    /// Waits until a lease lasts for no more than this many seconds, unless it is renewed.
+    pub fn wait_until_lease_is_short(&self, lease: &str, seconds: u32) {
+        poll_until("the lease is not renewed", || {
+            let answer = self.etcdctl(&["lease", "timetolive", lease]);
+            let is_short =
+                (0..=seconds).any(|left| answer.contains(&format!("remaining({left}s)")));
+            is_short.then_some(())
+        });
     }
 
     /// Returns the ids of all leases.

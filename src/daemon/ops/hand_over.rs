@@ -9,7 +9,6 @@ use super::{ask::Asker, print};
 use crate::{
     config::LeaderKey,
     daemon::render::{alarms_clause, state_sentence},
-    etcd::LeaseTime,
     observer::{ElectionState, Leader},
     printable::Printable,
     protocol::{Situation, Term, Transaction, View},
@@ -18,7 +17,6 @@ use crate::{
 use anyhow::{Context, bail};
 use choice::Listed;
 use request::Request;
-use std::time::Duration;
 
 /// Asks the leader to hand its term to the chosen candidate, and waits until that one acts.
 ///
@@ -103,7 +101,8 @@ async fn check(asker: &Asker, to: &Listed<'_>) -> anyhow::Result<()> {
     let Some(lease) = lease else {
         bail!("{to} withdrew or died just now; nothing was done");
     };
-    if let Some(silence) = silence(lease) {
+    if !lease.is_renewed() {
+        let silence = lease.granted.saturating_sub(lease.remaining);
         let since = humantime::format_rfc3339_seconds(wall_clock::now() - silence);
         bail!(
             "{to} looks dead: it has not renewed its lease since about {since}, for {} s; nothing was \
@@ -112,11 +111,4 @@ async fn check(asker: &Asker, to: &Listed<'_>) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// Returns for how long a candidate has not renewed its lease, if it should have: live ones renew theirs
-/// every third of the TTL. etcd rounds the remaining time down, to seconds.
-fn silence(lease: LeaseTime) -> Option<Duration> {
-    let silence = lease.granted.saturating_sub(lease.remaining);
-    (silence > lease.granted / 3 + Duration::from_secs(1)).then_some(silence)
 }
