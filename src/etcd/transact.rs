@@ -4,8 +4,8 @@ use super::{Connection, entry, no_header};
 use crate::{
     config::{Address, Config, JobId, LeaderKey},
     protocol::{
-        Effect, ElectionKey, Entry, Failure, FencingToken, Guard, LeaseId, Next, Reads, Seat,
-        SeatNumber, Seats, Term, Transaction, View,
+        Effect, ElectionKey, Entry, Failure, Guard, LeaseId, Next, Reads, Seat, SeatNumber, Seats,
+        Term, Transaction, View,
     },
     record::{ActingRecord, DoneRecord, NextRecord, SeatRecord},
 };
@@ -197,7 +197,8 @@ impl Values {
 
     /// Returns the values for a transaction that asks for a term to be handed to the candidate with a
     /// lease.
-    pub fn choose(token: FencingToken, lease: LeaseId) -> Self {
+    #[cfg(feature = "daemon")]
+    pub fn choose(token: crate::protocol::FencingToken, lease: LeaseId) -> Self {
         Self {
             next: NextRecord::encode(token, lease),
             ..Self::default()

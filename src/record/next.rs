@@ -1,7 +1,7 @@
 //! What `KEY/next` holds: which term is to be handed to the candidate to whose lease it is bound.
 
-use crate::protocol::{FencingToken, LeaseId};
-use serde_json::{Value, json};
+use crate::protocol::FencingToken;
+use serde_json::Value;
 
 /// The request to hand a term to a chosen candidate, as far as it can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,8 +12,9 @@ pub(crate) struct NextRecord {
 
 impl NextRecord {
     /// Returns the value of the key: a JSON object. The lease is for people; the key's own lease counts.
-    pub fn encode(token: FencingToken, lease: LeaseId) -> String {
-        json!({ "token": token.get(), "lease": lease.to_string() }).to_string()
+    #[cfg(any(test, feature = "daemon"))]
+    pub fn encode(token: FencingToken, lease: crate::protocol::LeaseId) -> String {
+        serde_json::json!({ "token": token.get(), "lease": lease.to_string() }).to_string()
     }
 
     /// Reads the value of a key, which may be anything; a field that cannot be read is `None`.
@@ -28,6 +29,7 @@ impl NextRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::LeaseId;
 
     #[test]
     fn what_is_written_can_be_read() {
