@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;
 use support::daemon::{Daemon, LEADER, LOST, json as replica, wait_for_next_roles};
-use support::etcd::{Etcd, on_each_etcd};
+use support::etcd::{Etcd, binaries, on_each_etcd};
+use support::etcdctl::LITTLE_ROOM;
 use support::operator::{Run, at, run};
 use support::played::Played;
 use support::proxy::{Call, Link, Proxy};
@@ -182,6 +183,24 @@ fn a_request_that_comes_too_late_changes_nothing_and_says_why() {
         let expected = format!("{start} 'b' in seat 01 withdrew or died meanwhile");
         assert_eq!(gone.err, [expected]);
     });
+}
+
+#[test]
+fn a_request_that_a_full_database_refuses_changes_nothing() {
+    for binary in binaries() {
+        let etcd = Etcd::start_with(&binary, &LITTLE_ROOM.map(str::to_owned), &[]);
+        let [a, _b] = [(0, "a"), (1, "b")].map(|(n, name)| Played::seated(&etcd, n, name));
+        a.lead();
+        let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
+        // It was not full when the command asked for alarms.
+        let full = step_down_while(&etcd, &proxy, || etcd.fill());
+        let expected = format!(
+            "error: could not ask 'a' to hand over to 'b' in seat 01, and nothing was done: etcd at '{}' \
+             refuses (etcdserver: mvcc: database space exceeded)",
+            proxy.endpoint()
+        );
+        assert_eq!(full.err, [expected]);
+    }
 }
 
 #[test]
