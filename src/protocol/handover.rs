@@ -149,7 +149,10 @@ impl Machine {
             Err(failure) => return self.fail_release(now, place, failure),
         };
         let seats = self.registry.seats().unwrap_or_default();
-        self.releases[place].step = if is_alive {
+        // What is known of the seats may be newer than the choice, which must agree with what the
+        // transaction requires.
+        let is_still_best = handover.successor(&seats) == Some(&to);
+        self.releases[place].step = if is_alive && is_still_best {
             match Transaction::hand_over(handover.term, handover.leader_stands, &seats, &to) {
                 Some(transaction) => {
                     handover.stage = Stage::Send { to, transaction };
@@ -158,7 +161,9 @@ impl Machine {
                 None => handover.release(),
             }
         } else {
-            handover.silent.extend(to.entry.lease);
+            if !is_alive {
+                handover.silent.extend(to.entry.lease);
+            }
             handover.with_successor(Some(&seats))
         };
     }

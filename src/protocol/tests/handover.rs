@@ -331,3 +331,28 @@ fn a_follower_reports_that_the_leader_changed_when_a_term_is_handed_to_another()
         [Event::LeaderGone, Event::Following { leader }]
     );
 }
+
+#[test]
+fn a_choice_that_becomes_known_while_a_candidate_is_asked_about_is_obeyed() {
+    let (mut harness, lease) = leader_with_candidates();
+    harness.stop();
+    let (call, asked_about) = harness.take(|action| match action {
+        Action::AskLeaseTime { call, lease, .. } => Some((*call, *lease)),
+        _ => None,
+    });
+    assert_eq!(asked_about, FIRST);
+    // The next lease's try shows it.
+    harness.grant();
+    let chosen = Some((FencingToken::new(10), SECOND_BEST));
+    let (read, _) = harness.take_transaction();
+    harness.transact(read, seated(held_by(lease, 25), seats(lease), chosen));
+    let time = LeaseTime {
+        granted: 5 * SECOND,
+        remaining: 4 * SECOND,
+    };
+    let result = Ok(Some(time));
+    harness.handle(Input::LeaseTime { call, result });
+    assert_eq!(check(&mut harness, Some(4)), SECOND_BEST);
+    let (_, transaction) = harness.take_beside();
+    assert_eq!(lease_of(&transaction), SECOND_BEST);
+}
