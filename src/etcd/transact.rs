@@ -45,6 +45,19 @@ impl Keys {
         let is_named = |key: &&ElectionKey| self.name(**key).as_bytes() == name;
         ElectionKey::ALL.iter().find(is_named).copied()
     }
+
+    /// Returns the first seat, and the first key after the last one. Not the whole prefix, so that other
+    /// keys that someone wrote there are left out, as far as possible.
+    pub(super) fn seat_range(&self) -> (String, String) {
+        let prefix = self.key.seats();
+        let end = format!("{prefix}{:02}", SeatNumber::COUNT);
+        (format!("{prefix}00"), end)
+    }
+
+    /// Returns true iff this is the key of a seat.
+    pub(super) fn is_seat(&self, name: &[u8]) -> bool {
+        self.key.seat_of(name).is_some()
+    }
 }
 
 /// A transaction, in etcd's terms.
@@ -77,9 +90,10 @@ impl Keys {
             .collect();
         if transaction.reads == Reads::KeysAndSeats {
             reads.push(TxnOp::get(self.key.next(), None));
-            // Longer than the list of all seats, in case someone wrote other keys there.
-            let options = GetOptions::new().with_prefix().with_limit(32);
-            reads.push(TxnOp::get(self.key.seats(), Some(options)));
+            let (first, end) = self.seat_range();
+            // Longer than the list of all seats, in case someone wrote other keys among them.
+            let options = GetOptions::new().with_range(end).with_limit(32);
+            reads.push(TxnOp::get(first, Some(options)));
         }
         reads
     }
