@@ -9,6 +9,7 @@ mod observe;
 mod react;
 mod status;
 mod step_down;
+mod table;
 
 use super::{
     cli::{EtcdCommand, LocalCommand, completions, man_page},

@@ -1,6 +1,6 @@
 //! `done`: lists the jobs that are recorded as done, or removes such a record.
 
-use super::{ask::Asker, print};
+use super::{ask::Asker, print, table::aligned};
 use crate::{
     config::{Cluster, JobId, LeaderKey},
     daemon::{exit_code, render},
@@ -15,9 +15,6 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
-
-/// The largest width of a column, so that one long text does not push the others off the screen.
-const WIDEST: usize = 40;
 
 /// Prints which jobs are recorded as done.
 ///
@@ -193,22 +190,6 @@ fn row(record: &Record, leader_key: &LeaderKey) -> [String; 4] {
     [job, by, at, token]
 }
 
-/// Joins the columns of each line. A column is as wide as its widest text of up to [`WIDEST`] characters.
-fn aligned<const COLUMNS: usize>(rows: Vec<[String; COLUMNS]>) -> Vec<String> {
-    let width = |text: &String| text.chars().count();
-    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-        let widths = rows.iter().map(|row| width(&row[column]));
-        widths.filter(|width| *width <= WIDEST).max().unwrap_or(0)
-    });
-    let line = |row: [String; COLUMNS]| {
-        let columns = row.into_iter().zip(widths);
-        let padded = columns.map(|(text, width)| format!("{text:width$}"));
-        let line = padded.collect::<Vec<_>>().join("  ");
-        line.trim_end().to_owned()
-    };
-    rows.into_iter().map(line).collect()
-}
-
 /// Returns the JSON object of a record. If its key names no job, `id` is null, and `key` holds the key.
 fn json_line(record: &Record, leader_key: &LeaderKey) -> String {
     let DoneRecord {
@@ -224,17 +205,4 @@ fn json_line(record: &Record, leader_key: &LeaderKey) -> String {
     fields.insert("token".to_owned(), json!(token));
     fields.insert("at".to_owned(), render::date(at));
     render::line(fields)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::aligned;
-
-    #[test]
-    fn columns_are_aligned_by_characters_and_a_long_text_widens_none() {
-        let rows = [["é", "b"], ["ccc", "d"], [&"x".repeat(41), "e"]];
-        let lines = aligned(rows.map(|row| row.map(str::to_owned)).into());
-        let long = format!("{}  e", "x".repeat(41));
-        assert_eq!(lines, ["é    b", "ccc  d", &long]);
-    }
 }
