@@ -1,4 +1,4 @@
-//! Follows who leads, without taking part: what a proxy or a client needs that talks to the leader.
+//! Follows who leads and how many take part, without taking part: what a proxy or a client needs that talks to the leader.
 //!
 //! ```sh
 //! cargo run --example observer -- 127.0.0.1:2379
@@ -29,6 +29,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 None if state.acting.is_some() => println!("nobody leads, somebody may act"),
                 None => println!("nobody leads"),
             },
+            Observed::Candidates(candidates) => {
+                println!("{} candidates are listed", candidates.listed.len());
+            }
             Observed::Gap { .. } => println!("changes may be missing"),
             Observed::Unanswered { failure, .. } => println!("etcd does not answer: {failure}"),
             Observed::AnsweredAgain { .. } => println!("etcd answers again"),

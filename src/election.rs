@@ -7,6 +7,7 @@ mod offer;
 pub use leadership::{Leadership, NotRecorded, PutError};
 
 use crate::{
+    candidates::Candidates,
     config::Config,
     protocol::{Event, Status},
 };
@@ -112,6 +113,13 @@ impl Candidate {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Returns the candidates that are listed, as last read, this one included; `None` if they are not
+    /// known, or the etcd role may not read them. [`Candidates::of`] finds them in a later status.
+    #[must_use]
+    pub fn candidates(&self) -> Option<Candidates> {
+        Candidates::of(&self.status.borrow())
     }
 
     /// Returns a handle that tells whether the election's loop is stuck, for watchdogs.

@@ -9,6 +9,7 @@ mod keepalive;
 mod questions;
 #[cfg(feature = "daemon")]
 mod records;
+mod seats;
 mod target;
 mod token;
 mod transact;
@@ -18,6 +19,7 @@ mod watch;
 pub(crate) use access::check_files;
 #[cfg(feature = "daemon")]
 pub(crate) use records::{After, Record, Removal};
+pub(crate) use seats::SeatsWatch;
 pub(crate) use target::Target;
 use transact::Keys;
 pub(crate) use transact::Values;

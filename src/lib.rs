@@ -21,7 +21,8 @@
 //! }
 //! ```
 //!
-//! An [`Observer`] follows who leads, and where it can be reached, without taking part:
+//! An [`Observer`] follows who leads, where it can be reached, and which [`Candidates`] there are, without
+//! taking part:
 //!
 //! ```no_run
 //! use leader_election::{Cluster, LeaderKey, Observed, Observer};
@@ -93,6 +94,7 @@ compile_error!(
 );
 
 mod backoff;
+mod candidates;
 pub mod clock;
 mod config;
 // The program; only `src/main.rs` calls it.
@@ -109,6 +111,7 @@ pub mod protocol;
 mod record;
 mod wall_clock;
 
+pub use candidates::{Candidates, ListedCandidate};
 pub use config::{
     Address, Cluster, Config, Credentials, Endpoint, InvalidConfig, InvalidEndpoint, InvalidText,
     JobId, LeaderKey, Name, Password, Tls,
@@ -118,6 +121,6 @@ pub use observer::{Acting, ElectionState, Leader, Observed, Observer};
 pub use printable::Printable;
 pub use protocol::{
     ElectionKey, Entry, Event, Failure, FailureKind, FencingToken, InvalidTtl, LeaseId, LossReason,
-    Moment, Role, Situation, Status, Term, Ttl,
+    Moment, Role, SeatNumber, Situation, Status, Term, Ttl,
 };
 pub use record::{ActingRecord, DoneRecord, SeatRecord};

@@ -6,6 +6,7 @@ mod key_history;
 mod tests;
 
 use crate::{
+    candidates::Candidates,
     config::{Cluster, LeaderKey},
     etcd::Target,
     protocol::{ElectionKey, Entry, Failure, FencingToken, LeaseId, Situation, View},
@@ -15,11 +16,14 @@ use key_history::KeyHistory;
 use std::{sync::Arc, time::SystemTime};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-/// Follows who leads in an election, without taking part.
+/// Follows who leads in an election, and who else takes part, without taking part itself.
 ///
 /// It has no lease, and needs an etcd role that may read the two keys. It continues through restarts
 /// of etcd and misses no change: after an interruption it continues the history of the two keys where
 /// it stopped.
+///
+/// The candidates are reported as they are, and not each change of them. If the role may not read their
+/// seats, which are below `KEY/candidates/`, and `KEY/next`, only the leader is reported.
 #[derive(Debug)]
 pub struct Observer {
     observed: mpsc::Receiver<Observed>,
@@ -77,6 +81,15 @@ impl Drop for Observer {
 pub enum Observed {
     /// The state of the election: at first, and after each change.
     State(ElectionState),
+    /// The candidates that are listed: after the first state, and whenever they are no longer as last
+    /// reported. That is also the case if another one of them leads.
+    Candidates(Candidates),
+    /// etcd refuses to show the candidates: the role may not read `KEY/candidates/` and `KEY/next`.
+    /// Reported once; if they are shown later, they are reported.
+    CandidatesUnknown {
+        /// What etcd said.
+        failure: Failure,
+    },
     /// etcd has compacted its history since the last report, so that changes may be missing. The state
     /// follows.
     Gap {

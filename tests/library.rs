@@ -8,7 +8,7 @@ use leader_election::{
 };
 use std::time::Duration;
 use support::proxy::{Link, Proxy};
-use support::{PATIENCE, TTL, etcd::Etcd, let_pass};
+use support::{PATIENCE, TTL, etcd::Etcd, let_pass, seats};
 use tokio::time::timeout;
 
 fn cluster(endpoint: &str) -> Cluster {
@@ -214,6 +214,7 @@ fn calls_that_are_cancelled_over_and_over_lose_nothing() {
                 Ok(Some(Observed::State(situation))) => {
                     seen.extend(situation.leader.map(|leader| leader.token));
                 }
+                Ok(Some(Observed::Candidates(_))) => {}
                 Ok(other) => panic!("{other:?}"),
                 Err(_) => tokio::task::yield_now().await,
             }
@@ -224,9 +225,12 @@ fn calls_that_are_cancelled_over_and_over_lose_nothing() {
 
 /// Waits for the observer's next state.
 async fn situation(observer: &mut Observer) -> ElectionState {
-    match observer.next().await.unwrap() {
-        Observed::State(situation) => situation,
-        other => panic!("{other:?}"),
+    loop {
+        match observer.next().await.unwrap() {
+            Observed::State(situation) => return situation,
+            Observed::Candidates(_) => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -256,6 +260,33 @@ fn an_observer_and_a_follower_know_how_to_reach_the_leader() {
         assert_eq!(situation(&mut observer).await.leader, None);
         let next = situation(&mut observer).await.leader.unwrap();
         assert_eq!(*next.name, *b"second");
+    });
+}
+
+#[test]
+fn an_observer_reports_the_candidates_after_the_state_that_they_belong_to() {
+    let etcd = Etcd::newest();
+    run(async {
+        let lease = seats::put(&etcd, "07", &seats::value("first", Some("first.example")));
+        let mut observer = Observer::start(cluster(&etcd.endpoint()), &LeaderKey::default());
+        assert_eq!(situation(&mut observer).await.leader, None);
+        for leads in [false, true] {
+            let Some(Observed::Candidates(candidates)) = observer.next().await else {
+                panic!("no candidates");
+            };
+            assert!(!candidates.is_full);
+            let [candidate] = candidates.listed.as_slice() else {
+                panic!("{candidates:?}");
+            };
+            assert_eq!(candidate.name.as_deref(), Some("first"));
+            assert_eq!(candidate.address.as_deref(), Some("first.example"));
+            assert_eq!(candidate.seat.to_string(), "07");
+            assert_eq!(candidate.leads, leads);
+            if !leads {
+                seats::lead(&etcd, "first", &lease);
+                assert!(situation(&mut observer).await.leader.is_some());
+            }
+        }
     });
 }
 

@@ -1,6 +1,7 @@
 //! The commands for operators and scripts.
 
 mod agenda;
+mod arrivals;
 mod ask;
 mod done;
 mod hand_over;

@@ -2,6 +2,10 @@
 //!
 //! Texts that come from etcd may be hostile. [`Printable`] makes them safe in text, [`line`] in JSON.
 
+mod candidates;
+
+pub(super) use candidates::{candidate_name, candidates_fields, full_sentence, unknown_sentence};
+
 use crate::{
     NotRecorded,
     config::{Config, LeaderKey},

@@ -6,11 +6,12 @@ use super::{
 };
 use crate::{
     backoff::Jitter,
+    candidates::Candidates,
     clock,
-    etcd::{Connection, Target, WatchEnd},
+    etcd::{Connection, SeatsWatch, Target, WatchEnd},
     protocol::{Failure, FailureKind, Moment, Rotation, View},
 };
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
@@ -23,7 +24,7 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// How long a watch must have been open for its end to be no failure: load balancers close what was idle for a second
 /// or more, and an endpoint that closes every watch at once is a failure.
 const HAS_WORKED: Duration = Duration::from_millis(500);
-/// How often the keys are read, because a dead watch reports nothing.
+/// How often the keys and the seats are read, because a dead watch reports nothing.
 const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// Why an endpoint is given up.
@@ -46,6 +47,8 @@ pub(super) struct Follower {
     /// Since when the present connection has a watch.
     works_since: Option<Moment>,
     has_reported_authentication_off: bool,
+    /// The candidates as last reported, or that they are unknown.
+    candidates: Option<Result<Candidates, ()>>,
     observed: mpsc::Sender<Observed>,
 }
 
@@ -59,6 +62,7 @@ impl Follower {
             rotation: Rotation::new(target.cluster().endpoint_count()),
             works_since: None,
             has_reported_authentication_off: false,
+            candidates: None,
             target,
             history,
             observed,
@@ -160,7 +164,9 @@ impl Follower {
         history.forget_pending();
         let from_revision = history.reported_up_to() + 1;
         let mut watch = connection.watch(from_revision, LIMIT).await?;
-        let mut next_read = clock::now() + READ_EVERY;
+        let mut seats_watch: Option<SeatsWatch> = None;
+        // The first read is about the candidates.
+        let mut next_read = clock::now();
         let mut owed_by = None;
         loop {
             let waits = self.catch_up(connection).await?;
@@ -178,6 +184,8 @@ impl Follower {
                         Err(WatchEnd::Failed(failure)) => return Err(failure.into()),
                     }
                     owed_by = None;
+                    // Another candidate may lead now.
+                    next_read = clock::now();
                     if watch.is_open() {
                         self.works_since.get_or_insert_with(clock::now);
                     }
@@ -185,16 +193,35 @@ impl Follower {
                         self.report(Observed::AnsweredAgain { endpoint }).await?;
                     }
                 }
+                has_changed = changed(&mut seats_watch) => {
+                    if has_changed {
+                        next_read = clock::now();
+                    } else {
+                        // The next read opens another one.
+                        seats_watch = None;
+                    }
+                }
                 () = sleep(owed_by.unwrap_or(next_read).since(clock::now())) => {
                     if owed_by.is_some() {
                         let late = "the watch does not deliver what etcd holds";
                         return Err(Failure::new(FailureKind::TimedOut, late).into());
                     }
-                    let view = connection.read(LIMIT).await?;
+                    let (view, denied) = connection.read_with_seats(LIMIT).await?;
                     next_read = clock::now() + READ_EVERY;
                     match history.compare(&view) {
-                        Verdict::Same => {}
-                        Verdict::Ahead => ahead = Some(view),
+                        Verdict::Same => {
+                            if seats_watch.is_none() && denied.is_none() {
+                                let opening = connection.watch_seats(view.revision + 1, LIMIT);
+                                // Without it, the next read finds what has changed.
+                                seats_watch = opening.await.ok();
+                            }
+                            self.report_candidates(&view, denied).await?;
+                        }
+                        Verdict::Ahead => {
+                            ahead = Some(view);
+                            // The candidates are reported after the state that they belong to.
+                            next_read = clock::now();
+                        }
                         Verdict::WentBack => return Ok(None),
                     }
                 }
@@ -219,8 +246,31 @@ impl Follower {
         Ok(false)
     }
 
+    /// Reports the candidates that a read shows, or why it does not, unless that was the last report.
+    async fn report_candidates(&mut self, view: &View, denied: Option<Failure>) -> Result<(), End> {
+        let shown = Candidates::shown_in(view).ok_or(());
+        if self.candidates.as_ref() == Some(&shown) {
+            return Ok(());
+        }
+        self.candidates = Some(shown.clone());
+        match (shown, denied) {
+            (Ok(candidates), _) => self.report(Observed::Candidates(candidates)).await,
+            (Err(()), Some(failure)) => self.report(Observed::CandidatesUnknown { failure }).await,
+            // It was not asked for them.
+            (Err(()), None) => Ok(()),
+        }
+    }
+
     async fn report(&self, observed: Observed) -> Result<(), End> {
         let sent = self.observed.send(observed).await;
         sent.map_err(|_| End::Unheard)
+    }
+}
+
+/// Waits until the seats change; false if their watch has ended. Without one, waits for ever.
+async fn changed(watch: &mut Option<SeatsWatch>) -> bool {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => pending().await,
     }
 }

@@ -26,6 +26,7 @@ pub mod proxy;
 pub mod record;
 pub mod refusals;
 pub mod requests;
+pub mod seats;
 pub mod served;
 pub mod standbys;
 pub mod users;

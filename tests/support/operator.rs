@@ -75,6 +75,13 @@ pub fn objects(observer: &Daemon) -> Vec<Value> {
     lines.iter().map(|line| object(&line.text())).collect()
 }
 
+/// Returns all objects that it has printed, but for those about the candidates.
+pub fn objects_about_leaders(observer: &Daemon) -> Vec<Value> {
+    let mut objects = objects(observer);
+    objects.retain(|object| object["event"] != "candidates");
+    objects
+}
+
 /// Waits for the next object with this state.
 pub fn wait_for_next_state(observer: &mut Daemon, state: &str) -> Value {
     let is_it = |line: &Line| object(&line.text())["state"] == state;

@@ -17,9 +17,10 @@ pub(super) enum Subcommand {
 /// A command that talks to etcd.
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::daemon) enum EtcdCommand {
-    /// Tell who leads, and where it can be reached
+    /// Print who leads, where it can be reached, and the candidates
     ///
-    /// Ends with 0 if somebody leads, with 3 if nobody does, and with 1 if etcd does not answer.
+    /// The leader comes first, then the other candidates in the order in which they would follow it, if the
+    /// etcd role may read the keys below KEY/candidates/ and KEY/next. Ends with 0 if somebody leads, with 3 if nobody does, and with 1 if etcd does not answer.
     Status {
         /// Print one JSON object
         #[arg(long)]
@@ -39,9 +40,10 @@ pub(in crate::daemon) enum EtcdCommand {
     /// Tell how things stand, and then each change as it happens, until it is stopped
     ///
     /// An etcd that does not answer is asked again until it does; then what happened meanwhile is
-    /// told.
+    /// told. It also prints which candidates there are, and who comes and goes, if the etcd role may
+    /// read the keys below KEY/candidates/ and KEY/next.
     ///
-    /// With a COMMAND, runs COMMAND for the first state and at each change instead of printing them, one
+    /// With a COMMAND, runs COMMAND for the first state and at each change of it instead of printing them, one
     /// run at a time. Changes during a run are merged into one more run, for the newest state. COMMAND
     /// gets the state in `LEADER_ELECTION_STATE` (led, ending, vacant or blocked),
     /// `LEADER_ELECTION_LEADER`, `LEADER_ELECTION_ADDRESS` and `LEADER_ELECTION_TOKEN` (empty if nobody

@@ -1,10 +1,11 @@
-//! `observe`: one line for each change, as it happens.
+//! `observe`: one line for each change of the leader and of the candidates, as it happens.
 
 use super::{
     super::{exit_code, render, signals::Signals},
-    print,
+    arrivals, print,
 };
 use crate::{
+    candidates::Candidates,
     config::{Cluster, LeaderKey},
     observer::{ElectionState, Observed, Observer},
     wall_clock,
@@ -25,6 +26,7 @@ pub(super) async fn run(
     let endpoints = endpoint_names(cluster);
     let mut reader_gone = watch_reader();
     let mut observer = Observer::start(cluster.clone(), leader_key);
+    let mut candidates = None;
     loop {
         let change = tokio::select! {
             change = observer.next() => change,
@@ -35,10 +37,14 @@ pub(super) async fn run(
             bail!("the observation ended by itself, which is a bug in this program");
         };
         let output = if json {
-            Output::Change(json_line(&change, &endpoints))
+            Some(Output::Change(json_line(&change, &endpoints)))
         } else {
-            text_line(&change, leader_key, &endpoints)
+            text_line(&change, candidates.as_ref(), leader_key, &endpoints)
         };
+        if let Observed::Candidates(now) = change {
+            candidates = Some(now);
+        }
+        let Some(output) = output else { continue };
         // Writing blocks while a reader does not read, and a signal must end the program even then.
         let printing = tokio::task::spawn_blocking(move || output.print());
         let is_read = tokio::select! {
@@ -99,13 +105,22 @@ pub(super) fn endpoint_names(cluster: &Cluster) -> Vec<String> {
     endpoints.map(ToString::to_string).collect()
 }
 
-fn text_line(observed: &Observed, leader_key: &LeaderKey, endpoints: &[String]) -> Output {
-    let sentence = sentence(observed, leader_key, endpoints);
-    if matches!(observed, Observed::State(_)) {
-        Output::Change(at_present(&sentence))
-    } else {
-        Output::Warning(warning_line(&sentence))
-    }
+/// Returns what was observed as a line of text, if it is worth one; `candidates` are those before.
+fn text_line(
+    observed: &Observed,
+    candidates: Option<&Candidates>,
+    leader_key: &LeaderKey,
+    endpoints: &[String],
+) -> Option<Output> {
+    let change = match observed {
+        Observed::State(_) => Some(sentence(observed, leader_key, endpoints)),
+        Observed::Candidates(now) => arrivals::changes(candidates, now),
+        _ => {
+            let sentence = sentence(observed, leader_key, endpoints);
+            return Some(Output::Warning(warning_line(&sentence)));
+        }
+    };
+    change.map(|sentence| Output::Change(at_present(&sentence)))
 }
 
 /// Returns what was observed as a sentence.
@@ -116,6 +131,8 @@ pub(super) fn sentence(
 ) -> String {
     match observed {
         Observed::State(state) => render::state_sentence(state, leader_key),
+        Observed::Candidates(candidates) => arrivals::listing(candidates),
+        Observed::CandidatesUnknown { failure } => render::unknown_sentence(leader_key, failure),
         Observed::Gap { after } => {
             format!(
                 "etcd has compacted its history: changes after revision {after} may be missing."
@@ -162,6 +179,13 @@ fn json_line_with(
     let endpoint = |endpoint: &usize| field("endpoint", json!(endpoints[*endpoint]));
     let (event, mut fields) = match observed {
         Observed::State(state) => ("situation", state_fields(state)),
+        Observed::Candidates(candidates) => {
+            ("candidates", render::candidates_fields(Some(candidates)))
+        }
+        Observed::CandidatesUnknown { failure } => {
+            let reason = field("reason", json!(render::failure_reason(failure)));
+            ("candidates_unknown", Map::from_iter([reason]))
+        }
         Observed::Gap { after } => ("gap", Map::from_iter([field("after", json!(after))])),
         Observed::HistoryWentBack => ("history_went_back", Map::new()),
         Observed::AuthenticationOff => ("authentication_off", Map::new()),

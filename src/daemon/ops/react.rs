@@ -137,8 +137,12 @@ impl Reactor {
         }
     }
 
-    /// Puts a new state on the agenda; logs anything else.
+    /// Puts a new state on the agenda; logs anything else, but for the candidates.
     fn record(&mut self, change: &Observed, endpoints: &[String]) {
+        // COMMAND runs for changes of the leader alone.
+        if let Observed::Candidates(_) | Observed::CandidatesUnknown { .. } = change {
+            return;
+        }
         if let Observed::State(state) = change {
             let line = whole_json_line(change, endpoints);
             self.agenda

@@ -1,19 +1,20 @@
-//! `status`: who leads, and where it can be reached.
+//! `status`: who leads, where it can be reached, and who else takes part.
 
-use super::{ask::Asker, print};
+use super::{ask::Asker, print, table::aligned};
 use crate::{
+    candidates::{Candidates, ListedCandidate},
     clock,
     config::{Cluster, LeaderKey},
     daemon::{exit_code, render},
     observer::{ElectionState, Leader},
     printable::Printable,
-    protocol::{LeaseTime, Situation},
+    protocol::{Failure, LeaseTime, Situation},
     wall_clock,
 };
 use serde_json::json;
 use std::time::Duration;
 
-/// Prints who leads, or why nobody does.
+/// Prints who leads, or why nobody does, and the candidates.
 pub(super) async fn run(
     cluster: &Cluster,
     leader_key: &LeaderKey,
@@ -26,15 +27,17 @@ pub(super) async fn run(
     if json {
         print(&json_line(&found))?;
     } else {
-        let lines = match (state.situation, &state.leader) {
+        let mut lines = match (state.situation, &state.leader) {
             (Situation::Led, Some(leader)) => leader_lines(leader, found.lease),
             _ => vec![found.sentence(leader_key)],
         };
+        match &found.candidates {
+            Ok(candidates) => lines.extend(candidate_lines(candidates)),
+            Err(failure) => lines.push(render::unknown_sentence(leader_key, failure)),
+        }
+        lines.extend(found.alarm_sentence());
         for line in lines {
             print(&line)?;
-        }
-        if let Some(alarm) = found.alarm_sentence() {
-            print(&alarm)?;
         }
     }
     Ok(if state.situation.is_led() {
@@ -47,6 +50,8 @@ pub(super) async fn run(
 /// What etcd says of an election.
 pub(super) struct Found {
     pub state: ElectionState,
+    /// The candidates, or why etcd does not show them.
+    candidates: Result<Candidates, Failure>,
     /// The times of the leader's lease; without a leader, of the lease that the acting key is bound
     /// to. `None` if there is no lease, or it is not known.
     lease: Option<LeaseTime>,
@@ -76,14 +81,18 @@ impl Found {
     }
 }
 
-/// Reads both keys, and what else is worth knowing of them.
+/// Reads both keys and the candidates, and what else is worth knowing of them.
 pub(super) async fn read_state(asker: &Asker) -> anyhow::Result<Found> {
     asker
         .ask(async |connection, limit| {
             let until = clock::now() + limit;
             let left = || until.since(clock::now());
-            let view = connection.read(limit).await?;
+            let (view, denied) = connection.read_with_seats(limit).await?;
             let state = ElectionState::of(&view);
+            let candidates = match denied {
+                Some(failure) => Err(failure),
+                None => Ok(Candidates::shown_in(&view).unwrap_or_default()),
+            };
             let leader = state.leader.as_ref().map(|leader| leader.lease);
             let acting = state.acting.as_ref().and_then(|acting| acting.lease);
             // The rest is worth printing even if these requests fail.
@@ -94,6 +103,7 @@ pub(super) async fn read_state(asker: &Asker) -> anyhow::Result<Found> {
             let alarms = connection.alarms(left()).await.ok();
             Ok(Found {
                 state,
+                candidates,
                 lease,
                 alarms,
             })
@@ -138,8 +148,42 @@ fn leader_lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
     ]
 }
 
+/// Returns the lines about the candidates; none if there is no candidate with a seat.
+fn candidate_lines(candidates: &Candidates) -> Vec<String> {
+    if candidates.listed.is_empty() {
+        return Vec::new();
+    }
+    let title = "candidates, in the order in which they would follow".to_owned();
+    let rows = aligned(candidates.listed.iter().map(candidate_row).collect());
+    let rows = rows.into_iter().map(|row| format!("  {row}"));
+    let mut lines: Vec<_> = [title].into_iter().chain(rows).collect();
+    lines.extend(render::full_sentence(candidates));
+    lines
+}
+
+/// Returns the columns of a candidate's line.
+fn candidate_row(candidate: &ListedCandidate) -> [String; 6] {
+    let quoted = |before: &str, text: &Option<String>, otherwise: &str| match text {
+        Some(text) => format!("{before} '{}'", Printable(text.as_bytes())),
+        None => otherwise.to_owned(),
+    };
+    let since = match candidate.since {
+        Some(since) => format!("since {}", humantime::format_rfc3339_seconds(since)),
+        None => "since an unknown time".to_owned(),
+    };
+    [
+        render::candidate_name(candidate),
+        format!("seat {}", candidate.seat),
+        quoted("at", &candidate.address, "no address"),
+        quoted("version", &candidate.version, "unknown version"),
+        since,
+        if candidate.leads { "leads" } else { "" }.to_owned(),
+    ]
+}
+
 fn json_line(found: &Found) -> String {
     let mut fields = render::state_fields(&found.state);
+    fields.extend(render::candidates_fields(found.candidates.as_ref().ok()));
     let ttl = found.lease.map(|lease| {
         json!({
             "granted": lease.granted.as_secs(),

@@ -161,6 +161,8 @@ async fn next_leader(
                 Observed::Unanswered { .. }
                 | Observed::AnsweredAgain { .. }
                 | Observed::Gap { .. }
+                | Observed::Candidates(_)
+                | Observed::CandidatesUnknown { .. }
                 | Observed::AuthenticationOff,
             ) => {}
             None => bail!("the observation ended by itself, which is a bug in this program"),

@@ -1,0 +1,66 @@
+//! Renders the candidates.
+
+use super::{date, failure_reason, optional_text};
+use crate::{
+    candidates::{Candidates, ListedCandidate},
+    config::LeaderKey,
+    printable::Printable,
+    protocol::{Failure, FailureKind, SeatNumber},
+};
+use serde_json::{Map, Value, json};
+
+/// Returns the JSON fields about the candidates: null if they are not known.
+pub(in crate::daemon) fn candidates_fields(candidates: Option<&Candidates>) -> Map<String, Value> {
+    let listed = candidates.map(|candidates| {
+        let fields = candidates.listed.iter().map(candidate_fields);
+        fields.collect::<Vec<_>>()
+    });
+    let is_full = candidates.map(|candidates| candidates.is_full);
+    Map::from_iter([
+        ("candidates".to_owned(), json!(listed)),
+        ("seats_full".to_owned(), json!(is_full)),
+    ])
+}
+
+fn candidate_fields(candidate: &ListedCandidate) -> Map<String, Value> {
+    let mut fields = optional_text("name", candidate.name.as_deref());
+    fields.extend(optional_text("address", candidate.address.as_deref()));
+    fields.extend(optional_text("version", candidate.version.as_deref()));
+    let rest = [
+        ("seat", json!(candidate.seat.to_string())),
+        ("lease", json!(candidate.lease.to_string())),
+        ("since", date(candidate.since)),
+        ("leads", json!(candidate.leads)),
+    ];
+    fields.extend(rest.map(|(field, value)| (field.to_owned(), value)));
+    fields
+}
+
+/// Returns what a candidate is called.
+pub(in crate::daemon) fn candidate_name(candidate: &ListedCandidate) -> String {
+    match &candidate.name {
+        Some(name) => format!("'{}'", Printable(name.as_bytes())),
+        None => "a candidate without a name".to_owned(),
+    }
+}
+
+/// Returns one sentence that says that the list is incomplete, if it may be.
+pub(in crate::daemon) fn full_sentence(candidates: &Candidates) -> Option<String> {
+    candidates.is_full.then(|| {
+        format!(
+            "All {} seats are taken: other candidates may take part without being listed.",
+            SeatNumber::COUNT
+        )
+    })
+}
+
+/// Returns one sentence that says why the candidates are not known.
+pub(in crate::daemon) fn unknown_sentence(leader_key: &LeaderKey, failure: &Failure) -> String {
+    let key = Printable(leader_key.as_str().as_bytes());
+    let reason = failure_reason(failure);
+    let why = match failure.kind {
+        FailureKind::Denied => "the etcd role may not read",
+        _ => "etcd refuses to show",
+    };
+    format!("The candidates are not known: {why} '{key}/candidates/' and '{key}/next' ({reason}).")
+}
