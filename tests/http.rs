@@ -44,6 +44,9 @@ fn without_etcd_a_replica_is_alive_and_not_ready() {
         status["leader_unknown_because"],
         "etcd has not answered yet"
     );
+    assert_eq!(status["candidates"], Value::Null);
+    let metrics = get(&address, "/metrics").body;
+    assert!(!metrics.contains("leader_election_candidates"), "{metrics}");
     etcd.up();
     replica.wait_for_next(LEADER);
     assert_eq!(codes(&address), [200, 503, 200, 200]);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     config::LeaderKey,
-    daemon::render::{date, leader_fields, loss_reason, situation_name, text},
+    daemon::render::{candidates_fields, date, leader_fields, loss_reason, situation_name, text},
 };
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -40,6 +40,7 @@ pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
         ("transitions", json!(transitions)),
     ];
     object.extend(rest.map(|(field, value)| (field.to_owned(), value)));
+    object.extend(candidates_fields(snapshot.candidates.as_ref()));
     object
 }
 

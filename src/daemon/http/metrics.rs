@@ -2,7 +2,10 @@
 //! the place that counts or sets it. Labels never contain names of replicas or keys.
 
 use super::{format::Format, role::CurrentRole, state::Snapshot};
-use crate::protocol::{Event, FailureKind, LossReason, Moment};
+use crate::{
+    candidates::Candidates,
+    protocol::{Event, FailureKind, LossReason, Moment},
+};
 use prometheus_client::{
     encoding::{prometheus_text, text},
     metrics::{
@@ -25,6 +28,8 @@ pub(super) struct Metrics {
     role: Family<Label, Gauge>,
     remaining: Gauge<f64, AtomicU64>,
     etcd_answers: Gauge,
+    /// Without a label, it has one value, or none.
+    candidates: Family<[(&'static str, &'static str); 0], Gauge>,
     transitions: Counter,
     losses: Family<Label, Counter>,
     renewals: Counter,
@@ -47,6 +52,10 @@ impl Metrics {
         let etcd_answers = Gauge::default();
         let help = "1 if etcd answers, else 0";
         registry.register("etcd_answers", help, etcd_answers.clone());
+
+        let candidates = Family::default();
+        let help = "Candidates that are listed; absent if they are not known";
+        registry.register("candidates", help, candidates.clone());
 
         let transitions = Counter::default();
         let help = "Changes of this replica's role";
@@ -85,6 +94,7 @@ impl Metrics {
             role,
             remaining,
             etcd_answers,
+            candidates,
             transitions,
             losses,
             renewals,
@@ -132,6 +142,13 @@ impl Metrics {
         let remaining = snapshot.remaining.unwrap_or_default();
         self.remaining.set(remaining.as_secs_f64());
         self.etcd_answers.set(i64::from(snapshot.etcd_answers));
+        match &snapshot.candidates {
+            Some(Candidates { listed, .. }) => {
+                let count = i64::try_from(listed.len()).unwrap_or(i64::MAX);
+                self.candidates.get_or_create(&[]).set(count);
+            }
+            None => self.candidates.clear(),
+        }
         let mut body = String::new();
         match format {
             Format::Text => prometheus_text::encode(&mut body, &self.registry)?,
