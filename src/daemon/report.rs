@@ -124,6 +124,17 @@ impl Reporter {
                 let (token, lease) = (term.token.get(), term.lease);
                 info!(name, token, %lease, reason, "No longer the leader: {reason}.");
             }
+            // An earlier version needs no more than that.
+            Event::SeatsDenied { failure } => {
+                let (key, reason) = (&self.leader_key, failure_reason(&failure));
+                info!(
+                    name,
+                    reason,
+                    "etcd permits only '{key}' and '{key}/acting': this replica is not listed as a \
+                     candidate and keeps no history, and when it stops, all replicas campaign. To \
+                     change that, permit reading and writing the prefix '{key}/'."
+                );
+            }
             Event::HandedOver { term, to } => {
                 let successor = SeatRecord::decode(&to.entry.value).name.unwrap_or_default();
                 let successor = Printable(successor.as_bytes()).to_string();
@@ -217,16 +228,6 @@ impl Reporter {
                     key,
                     "The key '{key}' is bound to no lease, so that nobody can be elected until \
                      somebody deletes it."
-                );
-            }
-            Event::SeatsDenied { failure } => {
-                let (key, reason) = (&self.leader_key, failure_reason(failure));
-                warn!(
-                    name,
-                    reason,
-                    "etcd denies the keys below '{key}/', apart from '{key}/acting': this replica is \
-                     not listed as a candidate, and when it stops, all replicas campaign. To change \
-                     that, permit reading and writing the prefix '{key}/'."
                 );
             }
             Event::HistoryWentBack => warn!(name, "{HISTORY_WENT_BACK}; starting afresh."),

@@ -1,7 +1,7 @@
 //! What commands ask for.
 
 use super::{Connection, Values};
-use crate::protocol::{Failure, LeaseId, Reads, Transaction, View};
+use crate::protocol::{Failure, LeaseId, Transaction};
 use std::{collections::BTreeSet, time::Duration};
 
 impl Connection {
@@ -27,18 +27,6 @@ impl Connection {
         let values = Values::default();
         let outcome = self.transact(&transaction, &values, limit).await?;
         Ok(outcome.succeeded)
-    }
-
-    /// Reads both keys, the candidates' seats and `KEY/next`.
-    ///
-    /// # Errors
-    /// If etcd does not respond in time or refuses, such as for a role that may not read the seats.
-    pub async fn read_with_seats(&self, limit: Duration) -> Result<View, Failure> {
-        let transaction = Transaction::READ.reading(Reads::KeysAndSeats);
-        let outcome = self
-            .transact(&transaction, &Values::default(), limit)
-            .await?;
-        Ok(outcome.view)
     }
 }
 

@@ -17,18 +17,29 @@ pub(crate) struct SeatsWatch {
 }
 
 impl Connection {
-    /// Reads both keys, and the seats and `KEY/next` in the same transaction. If etcd refuses to show the
-    /// latter, because the role may read the two keys only, reads the keys alone, and also returns why.
-    pub async fn read_with_seats(
+    /// Reads both keys, and the seats and `KEY/next` in the same transaction.
+    ///
+    /// # Errors
+    /// If etcd does not respond in time or refuses, such as for a role that may read the two keys only.
+    pub async fn read_with_seats(&self, limit: Duration) -> Result<View, Failure> {
+        let transaction = Transaction::READ.reading(Reads::KeysAndSeats);
+        // It writes nothing.
+        let values = Values::default();
+        let outcome = self.transact(&transaction, &values, limit).await?;
+        Ok(outcome.view)
+    }
+
+    /// Does the same. If etcd refuses to show the seats, reads the keys alone, and also returns why.
+    ///
+    /// # Errors
+    /// If etcd does not respond in time, or refuses to show the keys too.
+    pub async fn read_with_seats_if_permitted(
         &self,
         limit: Duration,
     ) -> Result<(View, Option<Failure>), Failure> {
         let until = clock::now() + limit;
-        let transaction = Transaction::READ.reading(Reads::KeysAndSeats);
-        // It writes nothing.
-        let values = Values::default();
-        match self.transact(&transaction, &values, limit).await {
-            Ok(outcome) => Ok((outcome.view, None)),
+        match self.read_with_seats(limit).await {
+            Ok(view) => Ok((view, None)),
             // Values that somebody wrote by hand may be too large for one response: that is refused too.
             Err(failure) if matches!(failure.kind, FailureKind::Denied | FailureKind::Refused) => {
                 let view = self.read(until.since(clock::now())).await?;

@@ -206,7 +206,7 @@ impl Follower {
                         let late = "the watch does not deliver what etcd holds";
                         return Err(Failure::new(FailureKind::TimedOut, late).into());
                     }
-                    let (view, denied) = connection.read_with_seats(LIMIT).await?;
+                    let (view, denied) = connection.read_with_seats_if_permitted(LIMIT).await?;
                     next_read = clock::now() + READ_EVERY;
                     match history.compare(&view) {
                         Verdict::Same => {

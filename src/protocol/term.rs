@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The id of a lease, chosen by the candidate that asks for it.
 ///
-/// Displayed as `etcdctl` prints it: hexadecimal, without a prefix.
+/// Displayed as `etcdctl` prints it: sixteen hexadecimal digits, without a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId(i64);
 
@@ -29,7 +29,7 @@ impl LeaseId {
 
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::LowerHex::fmt(&self.0, f)
+        write!(f, "{:016x}", self.0)
     }
 }
 

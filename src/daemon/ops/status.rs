@@ -87,7 +87,7 @@ pub(super) async fn read_state(asker: &Asker) -> anyhow::Result<Found> {
         .ask(async |connection, limit| {
             let until = clock::now() + limit;
             let left = || until.since(clock::now());
-            let (view, denied) = connection.read_with_seats(limit).await?;
+            let (view, denied) = connection.read_with_seats_if_permitted(limit).await?;
             let state = ElectionState::of(&view);
             let candidates = match denied {
                 Some(failure) => Err(failure),
