@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// The right to act, for one term.
 ///
-/// Dropping it says that what acted has stopped: only then is the lease revoked, and only then can
-/// another candidate lead.
+/// Dropping it says that what acted has stopped: only then is the term handed over or released, and only
+/// then can another candidate lead.
 #[derive(Debug)]
 pub struct Leadership {
     pub(super) term: Term,
@@ -182,8 +182,9 @@ pub enum NotRecorded {
 
 /// The end of a term.
 impl Leadership {
-    /// Ends the term, and waits until the lease is revoked, so that another candidate can lead; or until
-    /// that has been tried for a TTL, after which the lease has expired. What acts must have stopped.
+    /// Ends the term, and waits until another candidate can lead: until the term is handed to the one that
+    /// has waited for longest, or its keys are released; or until that has been tried for a TTL, after
+    /// which the lease has expired. What acts must have stopped.
     ///
     /// Dropping does the same without waiting. The candidate continues to take part, and lets others be
     /// first for a fifth of the TTL.

@@ -2,7 +2,7 @@
 
 use super::{
     handover::{seat, seated},
-    harness::{Harness, OTHER, SECOND, follower, held_by, unreachable, view},
+    harness::{Harness, MILLI, OTHER, SECOND, follower, held_by, unreachable, view},
 };
 use crate::protocol::{
     Action, Event, Failure, FailureKind, FencingToken, Input, LeaseId, Reads, Seat, SeatNumber,
@@ -184,4 +184,44 @@ fn the_seats_that_are_known_are_forgotten_with_the_history_that_they_belong_to()
     harness.pass(2 * SECOND);
     harness.answer(view(5, None, None));
     assert!(harness.machine.status().seats.is_none());
+}
+
+#[test]
+fn of_the_leases_that_may_have_been_granted_the_last_ones_are_revoked_one_by_one() {
+    let mut harness = Harness::new(1);
+    let mut lost = Vec::new();
+    for _ in 0..20 {
+        harness.connect();
+        let (call, lease) = harness.take(|action| match action {
+            Action::Grant { call, lease, .. } => Some((*call, *lease)),
+            _ => None,
+        });
+        lost.push(lease);
+        let result = Err(unreachable());
+        harness.handle(Input::Granted { call, result });
+        harness
+            .actions
+            .retain(|action| !matches!(action, Action::Revoke { .. }));
+        harness.pass(10 * MILLI);
+        let call = harness.take(|action| match action {
+            Action::BackOff { call, .. } => Some(*call),
+            _ => None,
+        });
+        harness.handle(Input::BackedOff { call });
+    }
+    harness.connect();
+    let mut revoked = Vec::new();
+    while harness.has(|action| matches!(action, Action::Revoke { .. })) {
+        let (call, lease) = harness.take(|action| match action {
+            Action::Revoke { call, lease, .. } => Some((*call, *lease)),
+            _ => None,
+        });
+        revoked.push(lease);
+        assert!(!harness.has(|action| matches!(action, Action::Revoke { .. })));
+        let gone = Failure::new(FailureKind::LeaseNotFound, "requested lease not found");
+        let result = Err(gone);
+        harness.handle(Input::Revoked { call, result });
+    }
+    revoked.sort_by_key(|lease| lease.get());
+    assert_eq!(revoked, lost[12..]);
 }
