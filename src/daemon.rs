@@ -12,6 +12,7 @@ mod render;
 mod report;
 mod run;
 mod signals;
+mod terms;
 mod workload;
 
 pub use run::run;

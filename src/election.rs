@@ -1,6 +1,7 @@
 //! The asynchronous API: take part in an election, and hold leadership as a value.
 
 mod driver;
+mod history;
 mod leadership;
 mod offer;
 
@@ -10,8 +11,10 @@ use crate::{
     candidates::Candidates,
     config::Config,
     protocol::{Event, Status},
+    record::TermRecord,
 };
 use driver::{Command, Driver};
+use history::KnownTerms;
 use std::io;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -67,6 +70,7 @@ impl Election {
             commands,
             leaderships: leaderships_received,
             status,
+            terms: driver.history.known(),
             driver: tokio::spawn(driver.run()),
         })
     }
@@ -91,6 +95,7 @@ pub struct Candidate {
     commands: mpsc::UnboundedSender<Command>,
     leaderships: mpsc::UnboundedReceiver<Leadership>,
     status: watch::Receiver<Status>,
+    terms: watch::Sender<KnownTerms>,
     driver: JoinHandle<io::Result<()>>,
 }
 
@@ -122,6 +127,14 @@ impl Candidate {
         Candidates::of(&self.status.borrow())
     }
 
+    /// Returns the records of the last terms, the oldest first, as this candidate last read them: when it
+    /// begins to lead, and soon after another candidate does. `None` until then, and if the etcd user may
+    /// not read them.
+    #[must_use]
+    pub fn terms(&self) -> watch::Receiver<Option<Vec<TermRecord>>> {
+        self.terms.subscribe()
+    }
+
     /// Returns a handle that tells whether the election's loop is stuck, for watchdogs.
     #[must_use]
     pub fn liveness(&self) -> Liveness {
@@ -137,6 +150,7 @@ impl Candidate {
 
     /// Withdraws, and waits until this candidate takes no part any more: until every leadership
     /// of it has been dropped and its lease is revoked, or that has been tried for long enough.
+    /// It also waits for the record of how its last term ended, for a fifth of the TTL (5 s) at most.
     ///
     /// Cancelling the wait does not take the request back: the candidate withdraws nevertheless, in the
     /// background.

@@ -4,6 +4,7 @@
 
 mod access;
 mod failure;
+mod history;
 mod keepalive;
 #[cfg(feature = "daemon")]
 mod questions;
@@ -17,6 +18,8 @@ mod watch;
 
 #[cfg(feature = "daemon")]
 pub(crate) use access::check_files;
+#[cfg(feature = "daemon")]
+pub(crate) use history::Terms;
 #[cfg(feature = "daemon")]
 pub(crate) use records::{After, Record, Removal};
 pub(crate) use seats::SeatsWatch;

@@ -123,4 +123,4 @@ pub use protocol::{
     ElectionKey, Entry, Event, Failure, FailureKind, FencingToken, InvalidTtl, LeaseId, LossReason,
     Moment, Role, SeatNumber, Situation, Status, Term, Ttl,
 };
-pub use record::{ActingRecord, DoneRecord, SeatRecord};
+pub use record::{ActingRecord, DoneRecord, SeatRecord, TermRecord};

@@ -8,11 +8,13 @@ mod acting;
 mod done;
 mod next;
 mod seat;
+mod term;
 
 pub use acting::ActingRecord;
 pub use done::DoneRecord;
 pub(crate) use next::NextRecord;
 pub use seat::SeatRecord;
+pub use term::TermRecord;
 
 use serde_json::Value;
 use std::time::{Duration, SystemTime};

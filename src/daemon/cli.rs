@@ -99,6 +99,9 @@ Examples:
   A hand-over to a replica of your choice, such as before maintenance:
     leader-election step-down --to server2
 
+  Who led before, from when until when, and how each term ended:
+    leader-election history
+
   A program that runs at each change of the leader, on any machine:
     leader-election observe -- /usr/local/bin/update-dns
 

@@ -6,6 +6,7 @@ mod ask;
 mod done;
 mod hand_over;
 mod health;
+mod history;
 mod observe;
 mod react;
 mod status;
@@ -37,6 +38,9 @@ pub(super) async fn run_etcd_command(
             timeout, command, ..
         } => react::run(cluster, leader_key, command, timeout).await,
         EtcdCommand::StepDown(args) => step_down::run(cluster, leader_key, *args).await,
+        EtcdCommand::History { json, timeout } => {
+            history::run(cluster, leader_key, json, timeout).await
+        }
         EtcdCommand::Done {
             forget: None,
             json,

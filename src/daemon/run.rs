@@ -195,7 +195,8 @@ async fn take_part(
     let mut outputs = Outputs {
         notifier: Notifier::from_environment(),
         reporter: Reporter::new(name, endpoints, &config),
-        server: listener.map(|listener| Server::new(listener, &config, candidate.status())),
+        server: listener
+            .map(|listener| Server::new(listener, &config, candidate.status(), candidate.terms())),
     };
     let mut watchdog = Watchdog::from_environment(candidate.liveness());
     let mut workload = Workload::new(command, &config, &candidate)?;

@@ -3,7 +3,7 @@
 
 mod actions;
 
-use super::{Leadership, NotRecorded, PutError, offer::Offer};
+use super::{Leadership, NotRecorded, PutError, history::History, offer::Offer};
 use crate::{
     backoff::{self, Jitter},
     clock::{self, Alarm},
@@ -89,6 +89,7 @@ pub(super) struct Driver {
     completing: Option<oneshot::Sender<Result<Entry, NotRecorded>>>,
     events: Option<mpsc::UnboundedSender<Event>>,
     status: watch::Sender<Status>,
+    pub(super) history: History,
 }
 
 impl Driver {
@@ -114,6 +115,7 @@ impl Driver {
         let driver = Self {
             target: Target::of_candidate(&config),
             joined: wall_clock::now(),
+            history: History::start(&config),
             config,
             machine,
             alarm: Alarm::new()?,
@@ -150,6 +152,7 @@ impl Driver {
         loop {
             self.carry_out();
             if matches!(self.machine.status().role, Role::Withdrawn) {
+                self.history.finish().await;
                 return outcome;
             }
             let back_off = self.back_off.map(|(_, until)| until);
@@ -263,6 +266,7 @@ impl Driver {
     }
 
     fn publish_event(&mut self, event: Event) {
+        self.history.record(&event);
         let recorded = match &event {
             Event::Recorded { record } => Some(Ok(record.clone())),
             Event::NotRecorded { may_exist: false } => Some(Err(NotRecorded::TermOver)),
@@ -283,8 +287,9 @@ impl Driver {
         }
     }
 
-    fn publish_status(&self) {
+    fn publish_status(&mut self) {
         let status = self.machine.status();
+        self.history.observe(&status);
         self.status.send_if_modified(|published| {
             let differs = *published != status;
             *published = status;

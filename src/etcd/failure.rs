@@ -137,3 +137,21 @@ fn append_causes(message: &mut String, error: &dyn std::error::Error) {
         next = error.source();
     }
 }
+
+/// Returns true iff etcd has compacted the revision that was asked for.
+pub(super) fn is_compacted(error: &Error) -> bool {
+    out_of_range(error).is_some_and(|message| message.contains("has been compacted"))
+}
+
+/// Returns true iff a response is larger than gRPC's limit for a message.
+pub(super) fn is_too_large(error: &Error) -> bool {
+    out_of_range(error).is_some_and(|message| message.contains("message length too large"))
+}
+
+// One code stands for both; only the texts, etcd's and tonic's, distinguish them.
+fn out_of_range(error: &Error) -> Option<&str> {
+    match error {
+        Error::GRpcStatus(status) if status.code() == Code::OutOfRange => Some(status.message()),
+        _ => None,
+    }
+}

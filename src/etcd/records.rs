@@ -1,10 +1,13 @@
 //! Asks for the records of jobs that are done, and removes them.
 
-use super::{Connection, no_header};
+use super::{
+    Connection,
+    failure::{is_compacted, is_too_large},
+    no_header,
+};
 use crate::protocol::{Failure, FailureKind};
-use etcd_client::{Compare, CompareOp, Error, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
 use std::time::Duration;
-use tonic::Code;
 
 /// How many records are read at once at most. A response of this many records is far smaller than
 /// gRPC's limit for a message, which is 4 MiB, unless somebody wrote large values by hand.
@@ -151,21 +154,5 @@ fn record(found: KeyValue) -> Record {
         key,
         value,
         mod_revision,
-    }
-}
-
-// One code stands for both; only the texts, etcd's and tonic's, distinguish them.
-fn is_compacted(error: &Error) -> bool {
-    out_of_range(error).is_some_and(|message| message.contains("has been compacted"))
-}
-
-fn is_too_large(error: &Error) -> bool {
-    out_of_range(error).is_some_and(|message| message.contains("message length too large"))
-}
-
-fn out_of_range(error: &Error) -> Option<&str> {
-    match error {
-        Error::GRpcStatus(status) if status.code() == Code::OutOfRange => Some(status.message()),
-        _ => None,
     }
 }

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 /// The names of an election's keys.
 #[derive(Debug)]
 pub(super) struct Keys {
-    key: LeaderKey,
+    pub(super) key: LeaderKey,
     leader: String,
     acting: String,
     /// The record of the job that runs once, if there is such a job.
@@ -67,7 +67,7 @@ impl Keys {
         self.done.as_deref().filter(|_| transaction.about_job)
     }
 
-    fn compares(&self, transaction: &Transaction) -> Vec<Compare> {
+    pub(super) fn compares(&self, transaction: &Transaction) -> Vec<Compare> {
         let mut guards: Vec<_> = (transaction.key_guards().into_iter())
             .flat_map(|(key, guard)| compares(self.name(key), guard))
             .collect();

@@ -81,6 +81,28 @@ pub(in crate::daemon) enum EtcdCommand {
     /// and with 1 if nobody does in time or etcd does not answer.
     StepDown(Box<StepDownArgs>),
 
+    /// Print the last terms: who led, from when until when, and how that began and ended
+    ///
+    /// Prints one line for each of the last 32 terms that are recorded under KEY/history/, the newest
+    /// last: the token, the leader's name, since when and until when it led by its own clock, how long
+    /// that is, how it came to lead, for how long nobody acted before, and why the term ended. Exit code
+    /// 0: there is a record. 3: there is none. 1: etcd refuses or does not respond in time.
+    History {
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+
+        /// How long to try
+        #[arg(
+            long,
+            value_name = "DURATION",
+            default_value = "5s",
+            value_parser = parse_timeout,
+            allow_hyphen_values = true
+        )]
+        timeout: Duration,
+    },
+
     /// Print which jobs of this election are recorded as done, or remove a record
     ///
     /// Prints one line for each record under KEY/done/, in the order of the keys: the job, the replica

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     config::LeaderKey,
-    daemon::render::{candidates_fields, date, leader_fields, loss_reason, situation_name, text},
+    daemon::{
+        render::{candidates_fields, date, leader_fields, loss_reason, situation_name, text},
+        terms,
+    },
 };
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -22,6 +25,8 @@ pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
     let transitions: Vec<_> = transitions
         .map(|it| transition(it, &snapshot.leader_key))
         .collect();
+    let terms = snapshot.terms.as_ref();
+    let terms: Option<Vec<_>> = terms.map(|terms| terms.iter().map(terms::fields).collect());
     let since = snapshot.transitions.last().map(|last| last.at);
     let mut object = text("name", snapshot.name.as_bytes());
     let rest = [
@@ -38,6 +43,7 @@ pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
         ("endpoint", json!(snapshot.endpoint)),
         ("etcd_answers", json!(snapshot.etcd_answers)),
         ("transitions", json!(transitions)),
+        ("terms", json!(terms)),
     ];
     object.extend(rest.map(|(field, value)| (field.to_owned(), value)));
     object.extend(candidates_fields(snapshot.candidates.as_ref()));

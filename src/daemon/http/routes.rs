@@ -155,7 +155,7 @@ mod tests {
             seats: None,
             endpoint: 0,
         });
-        let state = ReplicaState::new(&config, status);
+        let state = ReplicaState::new(&config, status, watch::channel(None).1);
         assert_eq!(live(&state).status(), StatusCode::OK);
         drop(election);
         assert_eq!(live(&state).status(), StatusCode::INTERNAL_SERVER_ERROR);

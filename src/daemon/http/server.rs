@@ -4,6 +4,7 @@ use super::{routes::router, state::ReplicaState};
 use crate::{
     config::Config,
     protocol::{Event, Status},
+    record::TermRecord,
 };
 use axum::Router;
 use hyper::server::conn::http1;
@@ -39,13 +40,18 @@ pub(in crate::daemon) struct Server {
 }
 
 impl Server {
-    /// Creates a server for a candidate with this configuration and status.
-    pub fn new(listener: TcpListener, config: &Config, status: watch::Receiver<Status>) -> Self {
+    /// Creates a server for a candidate with this configuration, status and history.
+    pub fn new(
+        listener: TcpListener,
+        config: &Config,
+        status: watch::Receiver<Status>,
+        terms: watch::Receiver<Option<Vec<TermRecord>>>,
+    ) -> Self {
         if let Ok(address) = listener.local_addr() {
             debug!(%address, "Listening for HTTP at {address}.");
         }
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let state = Arc::new(ReplicaState::new(config, status));
+        let state = Arc::new(ReplicaState::new(config, status, terms));
         Self {
             router: router(Arc::clone(&state)),
             state,

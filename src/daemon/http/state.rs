@@ -14,6 +14,7 @@ use crate::{
     config::{Config, LeaderKey},
     observer::Leader,
     protocol::{Event, Moment, Role, Situation, Status, Term, Timing},
+    record::TermRecord,
     wall_clock,
 };
 use std::{
@@ -36,6 +37,8 @@ pub(super) struct ReplicaState {
     leader_key: LeaderKey,
     endpoints: Vec<String>,
     status: watch::Receiver<Status>,
+    /// The last terms, as last read.
+    terms: watch::Receiver<Option<Vec<TermRecord>>>,
     known: Mutex<Known>,
     metrics: Metrics,
 }
@@ -71,16 +74,23 @@ pub(super) struct Snapshot {
     pub etcd_answers: bool,
     /// The last transitions, the oldest first.
     pub transitions: Vec<Transition>,
+    /// The last terms, as last read, the oldest first; `None` if they are not known.
+    pub terms: Option<Vec<TermRecord>>,
 }
 
 impl ReplicaState {
-    pub fn new(config: &Config, status: watch::Receiver<Status>) -> Self {
+    pub fn new(
+        config: &Config,
+        status: watch::Receiver<Status>,
+        terms: watch::Receiver<Option<Vec<TermRecord>>>,
+    ) -> Self {
         let endpoints = config.cluster().endpoints().iter();
         Self {
             name: config.name().as_str().to_owned(),
             leader_key: config.leader_key().clone(),
             endpoints: endpoints.map(ToString::to_string).collect(),
             status,
+            terms,
             known: Mutex::new(Known {
                 timing: Timing::new(config.ttl().as_duration(), config.grace()),
                 etcd_answers: None,
@@ -189,6 +199,7 @@ impl ReplicaState {
             endpoint: self.endpoints.get(status.endpoint).cloned(),
             etcd_answers: known.etcd_answers(&status, now),
             transitions: known.transitions.iter().cloned().collect(),
+            terms: self.terms.borrow().clone(),
         }
     }
 

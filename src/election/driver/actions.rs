@@ -172,12 +172,14 @@ impl Driver {
         self.overdue_tasks.append(&mut self.call_tasks);
         self.disconnect();
         abort_all(self.attempts.drain(..).map(|(_, task)| task));
+        self.history.set_connection(Some(connection.clone()));
         self.connection = Some(connection);
     }
 
     /// Drops the connection with what runs on it.
     fn disconnect(&mut self) {
         self.connection = None;
+        self.history.set_connection(None);
         abort_all(self.call_tasks.drain(..));
         abort_all(self.beside_tasks.drain(..));
         abort_all(self.watch_task.take());

@@ -76,6 +76,8 @@ pub enum Call {
     Watch,
     /// The transaction that records that a job is done.
     Record,
+    /// A transaction that writes the record of a term.
+    Term,
     /// The transaction that removes the record of a job.
     RemoveRecord,
     /// The transaction that asks a leader to hand over to a chosen candidate.
@@ -100,6 +102,8 @@ impl Call {
             Self::Campaign => contains(message, br#"{"name":"#),
             // Only the record of a job holds when it was written.
             Self::Record => contains(message, br#"{"at":"#),
+            // Only the record of a term says how that began.
+            Self::Term => contains(message, br#""came":"#),
             // One field, the id of the lease, which is long; a TTL is short.
             Self::KeepAlive => message.first() == Some(&0x08) && (6..=11).contains(&message.len()),
             // A request to create, which begins with its key: `leader` in these tests.

@@ -23,7 +23,10 @@ fn state(role: Role) -> (watch::Sender<Status>, ReplicaState) {
         seats: None,
         endpoint: 0,
     });
-    (sender, ReplicaState::new(&config, status))
+    (
+        sender,
+        ReplicaState::new(&config, status, watch::channel(None).1),
+    )
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! `history`: the last terms, how each began and ended.
+
+use super::{ask::Asker, print, table::aligned};
+use crate::{
+    config::{Cluster, LeaderKey},
+    daemon::{exit_code, render, terms},
+    etcd::Terms,
+    printable::Printable,
+    protocol::Entry,
+    record::TermRecord,
+    wall_clock,
+};
+use anyhow::Context;
+use serde_json::json;
+use std::time::{Duration, SystemTime};
+
+/// The names of the columns.
+const HEADER: [&str; 8] = [
+    "TOKEN", "NAME", "SINCE", "UNTIL", "LASTED", "CAME", "GAP", "END",
+];
+/// What stands for a field that is not known.
+const NOTHING: &str = "-";
+
+/// Prints the last terms, the newest last.
+///
+/// # Errors
+/// If etcd does not respond in time or refuses.
+pub(super) async fn run(
+    cluster: &Cluster,
+    leader_key: &LeaderKey,
+    json: bool,
+    timeout: Duration,
+) -> anyhow::Result<u8> {
+    let asker = Asker::new(cluster, leader_key, timeout);
+    let found = asker
+        .ask(async |connection, limit| connection.terms_and_keys(limit).await)
+        .await
+        .with_context(|| {
+            let folder = leader_key.history();
+            let folder = Printable(folder.as_bytes());
+            format!("could not read the terms below '{folder}'")
+        })?;
+    if found.records.is_empty() {
+        if !json {
+            let key = Printable(leader_key.as_str().as_bytes());
+            print(&format!("No term of the election '{key}' is recorded."))?;
+        }
+        return Ok(exit_code::NOTHING_FOUND);
+    }
+    let terms = found.records.iter();
+    let lines = if json {
+        terms
+            .map(|term| json_line(term, State::of(term, &found)))
+            .collect()
+    } else {
+        let rows = terms.map(|term| row(term, State::of(term, &found)));
+        let header = HEADER.map(str::to_owned);
+        aligned([header].into_iter().chain(rows).collect())
+    };
+    for line in lines {
+        if !print(&line)? {
+            break;
+        }
+    }
+    Ok(exit_code::SUCCESS)
+}
+
+/// What became of a term.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its holder leads.
+    Leads,
+    /// Its holder leads no more, and may still be acting.
+    Ending,
+    /// It ended in order.
+    Ended,
+    /// Its holder crashed or was cut off.
+    CutOff,
+    /// Its record cannot be read.
+    Unknown,
+}
+
+impl State {
+    /// Judges a term by its record and both keys.
+    fn of(term: &TermRecord, found: &Terms) -> Self {
+        let is_of_term = |key: &Option<Entry>| {
+            key.as_ref()
+                .is_some_and(|key| key.lease.is_some() && key.mod_revision == term.token.get())
+        };
+        match (
+            is_of_term(&found.keys.leader),
+            is_of_term(&found.keys.acting),
+        ) {
+            (true, true) => Self::Leads,
+            (false, true) => Self::Ending,
+            _ if term.until.is_some() || term.ended.is_some() => Self::Ended,
+            // Every holder writes its name.
+            _ if term.name.is_none() => Self::Unknown,
+            _ => Self::CutOff,
+        }
+    }
+
+    /// Returns the name that programs read; `None` if it is not known. It never changes.
+    const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Leads => Some("leads"),
+            Self::Ending => Some("ending"),
+            Self::Ended => Some("ended"),
+            Self::CutOff => Some("cut_off"),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// Returns the columns of a line of text.
+fn row(term: &TermRecord, state: State) -> [String; 8] {
+    let lasted = match state {
+        State::Leads => term
+            .since
+            .and_then(|since| wall_clock::now().duration_since(since).ok())
+            .map(|lasted| Duration::from_secs(lasted.as_secs())),
+        _ => term.lasted(),
+    };
+    let end = match (&term.ended, state) {
+        (Some(reason), _) => Printable(reason.as_bytes()).to_string(),
+        (None, State::Leads) => "leads".to_owned(),
+        (None, State::Ending) => "its holder may still be acting".to_owned(),
+        (None, State::CutOff) => "the holder crashed or was cut off".to_owned(),
+        (None, State::Ended | State::Unknown) => NOTHING.to_owned(),
+    };
+    let name = term.name.as_ref();
+    [
+        term.token.to_string(),
+        or_nothing(name.map(|name| format!("'{}'", Printable(name.as_bytes())))),
+        date(term.since),
+        date(term.until),
+        duration(lasted),
+        or_nothing(term.came.as_deref().map(way)),
+        duration(term.gap),
+        end,
+    ]
+}
+
+/// Returns the words for how a candidate came to lead.
+fn way(came: &str) -> String {
+    Printable(came.as_bytes()).to_string().replace('_', " ")
+}
+
+fn date(time: Option<SystemTime>) -> String {
+    or_nothing(time.map(|time| humantime::format_rfc3339_seconds(time).to_string()))
+}
+
+fn duration(duration: Option<Duration>) -> String {
+    or_nothing(duration.map(|duration| humantime::format_duration(duration).to_string()))
+}
+
+fn or_nothing(text: Option<String>) -> String {
+    text.unwrap_or_else(|| NOTHING.to_owned())
+}
+
+/// Returns the JSON object of a term.
+fn json_line(term: &TermRecord, state: State) -> String {
+    let mut fields = terms::fields(term);
+    fields.insert("state".to_owned(), json!(state.name()));
+    render::line(fields)
+}

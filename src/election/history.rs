@@ -1,0 +1,269 @@
+//! The history of terms: who led, from when until when, and how that began and ended.
+//!
+//! It is written beside the election, which never waits for it; only the end of the process does, for one
+//! request.
+
+mod writer;
+
+use crate::{
+    clock,
+    config::{Address, Config},
+    etcd::Connection,
+    protocol::{Entry, Event, LossReason, Moment, Status, Term, Timing},
+    record::TermRecord,
+    wall_clock,
+};
+use std::{
+    mem,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use writer::Writer;
+
+/// The records of the last terms, the oldest first; `None` if they are not known.
+pub(super) type KnownTerms = Option<Vec<TermRecord>>;
+
+/// What the writer must know.
+enum Note {
+    /// A term of this candidate has begun.
+    Began(Term, TermRecord),
+    /// It has ended in order.
+    Ended(End),
+    /// Another candidate leads.
+    Follows,
+}
+
+/// The end of a term of this candidate.
+struct End {
+    term: Term,
+    reason: LossReason,
+    at: SystemTime,
+    /// The connection at that time: a candidate that withdraws may have disconnected before this is written.
+    connection: Option<Box<Connection>>,
+}
+
+/// Takes down what happens, and passes it to a task that writes it.
+pub(super) struct History {
+    name: String,
+    address: Option<String>,
+    /// How long a request may take.
+    limit: Duration,
+    notes: mpsc::UnboundedSender<Note>,
+    connections: watch::Sender<Option<Box<Connection>>>,
+    known: watch::Sender<KnownTerms>,
+    writing: JoinHandle<()>,
+    /// `leader/acting` as last known.
+    acting: Option<Entry>,
+    /// When the last term was seen to have ended.
+    term_ended: Option<Moment>,
+    /// The term of this candidate that goes on.
+    term: Option<Term>,
+    /// Whether the end of this candidate's last term is to be written.
+    ends_in_order: bool,
+}
+
+impl History {
+    /// Starts the task, within a tokio runtime.
+    pub fn start(config: &Config) -> Self {
+        let limit = Timing::new(config.ttl().as_duration(), config.grace()).limit();
+        let (notes, notes_received) = mpsc::unbounded_channel();
+        let (connections, connections_received) = watch::channel(None);
+        let (known, _) = watch::channel(None);
+        let writer = Writer::new(notes_received, connections_received, known.clone(), limit);
+        Self {
+            name: config.name().as_str().to_owned(),
+            address: config.address().map(Address::as_str).map(str::to_owned),
+            limit,
+            notes,
+            connections,
+            known,
+            writing: tokio::spawn(writer.run()),
+            acting: None,
+            term_ended: None,
+            term: None,
+            ends_in_order: false,
+        }
+    }
+
+    /// Returns the sender of what is known, for those that want to know it.
+    pub fn known(&self) -> watch::Sender<KnownTerms> {
+        self.known.clone()
+    }
+
+    /// Sets the connection to use.
+    pub fn set_connection(&self, connection: Option<Box<Connection>>) {
+        self.connections.send_replace(connection);
+    }
+
+    /// Notices that the term before has ended: `leader/acting` is gone or was written anew.
+    pub fn observe(&mut self, status: &Status) {
+        let has_changed = status.acting != self.acting;
+        let last = mem::replace(&mut self.acting, status.acting.clone());
+        if status.keys_as_of.is_none() {
+            // Nothing is known of the keys, such as after etcd has gone back in its history.
+            self.term_ended = None;
+        } else if has_changed && last.is_some_and(|acting| acting.lease.is_some()) {
+            self.term_ended = Some(clock::now());
+        }
+    }
+
+    /// Takes down what happened.
+    pub fn record(&mut self, event: &Event) {
+        let note = match *event {
+            Event::Leading {
+                term,
+                was_handed_over,
+                ..
+            } => {
+                self.term = Some(term);
+                self.ends_in_order = false;
+                Note::Began(term, self.begin(term, was_handed_over))
+            }
+            Event::Lost { term, reason } => {
+                let is_first = self.term.take_if(|present| *present == term).is_some();
+                if !is_first || !is_orderly(reason) {
+                    return;
+                }
+                self.ends_in_order = true;
+                Note::Ended(End {
+                    term,
+                    reason,
+                    at: wall_clock::now(),
+                    connection: self.connections.borrow().clone(),
+                })
+            }
+            Event::Following { .. } => Note::Follows,
+            _ => return,
+        };
+        // Without rights, the task has ended.
+        let _ = self.notes.send(note);
+    }
+
+    fn begin(&mut self, term: Term, was_handed_over: bool) -> TermRecord {
+        let came = if was_handed_over {
+            TermRecord::HANDED_OVER
+        } else {
+            TermRecord::ELECTED
+        };
+        let now = clock::now();
+        TermRecord {
+            gap: self.term_ended.take().map(|ended| now.since(ended)),
+            ..TermRecord::now(term.token, &self.name, self.address.as_deref(), came)
+        }
+    }
+
+    /// Waits until the end of the last term is written, if it is to be, for one limit of a request at most.
+    pub async fn finish(self) {
+        let mut writing = self.writing;
+        // The task ends once it has nothing left to write.
+        drop(self.notes);
+        if !self.ends_in_order || timeout(self.limit, &mut writing).await.is_err() {
+            writing.abort();
+        }
+    }
+}
+
+/// Whether the holder knows that its term has ended in order: it stops acting before another can act.
+const fn is_orderly(reason: LossReason) -> bool {
+    matches!(
+        reason,
+        LossReason::LeaderKeyDeleted
+            | LossReason::LeaderKeyOverwritten
+            | LossReason::Withdrawn
+            | LossReason::Resigned
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Cluster,
+        protocol::{FencingToken, LeaseId, Role},
+    };
+
+    const TERM: Term = Term {
+        token: FencingToken::new(9),
+        lease: LeaseId::new(9),
+    };
+
+    fn status(acting: Option<(i64, i64)>) -> Status {
+        let entry = |(mod_revision, lease)| Entry {
+            value: b"{}"[..].into(),
+            lease: (lease != 0).then_some(LeaseId::new(lease)),
+            mod_revision,
+        };
+        Status {
+            role: Role::Follower,
+            keys_as_of: Some(clock::now()),
+            keys_known_until: None,
+            leader: None,
+            acting: acting.map(entry),
+            seats: None,
+            endpoint: 0,
+        }
+    }
+
+    /// Returns the record of a term that begins after these statuses were seen.
+    fn record_after(statuses: &[Status]) -> TermRecord {
+        let cluster = Cluster::new(vec!["127.0.0.1:1".parse().unwrap()]).unwrap();
+        let mut history = History::start(&Config::new("one".parse().unwrap(), cluster));
+        for status in statuses {
+            history.observe(status);
+        }
+        history.observe(&status(Some((9, 9))));
+        let record = history.begin(TERM, false);
+        assert_eq!(history.term_ended, None, "it counts once");
+        record
+    }
+
+    #[tokio::test]
+    async fn a_gap_is_known_if_the_end_of_the_term_before_was_seen() {
+        let (other, gone) = (status(Some((5, 5))), status(None));
+        let by_hand = status(Some((6, 0)));
+        let unknown = Status {
+            keys_as_of: None,
+            ..gone.clone()
+        };
+        for (statuses, is_known) in [
+            (vec![], false),
+            (vec![gone.clone()], false),
+            (vec![other.clone(), gone.clone()], true),
+            // It was handed over.
+            (vec![other.clone()], true),
+            (vec![by_hand.clone(), gone.clone()], false),
+            (vec![other.clone(), by_hand, gone.clone()], true),
+            // etcd went back in its history.
+            (vec![other.clone(), unknown.clone()], false),
+            (vec![other, gone.clone(), unknown], false),
+        ] {
+            let record = record_after(&statuses);
+            assert_eq!(record.gap.is_some(), is_known, "{statuses:?}");
+            assert!(record.gap.is_none_or(|gap| gap < Duration::from_mins(1)));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_reason_for_which_a_term_ended_counts() {
+        let cluster = Cluster::new(vec!["127.0.0.1:1".parse().unwrap()]).unwrap();
+        for (reasons, is_written) in [
+            ([LossReason::LeaderKeyDeleted, LossReason::NotRenewed], true),
+            ([LossReason::NotRenewed, LossReason::Withdrawn], false),
+        ] {
+            let mut history = History::start(&Config::new("one".parse().unwrap(), cluster.clone()));
+            history.record(&Event::Leading {
+                term: TERM,
+                deadline: clock::now(),
+                was_handed_over: true,
+            });
+            for reason in reasons {
+                history.record(&Event::Lost { term: TERM, reason });
+            }
+            assert_eq!(history.ends_in_order, is_written, "{reasons:?}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The record of a term, in `KEY/history/TOKEN`.
+
+use super::{seconds, time_from};
+use crate::{protocol::FencingToken, wall_clock};
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime};
+
+/// The record of a term, as far as it can be read. Its holder writes it when the term begins, and again
+/// if the term ends in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TermRecord {
+    /// The fencing token of the term, which the key holds.
+    pub token: FencingToken,
+    /// The name of the candidate that led.
+    pub name: Option<String>,
+    /// How to reach it while it led.
+    pub address: Option<String>,
+    /// When it began to act, by its own wall clock.
+    pub since: Option<SystemTime>,
+    /// How it came to lead: [`ELECTED`](Self::ELECTED), [`HANDED_OVER`](Self::HANDED_OVER), or what a
+    /// later version writes.
+    pub came: Option<String>,
+    /// For how long nobody acted before, by its own clock: from when it saw that the term before had ended
+    /// until it began to act. `None` if it did not see that.
+    pub gap: Option<Duration>,
+    /// When the term ended, by its holder's wall clock. `None` while the term lasts, and if its holder
+    /// crashed or was cut off.
+    pub until: Option<SystemTime>,
+    /// Why the term ended, in its holder's words.
+    pub ended: Option<String>,
+    /// The same for programs: [`LossReason::as_str`](crate::LossReason::as_str).
+    pub ended_as: Option<String>,
+}
+
+impl TermRecord {
+    /// The candidate won a campaign.
+    pub const ELECTED: &str = "elected";
+    /// The leader before handed its term over.
+    pub const HANDED_OVER: &str = "handed_over";
+
+    /// Creates the record of a term that begins now.
+    pub(crate) fn now(token: FencingToken, name: &str, address: Option<&str>, came: &str) -> Self {
+        Self {
+            name: Some(name.to_owned()),
+            address: address.map(str::to_owned),
+            since: Some(wall_clock::now()),
+            came: Some(came.to_owned()),
+            ..Self::unknown(token)
+        }
+    }
+
+    fn unknown(token: FencingToken) -> Self {
+        Self {
+            token,
+            name: None,
+            address: None,
+            since: None,
+            came: None,
+            gap: None,
+            until: None,
+            ended: None,
+            ended_as: None,
+        }
+    }
+
+    /// Returns the value of the key: a JSON object.
+    pub(crate) fn encode(&self) -> String {
+        let gap = self
+            .gap
+            .map(|gap| u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
+        let fields = [
+            ("name", json!(self.name)),
+            ("address", json!(self.address)),
+            ("since", json!(self.since.and_then(seconds))),
+            ("came", json!(self.came)),
+            ("gap_ms", json!(gap)),
+            ("until", json!(self.until.and_then(seconds))),
+            ("ended", json!(self.ended)),
+            ("ended_as", json!(self.ended_as)),
+        ];
+        let known = fields.into_iter().filter(|(_, value)| !value.is_null());
+        let known = known.map(|(field, value)| (field.to_owned(), value));
+        Value::Object(known.collect()).to_string()
+    }
+
+    /// Reads the value of a term's key, which may be anything; a field that cannot be read is `None`.
+    #[must_use]
+    pub fn decode(token: FencingToken, value: &[u8]) -> Self {
+        let object: Value = serde_json::from_slice(value).unwrap_or_default();
+        let text = |field: &str| object[field].as_str().map(str::to_owned);
+        Self {
+            token,
+            name: text("name"),
+            address: text("address"),
+            since: time_from(&object["since"]),
+            came: text("came"),
+            gap: object["gap_ms"].as_u64().map(Duration::from_millis),
+            until: time_from(&object["until"]),
+            ended: text("ended"),
+            ended_as: text("ended_as"),
+        }
+    }
+
+    /// Returns how long the term lasted, to the second, if its record says when it began and ended and its
+    /// holder's wall clock was not set back meanwhile.
+    #[must_use]
+    pub fn lasted(&self) -> Option<Duration> {
+        self.until?.duration_since(self.since?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: FencingToken = FencingToken::new(i64::MAX);
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn begun() -> TermRecord {
+        TermRecord {
+            since: Some(at(1_700_000_000)),
+            ..TermRecord::now(TOKEN, "Zoë \"1\"", None, TermRecord::ELECTED)
+        }
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_and_what_is_not_known_is_not_written() {
+        let ended = TermRecord {
+            address: Some("http://10.0.0.1".to_owned()),
+            gap: Some(Duration::from_millis(2345)),
+            until: Some(at(1_700_000_007)),
+            ended: Some("the leader key was deleted".to_owned()),
+            ended_as: Some("leader_key_deleted".to_owned()),
+            ..begun()
+        };
+        for record in [begun(), ended.clone()] {
+            let read = TermRecord::decode(TOKEN, record.encode().as_bytes());
+            assert_eq!(read, record);
+        }
+        assert_eq!(
+            begun().encode(),
+            r#"{"came":"elected","name":"Zoë \"1\"","since":1700000000}"#
+        );
+        assert_eq!(begun().lasted(), None);
+        assert_eq!(ended.lasted(), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn later_versions_and_unreadable_values_are_understood_as_far_as_possible() {
+        let later = br#"{"came":"taken_over","gap_ms":-1,"until":"x","ended":[1],"limit":{}}"#;
+        let expected = TermRecord {
+            came: Some("taken_over".to_owned()),
+            ..TermRecord::unknown(TOKEN)
+        };
+        assert_eq!(TermRecord::decode(TOKEN, later), expected);
+        for unreadable in [&b"\xff"[..], b"7", b"[]", b""] {
+            let read = TermRecord::decode(TOKEN, unreadable);
+            assert_eq!(read, TermRecord::unknown(TOKEN));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_gives_no_duration() {
+        let until = Some(at(1_600_000_000));
+        let record = TermRecord { until, ..begun() };
+        assert_eq!(record.lasted(), None);
+    }
+}
