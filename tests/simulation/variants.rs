@@ -62,7 +62,7 @@ const VARIANTS: &[Variant] = &[
             "handle_keepalive",
             "call.kept_alive = Some(kept_alive);",
             "call.kept_alive = Some(kept_alive);
-             let (sent, lease) = (call.sent, call.lease().unwrap_or(LeaseId::new(0)));
+             let (sent, lease) = (call.sent, call.lease().unwrap_or(super::LeaseId::new(0)));
              if matches!(self.state, State::Leader(_)) {
                  self.accept_answer(now, sent, kept_alive, self.known.as_ref().and_then(|known| known.token(lease)));
              }",
