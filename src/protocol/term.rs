@@ -21,7 +21,7 @@ impl LeaseId {
         self.0
     }
 
-    /// Returns the id after this one. Zero would mean that etcd chooses.
+    /// Rule 25: returns the id after this one. Zero would mean that etcd chooses.
     pub(super) fn next(self) -> Self {
         Self((self.0.wrapping_add(1) & i64::MAX).max(1))
     }
