@@ -27,6 +27,7 @@ pub mod proxy;
 pub mod record;
 pub mod refusals;
 pub mod requests;
+pub mod seated;
 pub mod seats;
 pub mod served;
 pub mod standbys;
