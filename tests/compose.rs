@@ -20,6 +20,13 @@ fn start_of(name: &str, etcd: &str, role: &str) -> Vec<String> {
     ]
 }
 
+/// Returns what a follower says from the hand-over of a term until it has a role again: nobody campaigns.
+fn transfer_to(role: &str) -> Vec<String> {
+    ["LEADERSHIP CHANGE REQUIRED", role]
+        .map(str::to_owned)
+        .into()
+}
+
 /// Returns what a follower says from the deletion of the leader's key until it has a role again.
 fn change_to(role: &str) -> Vec<String> {
     [
@@ -128,7 +135,9 @@ fn a_follower_takes_over_from_a_killed_leader_which_then_comes_back() {
         docker(&["stop", &stopped]);
         assert_eq!(up.wait_for_next(second, &[LEADER_STOPS]), [LEADER_STOPS]);
         assert_eq!(exit_code(&stopped), "0");
-        let (third, _) = elect(&mut up, &others, |_, role| change_to(role));
+        let (third, _) = elect(&mut up, &others, |_, role| transfer_to(role));
+        let handed_over = format!("Handed over to '{third}'.");
+        assert_eq!(up.wait_for_next(second, &[&handed_over]), [&*handed_over]);
         up.wait_for_another(third, REFRESHED);
 
         docker(&["start", &killed]);
