@@ -5,9 +5,9 @@ mod support;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use support::checker::{stall, terms, within_bound};
-use support::compose::{Compose, binaries, docker, inspect};
+use support::compose::{Compose, binaries, docker, inspect, poll_docker};
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, wait_for_next_roles, wait_for_settled};
 use support::{FAIL_OVER, TTL, let_pass, lock, project, unique_name};
 
@@ -115,6 +115,24 @@ impl Site {
         let leader = wait_for_next_roles(&mut self.replicas);
         self.replicas[leader].wait_for_next_refreshes(1);
         leader
+    }
+
+    /// Stops a container, as `docker stop` does, and waits until the replica has ended.
+    fn stop(&mut self, number: usize) {
+        docker(&["stop", &self.container_of(&self.replicas[number].name)]);
+        assert_eq!(self.replicas[number].wait_exit().code(), Some(0));
+    }
+
+    /// Waits until this many candidates have a seat.
+    fn wait_for_seats(&self, count: usize) {
+        let etcd = self.container_of(ETCD);
+        let list = ["etcdctl", "get", "--prefix", "leader/candidates/"];
+        let list = [&["exec", &etcd], &list[..], &["--keys-only"]].concat();
+        poll_docker("all have a seat", || {
+            let keys = docker(&list);
+            let seats = keys.iter().filter(|key| !key.is_empty());
+            (seats.count() == count).then_some(())
+        });
     }
 
     fn container_of(&self, role: &str) -> String {
@@ -240,4 +258,53 @@ fn replicas_find_etcd_again_when_its_name_is_unknown_for_a_while_and_then_has_an
         FAIL_OVER,
         TTL,
     );
+}
+
+/// By when another replica leads once a container is stopped in order.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+#[test]
+fn containers_that_are_stopped_one_after_the_other_hand_over_to_the_next_whatever_the_order() {
+    let mut site = Site::new();
+    let orders = [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ];
+    for (round, order) in orders.into_iter().enumerate() {
+        println!("{order:?}");
+        // The first one leads, and the others follow in this order.
+        for place in 0..3 {
+            site.start_replica(&format!("server{round}{place}"));
+            let role = if place == 0 { LEADER } else { FOLLOWER };
+            site.replicas[place].wait_for_next(role);
+            site.wait_for_seats(place + 1);
+        }
+        let mut running = vec![0, 1, 2];
+        let mut led = 1;
+        for stopped in order {
+            let leads = running[0];
+            // It knows of all seats.
+            site.replicas[leads].skip();
+            site.replicas[leads].wait_for_next_refreshes(2);
+            let asked = SystemTime::now();
+            site.stop(stopped);
+            running.retain(|place| *place != stopped);
+            let Some(&next) = running.first() else {
+                continue;
+            };
+            if stopped == leads {
+                site.replicas[next].wait_for_next(LEADER);
+                led += 1;
+            }
+            site.replicas[next].wait_for_next_refreshes(1);
+            let took = stall(&terms(&site.all()), asked);
+            within_bound("container stopped", took, HAND_OVER, TTL);
+        }
+        assert_eq!(terms(&site.all()).len(), led);
+        site.replicas.clear();
+    }
 }
