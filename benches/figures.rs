@@ -1,12 +1,15 @@
-//! Measures the README's figures: `cargo bench --bench figures` (`RUNS=30` for more runs).
+//! Measures the README's figures: `cargo bench --bench figures` (`RUNS=30` for more runs). With
+//! `PREVIOUS=/path/to/leader-election`, another build starts beside this one, for comparison.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use rustix::process::Signal;
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -14,7 +17,9 @@ use std::{
 use support::{
     daemon::{self, Daemon, FOLLOWER, LEADER},
     etcd::{self, Etcd},
-    let_pass,
+    let_pass, poll_until,
+    process::Process,
+    seats,
 };
 
 fn main() {
@@ -26,6 +31,11 @@ fn main() {
     let binary = etcd::binaries().pop().expect("an etcd");
     let etcd = Etcd::start(&binary);
     println!("{runs} runs each, against {}", binary.display());
+
+    compare_hand_overs(runs, &binary);
+    if let Some(previous) = std::env::var_os("PREVIOUS") {
+        compare_starts(runs, &etcd, &previous);
+    }
 
     let mut first_lead = Vec::new();
     let mut hand_over = Vec::new();
@@ -160,6 +170,147 @@ fn deletion_of_leader(binary: &std::path::Path, etcd: &Etcd) -> thread::JoinHand
         drop(commands);
         deleted.1
     })
+}
+
+/// An election of replicas without a COMMAND, with an etcd of its own.
+struct Replicas {
+    etcd: Etcd,
+    /// The first one leads.
+    running: Vec<Daemon>,
+    started: usize,
+}
+
+impl Replicas {
+    fn start(binary: &Path, count: usize) -> Self {
+        let mut replicas = Self {
+            etcd: Etcd::start(binary),
+            running: Vec::new(),
+            started: 0,
+        };
+        replicas.add(LEADER);
+        for _ in 1..count {
+            replicas.add(FOLLOWER);
+        }
+        replicas
+    }
+
+    fn add(&mut self, role: &str) {
+        self.started += 1;
+        let name = format!("server{}", self.started);
+        let mut replica = Daemon::spawn(&name, daemon::plain(&name, &self.etcd.endpoint()));
+        replica.wait_for_next(role);
+        self.running.push(replica);
+    }
+
+    /// Returns how long it takes from SIGTERM of the leader until the next one leads; replaces the one
+    /// that ends.
+    fn hand_over(&mut self) -> Duration {
+        let mut leader = self.running.remove(0);
+        // It knows by then which candidates there are.
+        leader.skip();
+        leader.wait_for_next_refreshes(2);
+        let next = seats::successor(&self.etcd, &leader.name).name;
+        let next = self.running.iter().position(|one| one.name == next);
+        let next = next.expect("a candidate that runs");
+        let asked = Instant::now();
+        leader.signal(Signal::TERM);
+        let took = self.running[next].wait_for_next(LEADER).at - asked;
+        leader.wait_exit();
+        self.running.swap(0, next);
+        self.add(FOLLOWER);
+        took
+    }
+}
+
+/// Candidates of `etcdctl elect`, with an etcd of their own; the first one leads, and the others follow in
+/// this order.
+struct Electors {
+    etcd: Etcd,
+    etcdctl: PathBuf,
+    running: Vec<Process>,
+}
+
+impl Electors {
+    fn start(binary: &Path, count: usize) -> Self {
+        let mut electors = Self {
+            etcd: Etcd::start(binary),
+            etcdctl: binary.with_file_name("etcdctl"),
+            running: Vec::new(),
+        };
+        for _ in 0..count {
+            electors.add();
+        }
+        electors.running[0].wait_for_next(PROPOSAL);
+        electors
+    }
+
+    fn add(&mut self) {
+        let mut elect = Command::new(&self.etcdctl);
+        elect.env("ETCDCTL_API", "3").stdin(Stdio::null());
+        elect.args(["--endpoints", &self.etcd.endpoint(), "elect", "e", PROPOSAL]);
+        self.running.push(Process::spawn("elect", elect));
+        poll_until("it takes part", || {
+            let keys = self.etcd.etcdctl(&["get", "--prefix", "e/", "--keys-only"]);
+            let candidates = keys.lines().filter(|line| !line.is_empty()).count();
+            (candidates == self.running.len()).then_some(())
+        });
+    }
+
+    /// Does the same as [`Replicas::hand_over`].
+    fn hand_over(&mut self) -> Duration {
+        let mut leader = self.running.remove(0);
+        let asked = Instant::now();
+        leader.signal(Signal::TERM);
+        let took = self.running[0].wait_for_next(PROPOSAL).at - asked;
+        leader.wait_exit();
+        self.add();
+        took
+    }
+}
+
+/// What a candidate of `etcdctl elect` prints when it leads.
+const PROPOSAL: &str = "proposal";
+
+/// Compares hand-overs among few and among many candidates with those of `etcdctl elect`; their runs take
+/// turns, so that whatever else this machine does is the same for all.
+fn compare_hand_overs(runs: usize, binary: &Path) {
+    let mut few = Replicas::start(binary, 3);
+    let mut many = Replicas::start(binary, 60);
+    let mut electors = Electors::start(binary, 3);
+    let mut times = [const { Vec::new() }; 3];
+    for _ in 0..runs {
+        times[0].push(few.hand_over());
+        times[1].push(many.hand_over());
+        times[2].push(electors.hand_over());
+    }
+    row(
+        "from SIGTERM of the leader to the next, of 3",
+        &mut times[0],
+    );
+    row(
+        "from SIGTERM of the leader to the next, of 60",
+        &mut times[1],
+    );
+    row("the same with etcdctl elect, of 3", &mut times[2]);
+}
+
+/// Compares how soon a replica of this build leads with how soon one of another build does.
+fn compare_starts(runs: usize, etcd: &Etcd, other: &OsStr) {
+    let mut times = [const { Vec::new() }; 2];
+    for _ in 0..runs {
+        let own = daemon::plain("a", &etcd.endpoint());
+        let mut others = Command::new(other);
+        others.args(own.get_args()).stdin(Stdio::null());
+        for (command, times) in [own, others].into_iter().zip(&mut times) {
+            let begun = Instant::now();
+            let mut replica = Daemon::spawn("a", command);
+            times.push(replica.wait_for_next(LEADER).at - begun);
+            replica.signal(Signal::TERM);
+            replica.wait_exit();
+        }
+    }
+    row("from exec to leading, this build", &mut times[0]);
+    row("from exec to leading, the other build", &mut times[1]);
 }
 
 fn resident(daemon: &Daemon) -> String {
