@@ -73,7 +73,7 @@ impl Leadership {
 /// Writes in a term.
 impl Leadership {
     /// Writes a key in etcd, only if this term is not over. The write is one transaction, which requires
-    /// that `leader/acting` stands as this term's campaign wrote it. So a leader that has lost its term
+    /// that `leader/acting` stands as it was written when this term began. So a leader that has lost its term
     /// cannot write, however late its request arrives. The key is bound to no lease.
     ///
     /// This sends one request, and waits for its response for up to a fifth of the TTL (5 s at most).

@@ -1,7 +1,7 @@
 //! Rule 23, the hand-over of a term to a known successor, once what acted has stopped.
 //!
-//! What can be done about the keys of a term is decided by what is known of them: `leader` stands as the
-//! term's campaign wrote it, or it is absent, or it is another's. If anything speaks against a hand-over,
+//! What can be done about the keys of a term is decided by what is known of them: `leader` stands as it
+//! was written when the term began, or it is absent, or it is another's. If anything speaks against a hand-over,
 //! the keys are released, and all candidates campaign.
 
 use super::{
@@ -14,7 +14,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(super) struct Handover {
     term: Term,
-    /// Whether `leader` stands as the term's campaign wrote it; otherwise it is absent.
+    /// Whether `leader` stands as it was written when the term began; otherwise it is absent.
     leader_stands: bool,
     stage: Stage,
     /// The leases of candidates that are silent or gone.

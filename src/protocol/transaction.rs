@@ -207,7 +207,7 @@ impl Transaction {
     }
 
     /// Rule 23: hands a term whose holder has stopped acting to the candidate in a seat: `leader/acting`
-    /// must stand as the term's campaign wrote it; `leader` must too, or be absent; `KEY/next` and the seat
+    /// must stand as it was written when the term began; `leader` must too, or be absent; `KEY/next` and the seat
     /// must stand as they were read.
     ///
     /// Returns `None` if the seat is bound to no lease.
@@ -264,7 +264,7 @@ impl Transaction {
     }
 
     /// Rule 7: releases the keys of a term that is over, and the seat of its holder: `leader/acting` if it
-    /// stands as the term's campaign wrote it, and `leader` if `with_leader`, which is then required to
+    /// stands as it was written when the term began, and `leader` if `with_leader`, which is then required to
     /// stand so too.
     #[must_use]
     pub const fn release(term: Term, with_leader: bool, own_seat: Option<SeatNumber>) -> Self {
@@ -288,7 +288,7 @@ impl Transaction {
         }
     }
 
-    /// Rule 21: puts a key if `leader/acting` stands as the term's campaign wrote it.
+    /// Rule 21: puts a key if `leader/acting` stands as it was written when the term began.
     ///
     /// Repeating it does no harm: it puts the same value, or nothing.
     #[must_use]

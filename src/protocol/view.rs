@@ -156,7 +156,7 @@ impl Known {
         )
     }
 
-    /// Which keys still stand as the term's campaign wrote them: what was written again since, with
+    /// Which keys still stand as they were written when the term began: what was written again since, with
     /// the term's own lease even, was taken from it.
     pub fn ownership_in(&self, term: Term) -> Ownership {
         let stands = |entry: Option<&Entry>| {
@@ -173,7 +173,7 @@ impl Known {
         (self.ownership_in(term) == Ownership::Both).then_some(token)
     }
 
-    /// Returns true iff `leader/acting` stands as the term's campaign wrote it.
+    /// Returns true iff `leader/acting` stands as it was written when the term began.
     pub fn acts_in(&self, term: Term) -> bool {
         matches!(
             self.ownership_in(term),
