@@ -19,7 +19,7 @@ use support::{
     etcd::{self, Etcd},
     let_pass, poll_until,
     process::Process,
-    seats,
+    seated,
 };
 
 fn main() {
@@ -209,7 +209,7 @@ impl Replicas {
         // It knows by then which candidates there are.
         leader.skip();
         leader.wait_for_next_refreshes(2);
-        let next = seats::successor(&self.etcd, &leader.name).name;
+        let next = seated::successor(&self.etcd, &leader.name).name;
         let next = self.running.iter().position(|one| one.name == next);
         let next = next.expect("a candidate that runs");
         let asked = Instant::now();

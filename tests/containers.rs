@@ -126,8 +126,9 @@ impl Site {
     /// Waits until this many candidates have a seat.
     fn wait_for_seats(&self, count: usize) {
         let etcd = self.container_of(ETCD);
-        let list = ["etcdctl", "get", "--prefix", "leader/candidates/"];
-        let list = [&["exec", &etcd], &list[..], &["--keys-only"]].concat();
+        let list = ["etcdctl", "--endpoints=http://127.0.0.1:2378", "get"];
+        let seats = ["--prefix", "leader/candidates/", "--keys-only"];
+        let list = [&["exec", &etcd], &list[..], &seats].concat();
         poll_docker("all have a seat", || {
             let keys = docker(&list);
             let seats = keys.iter().filter(|key| !key.is_empty());
