@@ -6,7 +6,6 @@ mod support;
 
 use rustix::process::Signal;
 use std::{
-    ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -33,9 +32,7 @@ fn main() {
     println!("{runs} runs each, against {}", binary.display());
 
     compare_hand_overs(runs, &binary);
-    if let Some(previous) = std::env::var_os("PREVIOUS") {
-        compare_starts(runs, &etcd, &previous);
-    }
+    compare_starts(runs, &etcd);
 
     let mut first_lead = Vec::new();
     let mut hand_over = Vec::new();
@@ -294,12 +291,16 @@ fn compare_hand_overs(runs: usize, binary: &Path) {
     row("the same with etcdctl elect, of 3", &mut times[2]);
 }
 
-/// Compares how soon a replica of this build leads with how soon one of another build does.
-fn compare_starts(runs: usize, etcd: &Etcd, other: &OsStr) {
+/// Compares how soon a replica of this build leads with how soon one of another build does, if there is
+/// another.
+fn compare_starts(runs: usize, etcd: &Etcd) {
+    let Some(other) = std::env::var_os("PREVIOUS") else {
+        return;
+    };
     let mut times = [const { Vec::new() }; 2];
     for _ in 0..runs {
         let own = daemon::plain("a", &etcd.endpoint());
-        let mut others = Command::new(other);
+        let mut others = Command::new(&other);
         others.args(own.get_args()).stdin(Stdio::null());
         for (command, times) in [own, others].into_iter().zip(&mut times) {
             let begun = Instant::now();
