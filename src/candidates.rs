@@ -133,6 +133,7 @@ mod tests {
         Entry {
             value: value.as_bytes().into(),
             lease: (lease != 0).then(|| LeaseId::new(lease)),
+            create_revision: mod_revision,
             mod_revision,
         }
     }
@@ -143,8 +144,8 @@ mod tests {
         let taken = seats.map(|(number, (lease, create_revision, value))| Seat {
             number,
             entry: entry(*lease, *create_revision, value),
-            create_revision: *create_revision,
             has_name: SeatRecord::decode(value.as_bytes()).name.is_some(),
+            is_healthy: true,
             acts: None,
         });
         Seats {

@@ -164,6 +164,7 @@ fn entry(key_value: &KeyValue) -> Entry {
         lease: Some(key_value.lease())
             .filter(|lease| *lease != 0)
             .map(LeaseId::new),
+        create_revision: key_value.create_revision(),
         mod_revision: key_value.mod_revision(),
     }
 }

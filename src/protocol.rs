@@ -218,8 +218,6 @@ pub struct Machine {
     next_lease: LeaseId,
     /// How many campaigns on the present lease have had no response: any of them may still take effect.
     open_campaigns: u32,
-    /// Whether the response to a campaign has shown that it was won.
-    has_won: bool,
     /// When the request was sent whose response last showed both keys, in this history of etcd.
     keys_as_of: Option<Moment>,
     reporter: Reporter,
@@ -251,7 +249,6 @@ impl Machine {
             registry: Registry::default(),
             next_lease: settings.first_lease,
             open_campaigns: 0,
-            has_won: false,
             keys_as_of: None,
             reporter: Reporter::default(),
             actions: VecDeque::new(),

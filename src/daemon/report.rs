@@ -124,23 +124,7 @@ impl Reporter {
                 let (token, lease) = (term.token.get(), term.lease);
                 info!(name, token, %lease, reason, "No longer the leader: {reason}.");
             }
-            // An earlier version needs no more than that.
-            Event::SeatsDenied { failure } => {
-                let (key, reason) = (&self.leader_key, failure_reason(&failure));
-                info!(
-                    name,
-                    reason,
-                    "etcd permits only '{key}' and '{key}/acting': this replica is not listed as a \
-                     candidate and keeps no history, and when it stops, all replicas campaign. To \
-                     change that, permit reading and writing the prefix '{key}/'."
-                );
-            }
-            Event::HandedOver { term, to } => {
-                let successor = SeatRecord::decode(&to.entry.value).name.unwrap_or_default();
-                let successor = Printable(successor.as_bytes()).to_string();
-                let (token, seat) = (term.token.get(), to.number);
-                info!(name, token, successor, %seat, "Handed over to '{successor}'.");
-            }
+            Event::SeatsDenied { .. } | Event::HandedOver { .. } => self.report_seats(&event),
             Event::Releasing { lease, led } => {
                 self.has_released = true;
                 let what = if led { "the leader" } else { "a candidate" };
@@ -157,6 +141,31 @@ impl Reporter {
                 self.report_end(event);
             }
             other => self.warn(&other),
+        }
+    }
+
+    /// Logs what concerns the candidates' seats.
+    fn report_seats(&self, event: &Event) {
+        let name = self.name.as_str();
+        match event {
+            // An earlier version needs no more than that.
+            Event::SeatsDenied { failure } => {
+                let (key, reason) = (&self.leader_key, failure_reason(failure));
+                info!(
+                    name,
+                    reason,
+                    "etcd permits only '{key}' and '{key}/acting': this replica is not listed as a \
+                     candidate and keeps no history, and when it stops, all replicas campaign. To \
+                     change that, permit reading and writing the prefix '{key}/'."
+                );
+            }
+            Event::HandedOver { term, to } => {
+                let successor = SeatRecord::decode(&to.entry.value).name.unwrap_or_default();
+                let successor = Printable(successor.as_bytes()).to_string();
+                let (token, seat) = (term.token.get(), to.number);
+                info!(name, token, successor, %seat, "Handed over to '{successor}'.");
+            }
+            _ => {}
         }
     }
 

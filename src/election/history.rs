@@ -195,6 +195,7 @@ mod tests {
         let entry = |(mod_revision, lease)| Entry {
             value: b"{}"[..].into(),
             lease: (lease != 0).then_some(LeaseId::new(lease)),
+            create_revision: mod_revision,
             mod_revision,
         };
         Status {

@@ -150,8 +150,8 @@ impl Keys {
             let record = SeatRecord::decode(&entry.value);
             Some(Seat {
                 number,
-                create_revision: key_value.create_revision(),
                 has_name: record.name.is_some(),
+                is_healthy: record.healthy != Some(false),
                 acts: record.acts,
                 entry,
             })

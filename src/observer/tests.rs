@@ -15,6 +15,7 @@ fn entry(mod_revision: i64) -> Entry {
     Entry {
         value: br#"{"name":"a","address":"there","since":1}"#.as_slice().into(),
         lease: Some(LeaseId::new(7)),
+        create_revision: mod_revision,
         mod_revision,
     }
 }

@@ -22,6 +22,7 @@ impl Machine {
             Ok(()) => {
                 self.watch = None;
                 self.interrupt_releases(now);
+                self.interrupt_seat(now);
                 self.calls.connected(endpoint);
                 if self.state.lease().is_some() {
                     self.ask_version();
@@ -75,8 +76,7 @@ impl Machine {
             Ok(ttl) => {
                 self.events.push_back(Event::Granted { lease, ttl });
                 self.open_campaigns = 0;
-                self.has_won = false;
-                self.registry.begin(lease);
+                self.registry.begin();
                 let lease = Lease {
                     id: lease,
                     timing: Timing::new(ttl, self.settings.grace),
@@ -195,19 +195,18 @@ impl Machine {
         let record = view.done.clone();
         let seats = view.seats.clone();
         let seen = Known::from_view(view);
+        let is_first = call.transacted.is_none();
         call.transacted = Some(Transacted {
             raft_term,
             outdated,
             shows: call.lease().and_then(|lease| seen.acting_token(lease)),
         });
         let (sent, kind) = (call.sent, call.kind);
-        if call.is_campaign() {
+        if is_first && call.is_campaign() {
             self.open_campaigns = self.open_campaigns.saturating_sub(1);
-            self.has_won |= call
-                .lease()
-                .is_some_and(|lease| seen.token(lease).is_some());
         }
-        self.events.extend(self.registry.report_denial());
+        self.events
+            .extend(self.registry.permit(now, seats.is_some()));
         if let Some(seats) = seats {
             self.registry.show_in_try(seats, first_unseen - 1);
         }
@@ -322,7 +321,8 @@ impl Machine {
                 if nobody {
                     self.hold_off.map_or(now, |until| until.max(now))
                 } else {
-                    let next = sent + candidacy.lease.timing.follow_every();
+                    let every = candidacy.lease.timing.follow_every();
+                    let next = sent + self.registry.pace(candidacy.lease.id, every);
                     acting_alone.map_or(next, |alone| alone.next_try(sent, next))
                 }
             }

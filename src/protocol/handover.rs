@@ -8,7 +8,7 @@ use super::{
     CallId, Event, Failure, FailureKind, Known, LeaseId, LeaseTime, Machine, Moment, Reads, Seat,
     Seats, Term, Transaction, View, release::Step, view::Ownership,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// A term that is to be handed over.
 #[derive(Clone, Debug)]
@@ -17,8 +17,15 @@ pub(super) struct Handover {
     /// Whether `leader` stands as it was written when the term began; otherwise it is absent.
     leader_stands: bool,
     stage: Stage,
-    /// The leases of candidates that are silent or gone.
-    silent: Vec<LeaseId>,
+    /// Leases of candidates to which it is not handed: they are silent or gone, or this candidate's own.
+    passed_over: Vec<LeaseId>,
+    /// How many candidates were silent.
+    silent: usize,
+    /// Whether the seats were read since what acted has stopped.
+    is_refreshed: bool,
+    /// Whether a campaign on the term's lease has had no response: it could write the keys again once they
+    /// are deleted.
+    has_open_campaign: bool,
     /// Whether a hand-over was refused, because something had changed.
     was_refused: bool,
 }
@@ -27,7 +34,7 @@ pub(super) struct Handover {
 #[derive(Clone, Debug)]
 enum Stage {
     /// The seats are to be read: `leader` was deleted since, perhaps together with a choice of the
-    /// successor.
+    /// successor; or what is known of the seats is outdated, or shows no successor.
     Refresh,
     /// It is to be asked whether this candidate is alive.
     Check { to: Seat },
@@ -50,35 +57,52 @@ impl Handover {
         }
     }
 
+    /// After so many candidates that are silent, it is not worth the time to ask about others.
+    const MOST_SILENT: usize = 2;
+
     /// Returns what to do if there is no successor.
     fn release(&self) -> Step {
+        if self.has_open_campaign {
+            return Step::REVOKE;
+        }
         Step::Delete {
             term: self.term,
             with_leader: self.leader_stands,
         }
     }
 
+    /// Returns the next step after a candidate turned out to be gone: what is known of the seats is
+    /// outdated.
+    fn without(mut self, gone: &Seat, seats: Option<&Seats>) -> Step {
+        self.passed_over.extend(gone.entry.lease);
+        if self.is_refreshed {
+            return self.with_successor(seats);
+        }
+        self.stage = Stage::Refresh;
+        Step::HandOver(Box::new(self))
+    }
+
     /// Returns the next step, by what is known of the seats: to ask whether the best candidate that is not
     /// known to be silent is alive.
     fn with_successor(mut self, seats: Option<&Seats>) -> Step {
-        let successor = seats.and_then(|seats| self.successor(seats));
-        match successor.cloned() {
-            Some(to) => {
-                self.stage = Stage::Check { to };
-                Step::HandOver(Box::new(self))
-            }
-            None => self.release(),
-        }
+        let seats = seats.filter(|_| self.silent < Self::MOST_SILENT);
+        let Some(seats) = seats else {
+            return self.release();
+        };
+        self.stage = match self.successor(seats) {
+            Some(to) => Stage::Check { to: to.clone() },
+            None if !self.is_refreshed => Stage::Refresh,
+            None => return self.release(),
+        };
+        Step::HandOver(Box::new(self))
     }
 
     /// Returns the seat of the candidate to which the term is to be handed: the one that was chosen for
     /// it; otherwise the one that has held its seat for longest.
     fn successor<'a>(&self, seats: &'a Seats) -> Option<&'a Seat> {
+        let is_other = |lease| lease != self.term.lease && !self.passed_over.contains(&lease);
         let may_follow = |seat: &&Seat| {
-            let lease = seat.entry.lease;
-            seat.has_name
-                && lease
-                    .is_some_and(|lease| lease != self.term.lease && !self.silent.contains(&lease))
+            seat.has_name && seat.is_healthy && seat.entry.lease.is_some_and(is_other)
         };
         let chosen = seats.chosen_for(self.term.token);
         let chosen = chosen.and_then(|lease| seats.of(lease)).filter(may_follow);
@@ -97,14 +121,29 @@ impl LeaseTime {
 }
 
 impl Machine {
+    /// Returns what the seat holds of the candidate to which a transaction hands a term over.
+    #[must_use]
+    pub fn successor_value(&self, handing_over: &Transaction) -> Option<Arc<[u8]>> {
+        self.releases
+            .iter()
+            .find_map(|release| match &release.step {
+                Step::HandOver(handover) => match &handover.stage {
+                    Stage::Send { to, transaction } if transaction == handing_over => {
+                        Some(Arc::clone(&to.entry.value))
+                    }
+                    _ => None,
+                },
+                _ => None,
+            })
+    }
+
     /// Rules 7 and 23: returns the first step of releasing the keys of a term whose holder has stopped in
     /// order.
     pub(super) fn first_step(&self, term: Term) -> Step {
         let Some(known) = &self.known else {
             return Step::REVOKE;
         };
-        // A campaign without a response could write the keys again once they are deleted.
-        if self.open_campaigns > 0 || !known.acts_in(term) {
+        if !known.acts_in(term) {
             return Step::REVOKE;
         }
         let leader_stands = known.ownership_in(term) == Ownership::Both;
@@ -112,7 +151,10 @@ impl Machine {
             term,
             leader_stands,
             stage: Stage::Refresh,
-            silent: Vec::new(),
+            passed_over: self.releases.iter().map(|release| release.lease).collect(),
+            silent: 0,
+            is_refreshed: false,
+            has_open_campaign: self.open_campaigns > 0,
             was_refused: false,
         };
         let is_others = !leader_stands && known.leader().is_some();
@@ -144,27 +186,37 @@ impl Machine {
         let Stage::Check { to } = handover.stage.clone() else {
             return;
         };
-        let is_alive = match result {
-            Ok(time) => time.is_some_and(LeaseTime::is_renewed),
+        let time = match result {
+            Ok(time) => time,
+            // What only reads was refused: nothing speaks against a deletion.
+            Err(failure) if failure.is_permanent() => {
+                self.releases[place].step = handover.release();
+                return;
+            }
             Err(failure) => return self.fail_release(now, place, failure),
         };
         let seats = self.registry.seats().unwrap_or_default();
         // What is known of the seats may be newer than the choice, which must agree with what the
         // transaction requires.
         let is_still_best = handover.successor(&seats) == Some(&to);
-        self.releases[place].step = if is_alive && is_still_best {
-            match Transaction::hand_over(handover.term, handover.leader_stands, &seats, &to) {
-                Some(transaction) => {
-                    handover.stage = Stage::Send { to, transaction };
-                    Step::HandOver(handover)
+        self.releases[place].step = match time {
+            None => handover.without(&to, Some(&seats)),
+            Some(time) if !time.is_renewed() => {
+                handover.passed_over.extend(to.entry.lease);
+                handover.silent += 1;
+                handover.with_successor(Some(&seats))
+            }
+            Some(_) if !is_still_best => handover.with_successor(Some(&seats)),
+            Some(_) => {
+                let (term, leader_stands) = (handover.term, handover.leader_stands);
+                match Transaction::hand_over(term, leader_stands, &seats, &to) {
+                    Some(transaction) => {
+                        handover.stage = Stage::Send { to, transaction };
+                        Step::HandOver(handover)
+                    }
+                    None => handover.release(),
                 }
-                None => handover.release(),
             }
-        } else {
-            if !is_alive {
-                handover.silent.extend(to.entry.lease);
-            }
-            handover.with_successor(Some(&seats))
         };
     }
 
@@ -184,11 +236,22 @@ impl Machine {
             Ok(view) => view,
             // The successor's lease is gone: nothing was carried out.
             Err(failure) if failure.kind == FailureKind::LeaseNotFound => {
+                let seats = self.registry.seats();
+                self.releases[place].step = match &sent_to {
+                    Some(to) => handover.without(to, seats.as_deref()),
+                    None => handover.release(),
+                };
+                return;
+            }
+            // It was refused, perhaps for lack of room. A deletion takes none; and if the term was handed
+            // over all the same, what the deletion requires is not there.
+            Err(failure) if failure.is_permanent() => {
                 self.releases[place].step = handover.release();
                 return;
             }
             Err(failure) => return self.fail_release(now, place, failure),
         };
+        handover.is_refreshed = true;
         let seats = view.seats.take();
         let revision = view.revision;
         let seen = Known::from_view(view);

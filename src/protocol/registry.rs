@@ -5,15 +5,14 @@ use super::{
     Action, CallId, Event, Failure, FailureKind, FencingToken, LeaseId, Machine, Moment, Reads,
     Seat, SeatNumber, Seats, State, Transaction, View, calls::CallKind,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// What a candidate knows of the seats, and what it does about its own.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     shown: Option<Shown>,
-    /// The lease of its seat, as soon as a response has shown the seats since that was granted: never
-    /// before the first campaign was sent.
-    lease: Option<LeaseId>,
+    /// Whether the response to a try has shown the seats since the lease was granted. Before, it takes no
+    /// seat, so that its first campaign comes first.
     is_shown_to_lease: bool,
     /// The request under way that writes its seat, and until when it is waited for.
     write: Option<(CallId, Moment)>,
@@ -40,27 +39,44 @@ enum Access {
     Open,
     /// It has denied a request that reads them; perhaps because it denies everything.
     Suspended(Failure),
-    /// It does not.
-    Denied,
+    /// It does not. It is asked again at this moment, since somebody may have granted the right.
+    Denied { until: Moment },
 }
 
 impl Registry {
-    /// Begins anew with a lease, which has no seat. What was denied before may be permitted by now.
-    pub fn begin(&mut self, lease: LeaseId) {
-        self.lease = Some(lease);
+    /// How long the seats count as denied.
+    const DENIED_FOR: Duration = Duration::from_mins(1);
+
+    /// Begins anew with a lease, which has no seat.
+    pub fn begin(&mut self) {
         self.is_shown_to_lease = false;
         self.write = None;
         self.next = Moment::default();
         self.vain = 0;
-        self.access = Access::Open;
     }
 
     /// Returns what a try reads.
     pub fn reads(&self) -> Reads {
         match self.access {
             Access::Open => Reads::KeysAndSeats,
-            Access::Suspended(_) | Access::Denied => Reads::Keys,
+            Access::Suspended(_) | Access::Denied { .. } => Reads::Keys,
         }
+    }
+
+    /// Returns after how long a follower with this lease sends its next try, `every` as a rule.
+    ///
+    /// Candidates without a seat choose different times: if they all saw at once that a seat is free again,
+    /// all but one would write to etcd in vain.
+    pub fn pace(&self, lease: LeaseId, every: Duration) -> Duration {
+        let seats = self.shown.as_ref().map(|shown| &shown.seats);
+        let is_without = seats.is_some_and(|seats| {
+            seats.taken.len() == SeatNumber::COUNT && seats.of(lease).is_none()
+        });
+        if !is_without {
+            return every;
+        }
+        let part = u32::try_from(lease.get() % 64).unwrap_or(0);
+        every / 2 + every / 128 * part
     }
 
     /// Takes in the seats as of a revision, unless what is known is newer.
@@ -108,19 +124,25 @@ impl Registry {
         matches!(self.write, Some((write, _)) if write == call)
     }
 
-    /// Reports that the seats are denied, once requests that do not read them are permitted.
-    pub fn report_denial(&mut self) -> Option<Event> {
-        match std::mem::replace(&mut self.access, Access::Denied) {
-            Access::Suspended(failure) => self.deny(failure),
-            access => {
-                self.access = access;
+    /// Takes in that etcd permits a try, which has shown the seats or not: if one that reads them was denied
+    /// before, the seats are.
+    pub fn permit(&mut self, now: Moment, shows_seats: bool) -> Option<Event> {
+        match &self.access {
+            _ if shows_seats => {
+                self.access = Access::Open;
                 None
             }
+            Access::Suspended(failure) => {
+                let failure = failure.clone();
+                self.deny(now, failure)
+            }
+            Access::Open | Access::Denied { .. } => None,
         }
     }
 
-    fn deny(&mut self, failure: Failure) -> Option<Event> {
-        self.access = Access::Denied;
+    fn deny(&mut self, now: Moment, failure: Failure) -> Option<Event> {
+        let until = now + Self::DENIED_FOR;
+        self.access = Access::Denied { until };
         self.shown = None;
         let is_news = !std::mem::replace(&mut self.is_denial_reported, true);
         is_news.then_some(Event::SeatsDenied { failure })
@@ -165,7 +187,14 @@ impl Machine {
         let CallKind::Try { transaction, .. } = call.kind else {
             return false;
         };
-        if failure.kind != FailureKind::Denied || transaction.reads != Reads::KeysAndSeats {
+        if failure.kind != FailureKind::Denied {
+            return false;
+        }
+        if transaction.reads != Reads::KeysAndSeats {
+            // It denies everything.
+            if matches!(self.registry.access, Access::Suspended(_)) {
+                self.registry.access = Access::Open;
+            }
             return false;
         }
         if matches!(self.registry.access, Access::Open) {
@@ -200,6 +229,7 @@ impl Machine {
             && registry.is_shown_to_lease
             && registry.write.is_none()
             && now >= registry.next
+            && !self.holds_off(now)
             && !self.calls.is_down();
         if !may_write {
             return;
@@ -231,22 +261,26 @@ impl Machine {
                 ) {
                     self.registry.show(seats, view.revision);
                 }
-                let has_seat = (self.registry.lease.zip(self.registry.shown.as_ref()))
-                    .is_some_and(|(lease, shown)| shown.seats.of(lease).is_some());
+                let (lease, shown) = (self.state.lease(), self.registry.shown.as_ref());
+                let has_seat = (lease.zip(shown))
+                    .is_some_and(|(lease, shown)| shown.seats.of(lease.id).is_some());
                 self.registry.vain = if has_seat { 0 } else { self.registry.vain + 1 };
                 // Another candidate was faster; this one tries the next seat at once, and then takes
                 // its time.
                 self.registry.next = if self.registry.vain <= 1 { now } else { next };
             }
             Err(failure) if failure.kind == FailureKind::Denied => {
-                self.events.extend(self.registry.deny(failure));
+                self.events.extend(self.registry.deny(now, failure));
             }
             Err(_) => self.registry.next = next,
         }
     }
 
-    /// Lets the request to write the own seat run out.
+    /// Lets the request to write the own seat run out, and the time for which the seats count as denied.
     pub(super) fn expire_seat(&mut self, now: Moment) {
+        if matches!(self.registry.access, Access::Denied { until } if now >= until) {
+            self.registry.access = Access::Open;
+        }
         if matches!(self.registry.write, Some((_, until)) if now >= until) {
             self.interrupt_seat(now);
         }

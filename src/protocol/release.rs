@@ -228,12 +228,15 @@ impl Machine {
     pub(super) fn fail_release(&mut self, now: Moment, place: usize, failure: Failure) {
         let release = &mut self.releases[place];
         release.call = None;
-        if !release.step.revokes() {
+        if release.step.revokes() {
+            release.next = now + release.limit;
+        } else {
             release.step = Step::REVOKE;
             release.next = now;
-            return;
+            if failure.is_permanent() {
+                return;
+            }
         }
-        release.next = now + release.limit;
         if matches!(self.state, State::Unleased { .. }) && self.withdrawing.is_some() {
             // Nothing else asks any more, so this is what finds the next endpoint.
             self.fail_connection(now, Some(failure));

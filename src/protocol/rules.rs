@@ -2,8 +2,8 @@
 //! gone and from the passing of time. The numbers are those of `docs/protocol.md`.
 
 use super::{
-    Action, CallId, Candidacy, ElectionKey, Entry, Event, FencingToken, Lease, LossReason, Machine,
-    Moment, Question, State, Tenure, Term, view::Ownership,
+    Action, CallId, Candidacy, ElectionKey, Entry, Event, FencingToken, Known, Lease, LossReason,
+    Machine, Moment, Question, State, Tenure, Term, view::Ownership,
 };
 
 /// What the keys show.
@@ -209,7 +209,7 @@ impl Machine {
         self.events.push_back(Event::Leading {
             term,
             deadline,
-            was_handed_over: !self.has_won && self.open_campaigns == 0,
+            was_handed_over: (self.known.as_ref()).is_some_and(Known::was_handed_over),
         });
     }
 

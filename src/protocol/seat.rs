@@ -46,10 +46,10 @@ pub struct Seat {
     pub number: SeatNumber,
     /// The key, bound to the candidate's lease. Its value is a [`SeatRecord`](crate::SeatRecord).
     pub entry: Entry,
-    /// The revision since which the candidate holds it: the candidates follow in this order.
-    pub create_revision: i64,
     /// Whether its value says who the candidate is. A term is not handed to a candidate without a name.
     pub has_name: bool,
+    /// Whether the candidate can lead, as far as it says. A term is not handed to one that is not healthy.
+    pub is_healthy: bool,
     /// The term in which the candidate says that it leads.
     pub acts: Option<FencingToken>,
 }
@@ -81,7 +81,7 @@ impl Seats {
             .iter()
             .filter(|seat| seat.entry.lease.is_some())
             .collect();
-        seats.sort_by_key(|seat| (seat.create_revision, seat.number));
+        seats.sort_by_key(|seat| (seat.entry.create_revision, seat.number));
         // A late request may have taken a second one.
         let mut leases = Vec::new();
         seats.retain(|seat| {
@@ -102,8 +102,8 @@ impl Seats {
     /// Returns the seat of the candidate with this lease.
     #[must_use]
     pub fn of(&self, lease: LeaseId) -> Option<&Seat> {
-        self.in_order()
-            .into_iter()
-            .find(|seat| seat.entry.lease == Some(lease))
+        let own = self.taken.iter();
+        own.filter(|seat| seat.entry.lease == Some(lease))
+            .min_by_key(|seat| (seat.entry.create_revision, seat.number))
     }
 }

@@ -339,12 +339,6 @@ impl Transaction {
         }
     }
 
-    /// Returns true iff it is about this candidate's seat as it stands.
-    #[must_use]
-    pub fn is_to(&self, seat: &Seat) -> bool {
-        self.other_seat == Some((seat.number, Guard::standing(&seat.entry)))
-    }
-
     /// Returns true iff it may write, so that its outcome is unknown if the response is lost.
     #[must_use]
     pub const fn writes(&self) -> bool {

@@ -28,6 +28,8 @@ pub struct Entry {
     pub value: Arc<[u8]>,
     /// The lease it is bound to, if any.
     pub lease: Option<LeaseId>,
+    /// The revision since which it has existed.
+    pub create_revision: i64,
     /// The revision that last wrote it.
     pub mod_revision: i64,
 }
@@ -171,6 +173,13 @@ impl Known {
         let token = FencingToken::new(self.leader.as_ref()?.mod_revision);
         let term = Term { token, lease };
         (self.ownership_in(term) == Ownership::Both).then_some(token)
+    }
+
+    /// Returns true iff `leader/acting` was handed over when it was written: it existed before, whereas a
+    /// campaign requires that it does not.
+    pub fn was_handed_over(&self) -> bool {
+        let acting = self.acting.as_ref();
+        acting.is_some_and(|acting| acting.create_revision < acting.mod_revision)
     }
 
     /// Returns true iff `leader/acting` stands as it was written when the term began.

@@ -265,8 +265,7 @@ impl World {
                 self.violation(format!("node {} begins a term past its deadline", node + 1))
             );
         }
-        let was_handed_over = self.etcd.store.handed_over.contains(&term.token.get());
-        if self.now < self.checks.holds_off_until[node] && !was_handed_over {
+        if self.now < self.checks.holds_off_until[node] {
             return Err(self.violation(format!("node {} does not hold off", node + 1)));
         }
         let lease = term.lease.get();

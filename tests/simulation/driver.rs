@@ -269,19 +269,8 @@ impl World {
                 }
                 Asked::Transaction { call, transaction }
             }
-            Action::Execute {
-                call, transaction, ..
-            } => {
-                to.beside.push(Beside::Execute(call));
-                Asked::Execute { call, transaction }
-            }
-            Action::AskLeaseTime { call, lease, .. } => {
-                to.beside.push(Beside::LeaseTime(call));
-                Asked::LeaseTime { call, lease }
-            }
-            Action::Revoke { call, lease, .. } => {
-                to.beside.push(Beside::Revoke(call));
-                Asked::Revoke { call, lease }
+            Action::Execute { .. } | Action::AskLeaseTime { .. } | Action::Revoke { .. } => {
+                return self.ask_beside(node, action);
             }
             Action::Watch {
                 watch,
@@ -325,6 +314,24 @@ impl World {
                 return Ok(());
             }
         };
+        self.ask(node, asked)
+    }
+
+    /// Asks for something beside the call under way.
+    fn ask_beside(&mut self, node: usize, action: Action) -> Result<(), Violation> {
+        let (beside, asked) = match action {
+            Action::Execute {
+                call, transaction, ..
+            } => (Beside::Execute(call), Asked::Execute { call, transaction }),
+            Action::AskLeaseTime { call, lease, .. } => {
+                (Beside::LeaseTime(call), Asked::LeaseTime { call, lease })
+            }
+            Action::Revoke { call, lease, .. } => {
+                (Beside::Revoke(call), Asked::Revoke { call, lease })
+            }
+            _ => return Ok(()),
+        };
+        self.nodes[node].beside.push(beside);
         self.ask(node, asked)
     }
 

@@ -6,6 +6,7 @@ use super::Time;
 use crate::protocol::{
     Effect, ElectionKey, FailureKind, FencingToken, Guard, LeaseId, Reads, SeatNumber, Transaction,
 };
+use std::sync::Arc;
 
 /// The id of a lease tells who chose it, counted from one, and which one it is: for traces and checks.
 pub const fn lease_id(owner: i64, number: i64) -> i64 {
@@ -27,6 +28,7 @@ pub const fn owner_and_number(lease: i64) -> (i64, i64) {
 pub struct Key {
     /// Zero is no lease.
     pub lease: i64,
+    pub create_revision: i64,
     pub mod_revision: i64,
     /// Whose name it holds.
     pub writer: usize,
@@ -46,7 +48,6 @@ pub const fn place(key: ElectionKey) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeatKey {
     pub key: Key,
-    pub create_revision: i64,
     /// The token of the term in which the candidate says that it leads; zero if it does not.
     pub acts: i64,
 }
@@ -112,8 +113,6 @@ pub struct Store {
     pub done: Option<Key>,
     /// All records that were written in this history, also those that are forgotten.
     pub records: Vec<Record>,
-    /// The revisions in which terms were handed over.
-    pub handed_over: Vec<i64>,
     /// What changed, for watches.
     pub history: Vec<Change>,
     /// Watches from here back are refused.
@@ -155,7 +154,6 @@ impl Store {
             next: None,
             done: None,
             records: Vec::new(),
-            handed_over: Vec::new(),
             history: Vec::new(),
             compacted: 0,
             leases: Vec::new(),
@@ -166,8 +164,10 @@ impl Store {
     pub fn commit(&mut self, changes: &[(ElectionKey, Option<(i64, usize)>)]) {
         self.revision += 1;
         for &(key, to) in changes {
+            let before = self.keys[place(key)];
             let now = to.map(|(lease, writer)| Key {
                 lease,
+                create_revision: before.map_or(self.revision, |before| before.create_revision),
                 mod_revision: self.revision,
                 writer,
             });
@@ -188,10 +188,10 @@ impl Store {
         self.seats[place] = Some(SeatKey {
             key: Key {
                 lease,
+                create_revision: before.map_or(mod_revision, |seat| seat.key.create_revision),
                 mod_revision,
                 writer,
             },
-            create_revision: before.map_or(mod_revision, |seat| seat.create_revision),
             acts,
         });
     }
@@ -200,6 +200,7 @@ impl Store {
     pub fn put_next(&mut self, lease: i64, writer: usize, ends: i64) {
         let key = Key {
             lease,
+            create_revision: self.revision,
             mod_revision: self.revision,
             writer,
         };
@@ -219,6 +220,7 @@ impl Store {
         let revision = self.revision;
         self.done = Some(Key {
             lease: 0,
+            create_revision: revision,
             mod_revision: revision,
             writer,
         });
@@ -238,16 +240,16 @@ impl Store {
             return false;
         };
         self.leases.swap_remove(place);
+        let mut is_removed = self.next.take_if(|next| next.key.lease == id).is_some();
         for seat in &mut self.seats {
-            seat.take_if(|seat| seat.key.lease == id);
+            is_removed |= seat.take_if(|seat| seat.key.lease == id).is_some();
         }
-        self.next.take_if(|next| next.key.lease == id);
         let bound = [ElectionKey::Leader, ElectionKey::Acting]
             .into_iter()
             .filter(|key| self.key(*key).is_some_and(|key| key.lease == id))
             .map(|key| (key, None))
             .collect::<Vec<_>>();
-        if !bound.is_empty() {
+        if is_removed || !bound.is_empty() {
             self.commit(&bound);
         }
         true
@@ -306,7 +308,7 @@ pub enum Question {
     Revoke { lease: i64 },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Reply {
     Granted {
         ttl: Time,
@@ -327,7 +329,7 @@ pub enum Reply {
     Silence,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Shown {
     pub cluster_id: u64,
     pub raft_term: u64,
@@ -335,7 +337,7 @@ pub struct Shown {
     pub keys: Keys,
     pub done: Option<Key>,
     /// The seats and `KEY/next`, if they were read.
-    pub seats: Option<(SeatKeys, Option<NextKey>)>,
+    pub seats: Option<Arc<(SeatKeys, Option<NextKey>)>>,
 }
 
 #[derive(Debug)]
@@ -625,7 +627,7 @@ impl Etcd {
             revision: self.store.revision,
             keys: self.store.keys,
             done: self.store.done.filter(|_| transaction.about_job),
-            seats: reads_seats.then_some((self.store.seats, self.store.next)),
+            seats: reads_seats.then(|| Arc::new((self.store.seats, self.store.next))),
         })
     }
 
@@ -649,7 +651,6 @@ impl Etcd {
                 let seat = seat.and_then(|seat| store.seats[seat]);
                 let to = Some((lease, seat.map_or(writer, |seat| seat.key.writer)));
                 store.commit(&[(ElectionKey::Leader, to), (ElectionKey::Acting, to)]);
-                store.handed_over.push(store.revision);
                 store.next = None;
                 store.vacate(transaction);
             }

@@ -452,6 +452,7 @@ impl World {
         Entry {
             value: Arc::clone(&self.names[key.writer]),
             lease: (key.lease != 0).then(|| LeaseId::new(key.lease)),
+            create_revision: key.create_revision,
             mod_revision: key.mod_revision,
         }
     }
@@ -467,7 +468,8 @@ impl World {
             done: shown.done.map(|record| self.entry(record)),
             seats: shown
                 .seats
-                .map(|(seats, next)| Arc::new(self.seats(&seats, next.as_ref()))),
+                .as_deref()
+                .map(|(seats, next)| Arc::new(self.seats(seats, next.as_ref()))),
         }
     }
 
@@ -487,8 +489,8 @@ impl World {
             Some(Seat {
                 number,
                 entry: self.entry(seat.key),
-                create_revision: seat.create_revision,
                 has_name: true,
+                is_healthy: true,
                 acts: (seat.acts != 0).then(|| FencingToken::new(seat.acts)),
             })
         });

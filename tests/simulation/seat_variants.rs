@@ -157,7 +157,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         edits: &[edit(
             SEAT,
             "in_order",
-            "seats.sort_by_key(|seat| (seat.create_revision, seat.number));",
+            "seats.sort_by_key(|seat| (seat.entry.create_revision, seat.number));",
             "seats.sort_by_key(|seat| seat.number);",
         )],
     },
@@ -204,9 +204,64 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         violation: "is elected by a lease whose keys it has released",
         edits: &[edit(
             HANDOVER,
-            "first_step",
-            "if self.open_campaigns > 0 || !known.acts_in(term) {",
-            "if !known.acts_in(term) {",
+            "release",
+            "if self.has_open_campaign {",
+            "if false {",
+        )],
+    },
+    Variant {
+        name: "A hand-over deletes the own seat whosever it is",
+        mix: Mix::People,
+        violation: "deletes a key that is not its own",
+        edits: &[edit(
+            TRANSACTION,
+            "hand_over",
+            "own_seat: own_seat.map(|seat| (seat, Guard::BoundTo { lease: term.lease })),",
+            "own_seat: own_seat.map(|seat| (seat, Guard::Ignored)),",
+        )],
+    },
+    Variant {
+        name: "A candidate takes a seat whosever it is",
+        mix: Mix::Transfers,
+        violation: "takes a seat that is another's",
+        edits: &[edit(
+            TRANSACTION,
+            "take_seat",
+            "own_seat: Some((seat, Guard::Absent)),",
+            "own_seat: Some((seat, Guard::Ignored)),",
+        )],
+    },
+    Variant {
+        name: "A candidate writes its seat whatever that says",
+        mix: Mix::Transfers,
+        violation: "writes its seat again and again",
+        edits: &[edit(
+            REGISTRY,
+            "transaction",
+            "Some(seat) if seat.acts == acts => None,",
+            "",
+        )],
+    },
+    Variant {
+        name: "A successor waits for its next read",
+        mix: Mix::Transfers,
+        violation: "does not act though a term was handed to it",
+        edits: &[edit(
+            RULES,
+            "handle_change",
+            "State::Follower { .. } | State::Elected { .. } => self.calls.hurry(),",
+            "State::Follower { .. } | State::Elected { .. } => {}",
+        )],
+    },
+    Variant {
+        name: "A candidate takes a seat while it holds off",
+        mix: Mix::Transfers,
+        violation: "does not hold off",
+        edits: &[edit(
+            REGISTRY,
+            "advance_seat",
+            "&& !self.holds_off(now)",
+            "",
         )],
     },
     Variant {
@@ -251,7 +306,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         edits: &[edit(
             REGISTRY,
             "deny_seats",
-            "if failure.kind != FailureKind::Denied || transaction.reads != Reads::KeysAndSeats {",
+            "if failure.kind != FailureKind::Denied {",
             "if failure.kind != FailureKind::LeaseNotFound {",
         )],
     },

@@ -6,13 +6,13 @@ use super::{
     etcd::{self, Held, Question, owner, owner_and_number, seat_place},
     plan::{Kind, Mix},
     trace::lease_name,
-    world::World,
+    world::{Event, World},
 };
 use crate::protocol::{
     Effect, ElectionKey, Event as Said, FencingToken, Guard, LeaseId, LossReason, Reads,
     SeatNumber, Term, Transaction,
 };
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// What a process's role permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +47,10 @@ pub struct Handovers {
     revisions: VecDeque<(Time, i64)>,
     /// When people wrote `KEY/next` or a seat last.
     meddled: Time,
-    /// Leases whose keys were released, by a hand-over or by deleting them.
+    /// Leases whose keys were deleted.
     released: Vec<i64>,
+    /// How often the seat of each lease was written.
+    seat_writes: HashMap<i64, u32>,
 }
 
 impl Handovers {
@@ -58,6 +60,7 @@ impl Handovers {
             revisions: VecDeque::new(),
             meddled: 0,
             released: Vec::new(),
+            seat_writes: HashMap::new(),
         }
     }
 
@@ -92,7 +95,7 @@ impl World {
             return Ok(false);
         };
         let leader = self.etcd.store.key(ElectionKey::Leader);
-        let token = leader.map_or(0, |leader| leader.mod_revision);
+        let present = leader.map_or(0, |leader| leader.mod_revision);
         if kind != Kind::Choose {
             self.checks.handovers.meddled = self.now;
         }
@@ -118,7 +121,7 @@ impl World {
                 })?;
             }
             Kind::WriteNext => {
-                let ends = [token, token - self.rng.i64(1..20), self.rng.i64(0..100)]
+                let ends = [present, present - self.rng.i64(1..20), self.rng.i64(0..100)]
                     [self.rng.usize(0..3)];
                 let lease = seat.key.lease;
                 self.note(|_| format!("fault   next names {} for token {ends}", lease_name(lease)));
@@ -139,9 +142,10 @@ impl World {
                 } else {
                     Some(self.lend())
                 };
-                self.change(|etcd| match lease {
-                    Some(lease) => etcd.store.put_seat(place, lease, people, 0),
-                    None => {
+                self.change(|etcd| {
+                    if let Some(lease) = lease {
+                        etcd.store.put_seat(place, lease, people, 0);
+                    } else {
                         etcd.store.revision += 1;
                         etcd.store.seats[place] = None;
                     }
@@ -193,45 +197,106 @@ impl World {
         {
             return Ok(());
         }
-        let is_own = |key: etcd::Key| owner_and_number(key.lease).0 == owner(node);
-        match question {
-            Question::Transaction(transaction) => match transaction.effect {
-                Effect::HandOver { lease, .. } => {
-                    self.checks
-                        .handovers
-                        .released
-                        .extend(acting.map(|acting| acting.lease));
-                    self.tally.handed_over += 1;
-                    self.check_successor(node, &transaction, lease.get(), before)
-                }
-                Effect::Lead { lease } => self.check_elected(node, lease.get()),
-                Effect::Release => {
-                    self.checks
-                        .handovers
-                        .released
-                        .extend(acting.map(|acting| acting.lease));
-                    let keys = [ElectionKey::Leader, ElectionKey::Acting];
-                    let deleted = |key: &ElectionKey| self.etcd.store.key(*key).is_none();
-                    let keys = keys.into_iter().filter(deleted);
-                    let keys = keys.filter_map(|key| before.key(key));
-                    let seats = before.seats.iter().zip(&self.etcd.store.seats);
-                    let seats = seats.filter(|(before, now)| before.is_some() && now.is_none());
-                    let seats = seats.filter_map(|(before, _)| before.map(|seat| seat.key));
-                    let lease = acting.map_or(0, |acting| acting.lease);
-                    let mut deleted = keys.chain(seats);
-                    if deleted.any(|key| !is_own(key) || key.lease != lease) {
-                        return Err(self.violation(format!(
-                            "node {} deletes a key that is not its own",
-                            node + 1
-                        )));
-                    }
-                    self.check_handed_over(node, before)
-                }
+        let Question::Transaction(transaction) = question else {
+            return match question {
+                Question::Revoke { .. } => self.check_handed_over(node, before),
                 _ => Ok(()),
-            },
-            Question::Revoke { .. } => self.check_handed_over(node, before),
+            };
+        };
+        match transaction.effect {
+            Effect::HandOver { lease, .. } => {
+                self.tally.handed_over += 1;
+                self.check_deleted(node, before)?;
+                self.check_successor(node, &transaction, lease.get(), before)?;
+                if self.plan.mix == Mix::Transfers {
+                    let revision = self.etcd.store.revision;
+                    self.push(self.now + SECOND / 2, Event::Succeeded { revision });
+                }
+                Ok(())
+            }
+            Effect::Lead { lease } => self.check_elected(node, lease.get()),
+            Effect::Release => {
+                let acting = acting.map(|acting| acting.lease);
+                self.checks.handovers.released.extend(acting);
+                self.check_deleted(node, before)?;
+                self.check_handed_over(node, before)
+            }
+            Effect::PutSeat { lease, .. } => {
+                self.check_seat(node, &transaction, lease.get(), before)
+            }
             _ => Ok(()),
         }
+    }
+
+    /// A process deletes no key and no seat but those of the term that ends.
+    fn check_deleted(&self, node: usize, before: &Held) -> Result<(), Violation> {
+        let keys = [ElectionKey::Leader, ElectionKey::Acting].into_iter();
+        let keys = keys.filter(|key| self.etcd.store.key(*key).is_none());
+        let keys = keys.filter_map(|key| before.key(key));
+        let seats = before.seats.iter().zip(&self.etcd.store.seats);
+        let seats = seats.filter(|(before, now)| before.is_some() && now.is_none());
+        let seats = seats.filter_map(|(before, _)| before.map(|seat| seat.key));
+        let acting = before.key(ElectionKey::Acting);
+        let lease = acting.map_or(0, |acting| acting.lease);
+        let is_own = owner_and_number(lease).0 == owner(node);
+        if keys.chain(seats).any(|key| key.lease != lease || !is_own) {
+            return Err(self.violation(format!(
+                "node {} deletes a key that is not its own",
+                node + 1
+            )));
+        }
+        Ok(())
+    }
+
+    /// A process takes a seat that is free, and writes it as often as its role changes.
+    fn check_seat(
+        &mut self,
+        node: usize,
+        transaction: &Transaction,
+        lease: i64,
+        before: &Held,
+    ) -> Result<(), Violation> {
+        let seat = transaction.own_seat.map(|(seat, _)| seat_place(seat));
+        let seat = seat.and_then(|seat| before.seats[seat]);
+        if seat.is_some_and(|seat| seat.key.lease != lease) {
+            return Err(self.violation(format!("node {} takes a seat that is another's", node + 1)));
+        }
+        let writes = self.checks.handovers.seat_writes.entry(lease).or_default();
+        *writes += 1;
+        // Taken when it begins to follow, and written when it begins to lead.
+        if *writes > 2 && self.plan.mix == Mix::Transfers {
+            return Err(
+                self.violation(format!("node {} writes its seat again and again", node + 1))
+            );
+        }
+        Ok(())
+    }
+
+    /// Where nothing fails, the candidate to which a term was handed acts as soon as messages travel.
+    pub fn check_succeeded(&self, revision: i64) -> Result<(), Violation> {
+        let acting = self.etcd.store.key(ElectionKey::Acting);
+        if acting.is_none_or(|acting| acting.mod_revision != revision) {
+            return Ok(());
+        }
+        // One that has ended or withdraws cannot act.
+        let Some(node) = self
+            .acting_node()
+            .filter(|node| !self.checks.withdraws[*node])
+        else {
+            return Ok(());
+        };
+        let has_led = self.nodes[node]
+            .term()
+            .is_some_and(|term| term.token.get() == revision);
+        let has_lost =
+            self.checks.handovers.lost[node].is_some_and(|(term, _)| term.token.get() == revision);
+        if self.nodes[node].machine.is_some() && !has_led && !has_lost {
+            return Err(self.violation(format!(
+                "node {} does not act though a term was handed to it",
+                node + 1
+            )));
+        }
+        Ok(())
     }
 
     /// A term is handed over by its holder, to the chosen candidate or the one that has held its seat for
@@ -305,7 +370,7 @@ impl World {
             )));
         }
         let waits_longer = |other: &&etcd::SeatKey| {
-            other.create_revision < seat.create_revision
+            other.key.create_revision < seat.key.create_revision
                 && other.key.lease != own
                 && other.key.lease != to
                 && is_alive(other.key.lease)
@@ -372,7 +437,7 @@ impl World {
                 let silent = self.now.saturating_sub(lease.renewed);
                 (slack..=lease.ttl / 4).contains(&silent)
             });
-            seat.create_revision <= known && seat.key.lease != acting.lease && is_alive
+            seat.key.create_revision <= known && seat.key.lease != acting.lease && is_alive
         });
         if waits {
             return Err(self.violation(format!(

@@ -89,7 +89,7 @@ fn view_text(view: &View) -> String {
             text.push_str(&seat_text);
         }
         if let Some(next) = &seats.next {
-            text.push_str(&format!(", next {}", key(Some(&next.entry))));
+            let _ = write!(text, ", next {}", key(Some(&next.entry)));
         }
     }
     text
@@ -114,11 +114,7 @@ pub fn input_text(input: &Input) -> String {
             ),
             Err(failure) => format!("{call:?} keepalive {}", failed(failure)),
         },
-        Input::Transacted { call, result } => match result {
-            Ok(view) => format!("{call:?} shows {}", view_text(view)),
-            Err(failure) => format!("{call:?} transaction {}", failed(failure)),
-        },
-        Input::Executed { call, result } => match result {
+        Input::Transacted { call, result } | Input::Executed { call, result } => match result {
             Ok(view) => format!("{call:?} shows {}", view_text(view)),
             Err(failure) => format!("{call:?} transaction {}", failed(failure)),
         },

@@ -43,6 +43,10 @@ pub enum Event {
     ExcuseEnds {
         lease: i64,
     },
+    /// The term that began in this revision, by a hand-over, should be under way.
+    Succeeded {
+        revision: i64,
+    },
     Quiet,
     LedByNow,
     End,
@@ -260,6 +264,7 @@ impl World {
             Event::TidyUp => self.tidy_up(),
             Event::DeleteActing { lease } => self.delete_acting(lease),
             Event::ExcuseEnds { lease } => self.check_excuse(lease),
+            Event::Succeeded { revision } => self.check_succeeded(revision),
             Event::Quiet => self.become_quiet(),
             Event::LedByNow => self.check_led(),
             Event::End => Ok(()),

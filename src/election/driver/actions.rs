@@ -6,9 +6,7 @@ use crate::{
     config::Address,
     etcd::{Connection, Values},
     printable::Printable,
-    protocol::{
-        Action, CallId, Effect, Failure, FailureKind, Input, Seat, Term, Timing, Transaction,
-    },
+    protocol::{Action, CallId, Effect, Failure, FailureKind, Input, Term, Timing, Transaction},
     record::SeatRecord,
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -142,11 +140,10 @@ impl Driver {
                 Ok(Values::seat(&record))
             }
             Effect::HandOver { is_chosen, .. } => {
-                let seats = self.machine.status().seats.unwrap_or_default();
-                let is_meant = |seat: &&Seat| transaction.is_to(seat);
-                let to = seats.taken.iter().find(is_meant);
-                let values = to.and_then(|to| Values::hand_over(&to.entry.value, is_chosen));
-                values.ok_or_else(|| Failure::new(FailureKind::Refused, "the seat has changed"))
+                let to = self.machine.successor_value(transaction);
+                let values = to.and_then(|to| Values::hand_over(&to, is_chosen));
+                // The machine hands over only to a candidate that says its name.
+                values.ok_or_else(|| Failure::new(FailureKind::Refused, "the seat has no name"))
             }
             _ => Ok(Values::default()),
         }

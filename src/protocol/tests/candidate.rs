@@ -233,6 +233,7 @@ fn a_key_without_a_lease_is_complained_of_once_and_not_fought() {
     let stray = Some(Entry {
         value: b"x"[..].into(),
         lease: None,
+        create_revision: 5,
         mod_revision: 5,
     });
     harness.answer(view(10, stray.clone(), None));

@@ -15,9 +15,12 @@ const SECOND_BEST: LeaseId = LeaseId::new(0xf2);
 pub(super) fn seat(number: usize, lease: LeaseId, create_revision: i64) -> Seat {
     Seat {
         number: SeatNumber::all().nth(number).unwrap(),
-        entry: key(lease, create_revision + 1),
-        create_revision,
+        entry: Entry {
+            create_revision,
+            ..key(lease, create_revision + 1)
+        },
         has_name: true,
+        is_healthy: true,
         acts: None,
     }
 }
@@ -79,9 +82,18 @@ fn check(harness: &mut Harness, remaining: Option<u64>) -> LeaseId {
     lease
 }
 
+/// Lets the seats be read anew.
+fn refresh(harness: &mut Harness, shown: View) {
+    let read = harness.execute(Ok(shown));
+    assert_eq!(read, Transaction::READ.reading(Reads::KeysAndSeats));
+}
+
 fn handed_to(lease: LeaseId) -> View {
-    let entry = |_| Some(key(lease, 30));
-    view(30, entry(0), entry(0))
+    let entry = Entry {
+        create_revision: 10,
+        ..key(lease, 30)
+    };
+    view(30, Some(entry.clone()), Some(entry))
 }
 
 fn revokes(harness: &Harness, lease: LeaseId) -> bool {
@@ -141,12 +153,19 @@ fn nothing_is_handed_over_or_released_before_what_acted_has_stopped() {
 
 #[test]
 fn a_silent_candidate_is_passed_over_and_without_another_the_keys_are_deleted() {
-    for silent in [Some(1), None] {
-        let (mut harness, lease) = withdrawn();
-        assert_eq!(check(&mut harness, silent), FIRST);
-        assert_eq!(check(&mut harness, silent), SECOND_BEST);
-        harness.release(lease);
-    }
+    let (mut harness, lease) = withdrawn();
+    assert_eq!(check(&mut harness, Some(1)), FIRST);
+    assert_eq!(check(&mut harness, Some(1)), SECOND_BEST);
+    harness.release(lease);
+}
+
+#[test]
+fn if_a_candidate_is_gone_the_seats_are_read_anew() {
+    let (mut harness, lease) = withdrawn();
+    assert_eq!(check(&mut harness, None), FIRST);
+    let left = vec![own_seat(lease), seat(1, SECOND_BEST, 14)];
+    refresh(&mut harness, seated(held_by(lease, 21), left, None));
+    assert_eq!(check(&mut harness, Some(4)), SECOND_BEST);
 }
 
 #[test]
@@ -157,13 +176,11 @@ fn a_candidate_without_a_name_is_no_successor() {
         has_name: false,
         ..seat(1, FIRST, 9)
     };
-    harness.answer(seated(
-        held_by(lease, 20),
-        vec![own_seat(lease), unnamed],
-        None,
-    ));
+    let shown = seated(held_by(lease, 20), vec![own_seat(lease), unnamed], None);
+    harness.answer(shown.clone());
     harness.handle(Input::Withdraw);
     harness.stop();
+    refresh(&mut harness, shown);
     harness.release(lease);
 }
 
@@ -182,28 +199,46 @@ fn a_refused_hand_over_is_tried_once_more_with_what_the_response_shows() {
 
 #[test]
 fn an_unknown_outcome_leads_to_a_revocation_at_once() {
-    for failure in [
-        unreachable(),
-        Failure::new(FailureKind::Refused, "no space"),
-    ] {
+    for is_late in [false, true] {
         let (mut harness, lease) = withdrawn();
         check(&mut harness, Some(4));
-        harness.execute(Err(failure));
+        if is_late {
+            harness.pass(SECOND);
+            let call = harness.take(|action| match action {
+                Action::BackOff { call, .. } => Some(*call),
+                _ => None,
+            });
+            harness.handle(Input::BackedOff { call });
+        } else {
+            harness.execute(Err(unreachable()));
+        }
+        // Nothing else asks any more, so this is what finds the next endpoint.
+        assert!(!revokes(&harness, lease));
+        harness.connect();
         assert!(revokes(&harness, lease) && harness.machine.holds_keys_of(lease));
     }
-    let (mut harness, lease) = withdrawn();
-    check(&mut harness, Some(4));
-    harness.pass(SECOND);
-    assert!(revokes(&harness, lease));
 }
 
 #[test]
-fn a_successor_whose_lease_is_gone_was_handed_nothing() {
+fn a_hand_over_that_etcd_refuses_for_lack_of_room_leads_to_a_deletion() {
+    let (mut harness, lease) = withdrawn();
+    check(&mut harness, Some(4));
+    let no_space = Failure::new(FailureKind::Refused, "database space exceeded");
+    harness.execute(Err(no_space));
+    harness.release(lease);
+}
+
+#[test]
+fn a_successor_whose_lease_is_gone_was_handed_nothing_and_the_next_one_follows() {
     let (mut harness, lease) = withdrawn();
     check(&mut harness, Some(4));
     let gone = Failure::new(FailureKind::LeaseNotFound, "requested lease not found");
     harness.execute(Err(gone));
-    harness.release(lease);
+    let left = vec![own_seat(lease), seat(1, SECOND_BEST, 14)];
+    refresh(&mut harness, seated(held_by(lease, 21), left, None));
+    assert_eq!(check(&mut harness, Some(4)), SECOND_BEST);
+    let (_, transaction) = harness.take_beside();
+    assert_eq!(lease_of(&transaction), SECOND_BEST);
 }
 
 #[test]
@@ -295,6 +330,9 @@ fn a_failed_deletion_leads_to_a_revocation() {
         } else {
             Err(unreachable())
         });
+        if !refused {
+            harness.connect();
+        }
         assert!(revokes(&harness, lease) && harness.machine.holds_keys_of(lease));
     }
 }

@@ -255,6 +255,7 @@ pub(super) fn key(lease: LeaseId, mod_revision: i64) -> Entry {
     Entry {
         value: b"name"[..].into(),
         lease: Some(lease),
+        create_revision: mod_revision,
         mod_revision,
     }
 }

@@ -133,15 +133,41 @@ fn a_role_for_two_keys_campaigns_without_seats_at_once_and_that_is_reported_once
     harness.keep_alive(call, 1);
     assert!(harness.says(&Event::SeatsDenied { failure: denied() }));
     assert!(!writes(&harness) && harness.machine.status().seats.is_none());
-    // The same with the next lease, without another report.
-    harness.pass(6 * SECOND);
-    harness.connect();
-    harness.grant();
-    let (call, transaction) = harness.take_transaction();
-    assert_eq!(transaction.reads, Reads::KeysAndSeats);
+    // A minute later it asks again, without another report.
+    let denied_at = harness.now;
+    let call = loop {
+        harness.pass(500 * MILLI);
+        if !harness.has(|action| matches!(action, Action::Try { .. })) {
+            continue;
+        }
+        let (call, transaction) = harness.take_transaction();
+        if transaction.reads == Reads::KeysAndSeats {
+            break call;
+        }
+        harness.transact(call, held_by(OTHER, 11));
+        harness.keep_alive(call, 1);
+        assert!(harness.now < denied_at + 70 * SECOND);
+    };
+    assert!(harness.now >= denied_at + 60 * SECOND);
     let result: Result<View, _> = Err(denied());
     harness.handle(Input::Transacted { call, result });
     harness.answer(held_by(OTHER, 11));
+    assert!(!harness.says(&Event::SeatsDenied { failure: denied() }));
+}
+
+#[test]
+fn a_role_that_loses_and_regains_all_its_rights_keeps_its_seat() {
+    let (mut harness, _) = follower_among(Vec::new());
+    for reads in [Reads::KeysAndSeats, Reads::Keys] {
+        harness.pass(2 * SECOND);
+        let (call, transaction) = harness.take_transaction();
+        assert_eq!(transaction.reads, reads);
+        let result: Result<View, _> = Err(denied());
+        harness.handle(Input::Transacted { call, result });
+    }
+    harness.connect();
+    let (_, transaction) = harness.take_transaction();
+    assert_eq!(transaction.reads, Reads::KeysAndSeats);
     assert!(!harness.says(&Event::SeatsDenied { failure: denied() }));
 }
 

@@ -69,6 +69,7 @@ fn what_is_known_of_the_leader_is_given_with_its_age_and_no_longer_than_a_ttl() 
     let entry = Entry {
         value: b"two"[..].into(),
         lease,
+        create_revision: 1,
         mod_revision: 1,
     };
     let (election, state) = state(Role::Follower);
@@ -109,10 +110,11 @@ fn the_candidates_are_given_while_they_are_known_and_counted_by_a_metric() {
         entry: Entry {
             value: br#"{"name":"a"}"#[..].into(),
             lease: Some(LeaseId::new(lease)),
+            create_revision: lease,
             mod_revision: lease,
         },
-        create_revision: lease,
         has_name: true,
+        is_healthy: true,
         acts: None,
     });
     let (seats, none) = (
@@ -156,6 +158,7 @@ fn a_transition_keeps_no_more_of_a_value_than_it_shows() {
         let leader = Entry {
             value: value.as_bytes().into(),
             lease: None,
+            create_revision: 1,
             mod_revision: 1,
         };
         state.record(&Event::Following { leader });
