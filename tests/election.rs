@@ -11,6 +11,7 @@ use support::daemon::{
     wait_for_leader, wait_for_next_roles,
 };
 use support::etcd::{Etcd, on_each_etcd};
+use support::seated::{HANDED_OVER, wait_until_it_can_hand_over};
 use support::{FAIL_OVER, NEXT_REQUEST, TTL, let_pass};
 
 const SIGNALS: [(Signal, i32); 4] = [
@@ -156,22 +157,21 @@ fn a_leader_that_is_stopped_by_any_signal_hands_over_at_once() {
         let mut replicas = Daemon::candidates(&etcd, SIGNALS.len());
         let mut gone = Vec::new();
         for (signal, _) in SIGNALS {
+            let count = replicas.len();
             let leader = wait_for_next_roles(&mut replicas);
-            replicas[leader].wait_for_next_refreshes(1);
+            wait_until_it_can_hand_over(&etcd, &mut replicas[leader], count);
             replicas[leader].signal(signal);
             let stopped = replicas[leader].wait_for_next(LEADER_STOPS).at;
             let status = replicas[leader].wait_exit();
             assert_eq!(status.code(), Some(0), "after {signal:?}");
-            let messages = replicas[leader].messages();
-            let last = messages.last().unwrap();
-            if replicas.len() > 1 {
-                assert!(last.starts_with("Handed over to 'server"), "{last}");
-            } else {
-                assert_eq!(last, LEADER_STOPS);
-            }
+            let last = replicas[leader].messages().pop().unwrap();
             gone.push(replicas.remove(leader));
-            if !replicas.is_empty() {
+            if replicas.is_empty() {
+                assert_eq!(last, LEADER_STOPS);
+            } else {
                 let next = wait_for_leader(&replicas);
+                let successor = &replicas[next].name;
+                assert_eq!(last, format!("{HANDED_OVER}{successor}'."));
                 let took = replicas[next]
                     .last(LEADER)
                     .at

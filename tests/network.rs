@@ -2,7 +2,6 @@
 //! traffic.
 mod support;
 
-use rustix::process::Signal;
 use std::thread;
 use std::time::{Duration, SystemTime};
 use support::checker::{stall, terms, within_bound};
@@ -26,6 +25,13 @@ fn wait_for_request(proxy: &Proxy, what: &str) {
     wait_until(what, PATIENCE, || {
         (proxy.matching_requests() > 0).then_some(())
     });
+}
+
+/// Deletes both keys at once. A leader that is stopped in order would hand its term over instead.
+fn delete_keys_of(leader: &mut Daemon, etcd: &Etcd) {
+    let lease = etcd.key("leader").unwrap().lease.unwrap();
+    leader.crash();
+    etcd.etcdctl(&["lease", "revoke", &lease]);
 }
 
 /// The leader's connection to etcd fails for two TTLs and more, and then works again.
@@ -199,10 +205,8 @@ fn a_read_finds_keys_that_are_deleted_while_the_creation_of_a_watch_has_no_respo
         let mut follower = Daemon::spawn("follower", json("follower", &proxy.endpoint()));
         follower.wait_for_next(FOLLOWER);
         wait_for_request(&proxy, "it watches");
-        // Gracefully, so that the keys are deleted at once and nothing else takes them.
-        leader.signal(Signal::TERM);
-        leader.wait_exit();
-        let gone = leader.ended().unwrap();
+        delete_keys_of(&mut leader, &etcd);
+        let gone = SystemTime::now();
         follower.wait_for_next(LEADER);
         follower.wait_for_next_refreshes(3);
         let all = terms(&[&leader, &follower]);
@@ -239,8 +243,7 @@ fn keys_deleted_before_etcd_gets_the_watch(compacts: bool) {
         let mut follower = start("follower", &proxy.endpoint());
         follower.wait_for_next(FOLLOWER);
         wait_for_request(&proxy, "it watches");
-        leader.signal(Signal::TERM);
-        leader.wait_exit();
+        delete_keys_of(&mut leader, &etcd);
         if compacts {
             etcd.put("something", b"else", None);
             etcd.etcdctl(&["compact", &etcd.revision().to_string()]);

@@ -62,6 +62,13 @@ fn a_role_for_the_two_keys_alone_suffices() {
         first.wait_exit();
         second.wait_for_next(LEADER);
         second.wait_for_next(REFRESHED);
+        // What needs other keys is left out, which is no reason for a warning.
+        for replica in [&first, &second] {
+            let mut said = replica.messages();
+            said.retain(|message| message.starts_with("etcd permits only 'leader' and "));
+            assert_eq!(said.len(), 1, "{:?}", replica.messages());
+            assert_eq!(replica.warnings(), [""; 0]);
+        }
         // A user with a role for other keys.
         for arguments in [
             &["role", "add", "other"][..],

@@ -64,10 +64,23 @@ pub fn wait_for_seats(etcd: &Etcd, replicas: &mut [Daemon], count: usize) -> (us
         let is_complete = seats.len() == count;
         seats.into_iter().find(acts).filter(|_| is_complete)
     });
-    // It learns of them from the response to a try; one may be under way.
-    replicas[leader].skip();
-    replicas[leader].wait_for_next_refreshes(2);
+    wait_until_it_knows_the_seats(&mut replicas[leader]);
     (leader, seat)
+}
+
+/// Waits until this many candidates have a seat, and the leader knows of them: it hands over when it stops.
+pub fn wait_until_it_can_hand_over(etcd: &Etcd, leader: &mut Daemon, count: usize) {
+    poll_until("all have seats", || {
+        (etcd.seats().len() == count).then_some(())
+    });
+    wait_until_it_knows_the_seats(leader);
+}
+
+/// Waits until a leader knows the seats that are taken by now.
+fn wait_until_it_knows_the_seats(leader: &mut Daemon) {
+    // It learns of them from the response to a try; one may be under way.
+    leader.skip();
+    leader.wait_for_next_refreshes(2);
 }
 
 /// Returns the seat of the candidate that follows this leader next: of the others, it has held its seat

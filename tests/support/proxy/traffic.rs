@@ -68,9 +68,10 @@ impl Link {
 /// A kind of request to etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// The transaction that tries to win an election.
+    /// The transaction that tries to win an election, or that hands a term over.
     Campaign,
-    /// A keepalive of a lease, or its revocation, whose message looks the same.
+    /// A keepalive of a lease, or its revocation or the question how long it lasts, whose messages look
+    /// the same.
     KeepAlive,
     /// The creation of a watch.
     Watch,
@@ -98,14 +99,24 @@ impl Call {
             return false;
         }
         match self {
-            // Only a campaign writes `KEY/acting`.
-            Self::Campaign => contains(message, br#"{"name":"#),
+            // Only they put `KEY/acting`: the key, and then the value with its tag and a length below 128.
+            Self::Campaign => {
+                let key = b"/acting";
+                message.windows(key.len() + 3).any(|part| {
+                    let put = part.strip_prefix(key);
+                    put.is_some_and(|put| matches!(put, [0x12, 0..0x80, b'{']))
+                })
+            }
             // Only the record of a job holds when it was written.
             Self::Record => contains(message, br#"{"at":"#),
             // Only the record of a term says how that began.
             Self::Term => contains(message, br#""came":"#),
-            // One field, the id of the lease, which is long; a TTL is short.
-            Self::KeepAlive => message.first() == Some(&0x08) && (6..=11).contains(&message.len()),
+            // One field, the id of the lease, which is long; a TTL is short. Only the last byte of a number is
+            // below 0x80, so a request for a lease, which has its id as another field, is none of them.
+            Self::KeepAlive => {
+                matches!(message, [0x08, number @ .., 0..0x80]
+                    if (4..=9).contains(&number.len()) && number.iter().all(|byte| *byte >= 0x80))
+            }
             // A request to create, which begins with its key: `leader` in these tests.
             Self::Watch => matches!(message, [0x0a, _, 0x0a, length, b'l', ..] if *length >= 6),
             // It compares, deletes and reads the key; a read names it once.
