@@ -222,6 +222,8 @@ fn a_user_whom_etcd_does_not_ask_for_leads_and_one_warning_says_so() {
         warned_once(&leader);
 
         users::add(&etcd);
+        // Its lease holds its seat, and a lease is renewed only for who may write all that it holds.
+        users::permit_all_keys_of_the_election(&etcd);
         let before = authentications(&etcd);
         users::enable(&mut etcd);
         leader.skip();

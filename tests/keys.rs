@@ -10,31 +10,61 @@ use support::daemon::{
 };
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::etcdctl::LITTLE_ROOM;
-use support::{FAIL_OVER, TTL, let_pass};
+use support::{FAIL_OVER, TTL, let_pass, users};
+
+/// Deletes the key `leader` of one of three replicas, and checks that another one leads next.
+fn another_leads_after_a_deletion(
+    etcd: &Etcd,
+    mut replicas: Vec<Daemon>,
+    fault: &str,
+    ttl: Duration,
+) {
+    let old = wait_for_next_roles(&mut replicas);
+    replicas[old].wait_for_next_refreshes(1);
+    let deleted = SystemTime::now();
+    etcd.etcdctl(&["del", "leader"]);
+    let lost = replicas[old].wait_for_next_start(LOST).message();
+    assert!(lost.contains("deleted") && lost.ends_with('.'), "{lost}");
+    let new = wait_for_next_roles(&mut replicas);
+    assert_ne!(
+        new, old,
+        "a leader that was asked to step down lets the others lead first"
+    );
+    replicas[new].wait_for_next_refreshes(3);
+    assert_eq!(
+        etcd.key("leader").unwrap().value,
+        replicas[new].name.as_bytes()
+    );
+    let all = terms(&replicas.iter().collect::<Vec<_>>());
+    assert_eq!(all.len(), 2);
+    within_bound(fault, stall(&all, deleted), ttl, ttl);
+}
 
 #[test]
 fn a_leader_key_deleted_by_hand_makes_another_one_lead() {
     on_each_etcd(|etcd| {
-        let mut replicas = Daemon::candidates(&etcd, 3);
-        let old = wait_for_next_roles(&mut replicas);
-        replicas[old].wait_for_next_refreshes(1);
-        let deleted = SystemTime::now();
-        etcd.etcdctl(&["del", "leader"]);
-        let lost = replicas[old].wait_for_next_start(LOST).message();
-        assert!(lost.contains("deleted") && lost.ends_with('.'), "{lost}");
-        let new = wait_for_next_roles(&mut replicas);
-        assert_ne!(
-            new, old,
-            "a leader that was asked to step down lets the others campaign first"
-        );
-        replicas[new].wait_for_next_refreshes(3);
-        assert_eq!(
-            etcd.key("leader").unwrap().value,
-            replicas[new].name.as_bytes()
-        );
-        let all = terms(&replicas.iter().collect::<Vec<_>>());
-        assert_eq!(all.len(), 2);
-        within_bound("leader deleted", stall(&all, deleted), TTL, TTL);
+        let replicas = Daemon::candidates(&etcd, 3);
+        another_leads_after_a_deletion(&etcd, replicas, "leader deleted", TTL);
+    });
+}
+
+#[test]
+fn a_leader_that_knows_no_successor_lets_the_others_campaign_first_after_its_key_was_deleted() {
+    on_each_etcd(|mut etcd| {
+        // This role does not permit the candidates' seats.
+        users::add(&etcd);
+        users::enable(&mut etcd);
+        let spawn = |name| {
+            let mut replica = command();
+            replica.args(["--name", name, "--etcd", &etcd.endpoint(), "--ttl", "5s"]);
+            replica.args(["--log-format", "json"]);
+            Daemon::spawn(name, users::as_replica(replica))
+        };
+        let replicas = ["server1", "server2", "server3"].map(spawn).into();
+        let fault = "leader deleted, with a role for two keys";
+        // It holds off for a fifth of this, which is enough for the others on a busy machine.
+        let ttl = Duration::from_secs(5);
+        another_leads_after_a_deletion(&etcd, replicas, fault, ttl);
     });
 }
 
@@ -171,11 +201,11 @@ fn a_key_without_a_lease_is_warned_about_loudly_and_never_deleted() {
                 .map(|name| Daemon::spawn(name, plain(name, &etcd.endpoint())))
                 .into();
             for replica in &mut replicas {
-                let warning = replica.wait_for_next_line("a warning", |line| {
-                    line.is_warning() && !line.warns_of_outdated_etcd()
+                // On a busy machine, etcd may be slow to respond, which is warned about too.
+                let warning = replica.wait_for_next_line("a warning of the key", |line| {
+                    line.is_warning() && line.text().contains("bound to no lease")
                 });
-                let text = warning.text();
-                assert!(text.contains(put) && text.contains("lease"), "{text}");
+                assert!(warning.text().contains(put), "{}", warning.text());
                 assert_eq!(warning.stream, Stream::Err);
             }
             let_pass(TTL * 2);

@@ -60,6 +60,7 @@ fn a_role_for_the_two_keys_alone_suffices() {
         // Its watches work with these permissions as well; its next read would come later.
         first.signal(rustix::process::Signal::TERM);
         first.wait_exit();
+        second.wait_for_next("new election");
         second.wait_for_next(LEADER);
         second.wait_for_next(REFRESHED);
         // What needs other keys is left out, which is no reason for a warning.

@@ -35,6 +35,12 @@ pub fn add(etcd: &Etcd) {
     }
 }
 
+/// Lets `replica` read and write all keys below that of the election too.
+pub fn permit_all_keys_of_the_election(etcd: &Etcd) {
+    let permit = ["role", "grant-permission", "election", "readwrite"];
+    etcd.etcdctl(&[&permit[..], &["--prefix", "leader/"]].concat());
+}
+
 /// Switches authentication on.
 pub fn enable(etcd: &mut Etcd) {
     etcd.etcdctl(&["auth", "enable"]);
