@@ -31,7 +31,7 @@ pub(super) type KnownTerms = Option<Vec<TermRecord>>;
 enum Note {
     /// A term of this candidate has begun.
     Began(Term, TermRecord),
-    /// It has ended in order.
+    /// It has ended, and what acted in it has stopped.
     Ended(End),
     /// Another candidate leads.
     Follows,
@@ -62,8 +62,12 @@ pub(super) struct History {
     term_ended: Option<Moment>,
     /// The term of this candidate that goes on.
     term: Option<Term>,
+    /// The term in which this candidate acts, or may not have stopped acting yet.
+    acts_in: Option<Term>,
+    /// Why the last term ended, while it acts in it.
+    ending: Option<(Term, LossReason)>,
     /// Whether the end of this candidate's last term is to be written.
-    ends_in_order: bool,
+    end_is_recorded: bool,
 }
 
 impl History {
@@ -85,7 +89,9 @@ impl History {
             acting: None,
             term_ended: None,
             term: None,
-            ends_in_order: false,
+            acts_in: None,
+            ending: None,
+            end_is_recorded: false,
         }
     }
 
@@ -99,7 +105,8 @@ impl History {
         self.connections.send_replace(connection);
     }
 
-    /// Notices that the term before has ended: `leader/acting` is gone or was written anew.
+    /// Notices that the term before has ended: `leader/acting` is gone or was written anew; and that this
+    /// candidate has stopped acting.
     pub fn observe(&mut self, status: &Status) {
         let has_changed = status.acting != self.acting;
         let last = mem::replace(&mut self.acting, status.acting.clone());
@@ -109,36 +116,52 @@ impl History {
         } else if has_changed && last.is_some_and(|acting| acting.lease.is_some()) {
             self.term_ended = Some(clock::now());
         }
+        self.acts_in = status.role.term();
+        self.record_end();
     }
 
     /// Takes down what happened.
     pub fn record(&mut self, event: &Event) {
-        let note = match *event {
+        match *event {
             Event::Leading {
                 term,
                 was_handed_over,
                 ..
             } => {
                 self.term = Some(term);
-                self.ends_in_order = false;
-                Note::Began(term, self.begin(term, was_handed_over))
+                self.end_is_recorded = false;
+                let record = self.begin(term, was_handed_over);
+                self.note(Note::Began(term, record));
             }
             Event::Lost { term, reason } => {
                 let is_first = self.term.take_if(|present| *present == term).is_some();
-                if !is_first || !is_orderly(reason) {
-                    return;
+                if is_first && can_be_recorded(reason) {
+                    self.end_is_recorded = true;
+                    self.ending = Some((term, reason));
+                    // It may have stopped already.
+                    self.record_end();
                 }
-                self.ends_in_order = true;
-                Note::Ended(End {
-                    term,
-                    reason,
-                    at: wall_clock::now(),
-                    connection: self.connections.borrow().clone(),
-                })
             }
-            Event::Following { .. } => Note::Follows,
-            _ => return,
-        };
+            Event::Following { .. } => self.note(Note::Follows),
+            _ => {}
+        }
+    }
+
+    /// Passes on how a term ended, once this candidate has stopped acting in it.
+    fn record_end(&mut self) {
+        let acts_in = self.acts_in;
+        let ended = self.ending.take_if(|(term, _)| acts_in != Some(*term));
+        if let Some((term, reason)) = ended {
+            self.note(Note::Ended(End {
+                term,
+                reason,
+                at: wall_clock::now(),
+                connection: self.connections.borrow().clone(),
+            }));
+        }
+    }
+
+    fn note(&self, note: Note) {
         // Without rights, the task has ended.
         let _ = self.notes.send(note);
     }
@@ -161,18 +184,21 @@ impl History {
         let mut writing = self.writing;
         // The task ends once it has nothing left to write.
         drop(self.notes);
-        if !self.ends_in_order || timeout(self.limit, &mut writing).await.is_err() {
+        if !self.end_is_recorded || timeout(self.limit, &mut writing).await.is_err() {
             writing.abort();
         }
     }
 }
 
-/// Whether the holder knows that its term has ended in order: it stops acting before another can act.
-const fn is_orderly(reason: LossReason) -> bool {
+/// Returns whether the holder can record that its term ended for this reason: it reaches etcd, and that
+/// holds the record of the term.
+const fn can_be_recorded(reason: LossReason) -> bool {
     matches!(
         reason,
         LossReason::LeaderKeyDeleted
             | LossReason::LeaderKeyOverwritten
+            | LossReason::LeaseGone
+            | LossReason::ActingKeyTaken
             | LossReason::Withdrawn
             | LossReason::Resigned
     )
@@ -253,6 +279,7 @@ mod tests {
         let cluster = Cluster::new(vec!["127.0.0.1:1".parse().unwrap()]).unwrap();
         for (reasons, is_written) in [
             ([LossReason::LeaderKeyDeleted, LossReason::NotRenewed], true),
+            ([LossReason::LeaseGone, LossReason::Withdrawn], true),
             ([LossReason::NotRenewed, LossReason::Withdrawn], false),
         ] {
             let mut history = History::start(&Config::new("one".parse().unwrap(), cluster.clone()));
@@ -264,7 +291,7 @@ mod tests {
             for reason in reasons {
                 history.record(&Event::Lost { term: TERM, reason });
             }
-            assert_eq!(history.ends_in_order, is_written, "{reasons:?}");
+            assert_eq!(history.end_is_recorded, is_written, "{reasons:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
 /// The record of a term, as far as it can be read. Its holder writes it when the term begins, and again
-/// if the term ends in order.
+/// once it has stopped acting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TermRecord {
@@ -24,8 +24,8 @@ pub struct TermRecord {
     /// For how long nobody acted before, by its own clock: from when it saw that the term before had ended
     /// until it began to act. `None` if it did not see that.
     pub gap: Option<Duration>,
-    /// When the term ended, by its holder's wall clock. `None` while the term lasts, and if its holder
-    /// crashed or was cut off.
+    /// When its holder had stopped acting, by its own wall clock. `None` until then, if its holder crashed
+    /// or was cut off, and if etcd refused this record.
     pub until: Option<SystemTime>,
     /// Why the term ended, in its holder's words.
     pub ended: Option<String>,

@@ -20,6 +20,11 @@ const HEADER: [&str; 8] = [
 ];
 /// What stands for a field that is not known.
 const NOTHING: &str = "-";
+/// What is said of a term whose holder has not stopped yet.
+const STILL_ACTS: &str = "its holder may still be acting";
+/// What is said of a term that is over, and whose record does not say so.
+const NO_END: &str =
+    "no end was recorded: the holder crashed or was cut off, or etcd refused the record";
 
 /// Prints the last terms, the newest last.
 ///
@@ -72,9 +77,9 @@ enum State {
     Leads,
     /// Its holder leads no more, and may still be acting.
     Ending,
-    /// It ended in order.
+    /// Its record says how it ended.
     Ended,
-    /// Its holder crashed or was cut off.
+    /// Its holder crashed or was cut off, or etcd refused the end of the record.
     CutOff,
     /// Its record cannot be read.
     Unknown,
@@ -122,10 +127,14 @@ fn row(term: &TermRecord, state: State) -> [String; 8] {
         _ => term.lasted(),
     };
     let end = match (&term.ended, state) {
+        // Another version may write the reason before it has stopped acting.
+        (Some(reason), State::Ending) => {
+            format!("{}; {STILL_ACTS}", Printable(reason.as_bytes()))
+        }
         (Some(reason), _) => Printable(reason.as_bytes()).to_string(),
         (None, State::Leads) => "leads".to_owned(),
-        (None, State::Ending) => "its holder may still be acting".to_owned(),
-        (None, State::CutOff) => "the holder crashed or was cut off".to_owned(),
+        (None, State::Ending) => STILL_ACTS.to_owned(),
+        (None, State::CutOff) => NO_END.to_owned(),
         (None, State::Ended | State::Unknown) => NOTHING.to_owned(),
     };
     let name = term.name.as_ref();

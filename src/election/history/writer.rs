@@ -1,4 +1,5 @@
-//! Writes the history: one transaction when a term begins, and one when it ends in order.
+//! Writes the history: one transaction when a term begins, and one when its holder has
+//! stopped acting.
 
 use super::{End, KnownTerms, Note};
 use crate::{
