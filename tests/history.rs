@@ -21,6 +21,16 @@ fn start(name: &str, etcd: &Etcd, role: &str) -> Daemon {
     started
 }
 
+/// Waits until this leader knows of the other candidate's seat, so that it can hand over.
+fn wait_for_successor(etcd: &Etcd, leader: &mut Daemon) {
+    poll_until("both have seats", || {
+        (etcd.seats().len() == 2).then_some(())
+    });
+    leader.skip();
+    // It learns of them from the response to a try; one may be under way.
+    leader.wait_for_next_refreshes(2);
+}
+
 /// Waits until the end of this term is recorded; returns the term.
 fn wait_for_end(etcd: &Etcd, term: &Value) -> Value {
     poll_until("the end is recorded", || {
@@ -36,6 +46,7 @@ fn each_term_says_how_it_began_and_ended_and_a_restart_of_everything_keeps_that(
         let mut first = Daemon::spawn("server1", advertised("server1", &etcd.endpoint()));
         first.wait_for_next(LEADER);
         let mut second = start("server2", &etcd, FOLLOWER);
+        wait_for_successor(&etcd, &mut first);
         first.signal(Signal::TERM);
         // The end of the term is written by then.
         assert!(first.wait_exit().success());
@@ -63,6 +74,7 @@ fn each_term_says_how_it_began_and_ended_and_a_restart_of_everything_keeps_that(
             (&"server2".into(), &Value::Null)
         );
         assert!(leads["gap"].as_f64().unwrap() < 2.0, "{leads}");
+        wait_for_successor(&etcd, &mut second);
         assert_eq!(run(at(&etcd.endpoint(), &["step-down"])).code, 0);
         third.wait_for_next(LEADER);
         let of_second = |terms: &[Value]| {
