@@ -72,7 +72,7 @@ fn a_removal_whose_response_is_lost_is_found_to_be_done() {
         ));
         assert_eq!((unknown.code, unknown.out), (1, Vec::new()));
         let expected = "error: it is not known whether the record 'leader/done/x' was removed; look at the list \
-                        before you repeat the command: found out nothing within 1s: etcd at ";
+                        before you repeat the command: no usable response within 1s: etcd at ";
         assert!(unknown.err[0].starts_with(expected), "{:?}", unknown.err);
         proxy.set(Link::Open);
         let repeated = run(at(&proxy.endpoint(), &["done", "--forget", "x"]));

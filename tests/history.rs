@@ -382,7 +382,7 @@ fn an_unreachable_etcd_is_named_once_the_time_is_up() {
     let failed = run(at(&endpoint, &["history", "--timeout", "1s"]));
     assert_eq!((failed.code, failed.out), (1, Vec::new()));
     let expected = format!(
-        "error: could not read the terms below 'leader/history/': found out nothing within 1s: etcd \
+        "error: could not read the terms below 'leader/history/': no usable response within 1s: etcd \
          at '{endpoint}' does not answer ("
     );
     assert!(failed.err[0].starts_with(&expected), "{:?}", failed.err);

@@ -186,7 +186,7 @@ fn an_overloaded_etcd_is_asked_again_until_it_responds_or_time_is_up() {
         let run = run(at(&overloaded.endpoint(), &[what, "--timeout", "2s"]));
         assert_eq!(run.code, 1, "{:?}", run.out);
         let expected = format!(
-            "found out nothing within 2s: etcd at '{}' is overloaded (etcdserver: too many \
+            "no usable response within 2s: etcd at '{}' is overloaded (etcdserver: too many \
              requests)",
             overloaded.endpoint()
         );
@@ -234,7 +234,7 @@ fn a_permanent_failure_is_reported_at_once_unless_another_endpoint_may_respond()
         let mixed = [denied.endpoint(), overloaded.endpoint()];
         let failed = run(at(&mixed.join(","), &[what, "--timeout", "2s"]));
         assert_eq!(failed.code, 1);
-        let expected = format!("found out nothing within 2s: {}; etcd", refusal(&denied));
+        let expected = format!("no usable response within 2s: {}; etcd", refusal(&denied));
         assert!(failed.err[0].contains(&expected), "{:?}", failed.err);
         assert!(
             failed.took > Duration::from_millis(1400),

@@ -241,7 +241,7 @@ fn step_down_changes_nothing_while_the_database_is_full_unless_it_is_forced() {
         assert_eq!(refused.code, 1);
         assert!(refused.out.is_empty(), "{:?}", refused.out);
         let expected = format!(
-            "error: {full}; nothing was done, and 'server1' leads on unless you give --force"
+            "error: {full}; nothing was done, and 'server1' continues to lead; --force ends its term anyway"
         );
         assert_eq!(refused.err, [expected]);
         assert_eq!(etcd.key("leader"), before);

@@ -66,8 +66,14 @@ fn a_candidate_that_cannot_be_chosen_is_refused() {
         let _hostile = Played::seated(&etcd, 7, "\u{1b}[2J");
 
         let listed = "the candidates are 'a' in seat 00 (leads), 'b' in seat 01, 'twin' in seat 02, 'twin' \
-                      in seat 03, 'ill' in seat 04, somebody in seat 06, '\\u{1b}[2J' in seat 07";
-        let none = |what: &str| format!("{what}; nothing was done; {listed}");
+                      in seat 03, 'ill' in seat 04, a candidate without a name in \
+                      seat 06, '\\u{1b}[2J' in seat 07";
+        let none = |what: &str| {
+            format!(
+                "{what}; nothing was done; {listed}; a candidate without a seat is not listed and cannot \
+                 be chosen"
+            )
+        };
         for name in ["x", "stray", "", "A", "-b"] {
             let expected = none(&format!("there is no candidate '{name}'"));
             assert_refused(&etcd, &["--to", name], &expected);
@@ -86,7 +92,7 @@ fn a_candidate_that_cannot_be_chosen_is_refused() {
             let expected = "'ill' in seat 04 says that it is unhealthy; nothing was done";
             assert_refused(&etcd, &arguments, expected);
         }
-        let expected = "somebody in seat 06 does not say its name, so that no term can be handed to it; \
+        let expected = "a candidate without a name in seat 06 does not say its name, so that no term can be handed to it; \
                         nothing was done";
         assert_refused(&etcd, &["--to-seat", "06"], expected);
         for choice in [["--to", "b"], ["--to-seat", "01"]] {
@@ -109,7 +115,7 @@ fn a_leader_without_a_seat_counts_as_a_candidate_with_its_name() {
     on_each_etcd(|etcd| {
         let leader = Played::unseated(&etcd, 0, "a");
         leader.lead();
-        let expected = "no candidate is listed below 'leader/candidates/'; nothing was done; look whether \
+        let expected = "no candidate is listed below 'leader/candidates/'; nothing was done; check whether \
                         the replicas run an older version, or have an etcd role that may not write there";
         assert_refused(&etcd, &["--to", "b"], expected);
         assert_refused(&etcd, &["--to-seat", "00"], expected);
@@ -126,7 +132,8 @@ fn a_leader_without_a_seat_counts_as_a_candidate_with_its_name() {
             .map(|seat| Played::seated(&etcd, seat, "other"))
             .collect();
         let refused = step_down(&etcd, &["--to", "b"]);
-        let expected = "; all seats are taken, and a candidate without a seat cannot be chosen";
+        let expected = "; all seats are taken, and a candidate without a seat is not listed and cannot be \
+                        chosen";
         assert!(refused.err[0].ends_with(expected), "{:?}", refused.err);
     });
 }
@@ -148,6 +155,49 @@ fn a_candidate_that_does_not_renew_its_lease_is_refused() {
         let start = "error: 'b' in seat 01 looks dead: it has not renewed its lease since about 2";
         assert!(error.starts_with(start), "{error}");
         assert!(error.ends_with(" s; nothing was done"), "{error}");
+        assert_eq!(etcd.revision(), before);
+    });
+}
+
+#[test]
+fn a_leader_that_does_not_renew_its_lease_is_not_asked_to_hand_over() {
+    on_each_etcd(|etcd| {
+        let _heir = Played::seated(&etcd, 1, "b");
+        let mut silent = Played::unseated(&etcd, 0, "a");
+        silent.lease = etcd.grant(Duration::from_secs(9));
+        silent.publish(&json!({}));
+        silent.lead();
+        etcd.wait_until_lease_is_short(&silent.lease, 4);
+        let before = etcd.revision();
+        let refused = step_down(&etcd, &["--to", "b"]);
+        assert_eq!(refused.code, 1);
+        let error = refused.err.concat();
+        let start = "error: 'a' looks dead, so that it cannot hand over: it has not renewed its lease since \
+                     about 2";
+        assert!(error.starts_with(start), "{error}");
+        assert!(error.ends_with(" s; nothing was done"), "{error}");
+        assert_eq!(etcd.revision(), before);
+    });
+}
+
+#[test]
+fn a_seat_that_etcd_refuses_to_show_is_named() {
+    on_each_etcd(|etcd| {
+        let leader = Played::seated(&etcd, 0, "a");
+        leader.lead();
+        // Together they are too large for one response.
+        for seat in 1..5 {
+            etcd.put(
+                &format!("leader/candidates/{seat:02}"),
+                &vec![b'x'; 1_200_000],
+                Some(&leader.lease),
+            );
+        }
+        let before = etcd.revision();
+        let refused = step_down(&etcd, &["--to", "b"]);
+        assert_eq!(refused.code, 1, "{:?}", refused.out);
+        let start = "error: etcd refuses to show 'leader/candidates/' and 'leader/next' (";
+        assert!(refused.err[0].starts_with(start), "{:?}", refused.err);
         assert_eq!(etcd.revision(), before);
     });
 }
@@ -181,7 +231,8 @@ fn a_full_database_is_refused_even_with_force() {
         let _heir = Played::seated(&etcd, 1, "b");
         etcd.fill();
         let expected = "etcd's database is full (alarm NOSPACE), so that nobody can be elected; nothing \
-                        was done, and 'a' leads on: --force cannot help --to";
+                        was done, and 'a' continues to lead. --force does not help here: the request \
+                        itself needs room in the database";
         assert_refused(&etcd, &["--to", "b"], expected);
         assert_refused(&etcd, &["--to-seat", "01", "--force"], expected);
     }
@@ -229,8 +280,8 @@ fn a_user_who_may_not_use_the_seats_is_refused() {
         let refused = step_down();
         let advice = "grant its role readwrite on the prefix 'leader/' and on 'leader'";
         let expected = format!(
-            "error: the etcd user may not read 'leader/candidates/' and 'leader/next', so that no \
-             candidate can be chosen; nothing was done; {advice}"
+            "error: the etcd user may not read 'leader/candidates/' and 'leader/next' (etcdserver: \
+             permission denied), so that no candidate can be chosen; nothing was done; {advice}"
         );
         assert_eq!((refused.code, refused.err), (1, vec![expected]));
         etcd.etcdctl(&[

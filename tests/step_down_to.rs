@@ -63,7 +63,10 @@ fn the_command_explains_who_leads_instead() {
         // What the old leader's seat says of its version, and the hint that follows from it.
         let version = env!("CARGO_PKG_VERSION");
         let hints = [
-            (Some(version), String::new()),
+            (
+                Some(version),
+                " 'a' did not hand over: its lease expired, or its log says why.".to_owned(),
+            ),
             (
                 Some("0.0.7"),
                 format!(" 'a' runs version 0.0.7, and this is version {version}."),
@@ -134,7 +137,7 @@ fn a_candidate_that_has_acted_and_leads_no_more_has_led_next() {
         // Its term is over before the command looks again.
         b.act(1_000_000);
         let expected =
-            "'b' in seat 01 began to act, token 1000000, and leads no more. Nobody leads.";
+            "'b' in seat 01 began to act, token 1000000, and no longer leads. Nobody leads.";
         assert_eq!(finish(&mut stepping), (Some(0), expected.to_owned()));
     });
 }
@@ -218,7 +221,7 @@ fn a_request_whose_response_is_lost_is_found_to_be_carried_out() {
             proxy.set(Link::Cut);
             proxy.set(Link::Open);
             let what = if is_handed_over {
-                "leads no more"
+                "no longer leads"
             } else {
                 "is asked to hand over to 'b' in seat 01"
             };
@@ -237,7 +240,7 @@ fn a_request_whose_response_is_lost_is_found_to_be_carried_out() {
         let unknown = run(at(&proxy.endpoint(), &arguments));
         assert_eq!((unknown.code, unknown.out), (1, Vec::new()));
         let expected = "error: it is not known whether 'a' was asked to hand over to 'b' in seat 01; look \
-                        at the status before you repeat the command: found out nothing within 1s: etcd at ";
+                        at the status before you repeat the command: no usable response within 1s: etcd at ";
         assert!(unknown.err[0].starts_with(expected), "{:?}", unknown.err);
         assert_eq!(etcd.key("leader").unwrap().mod_revision, token);
     });

@@ -40,10 +40,7 @@ pub(super) fn state_sentence(state: &ElectionState, leader_key: &LeaderKey) -> S
     match (state.situation, &state.leader) {
         (Situation::Led, Some(leader)) => {
             let Leader { token, lease, .. } = leader;
-            let address = match &leader.address {
-                Some(address) => format!(" at '{}'", Printable(address.as_bytes())),
-                None => String::new(),
-            };
+            let address = address_clause(leader.address.as_deref());
             let since = match leader.since {
                 Some(since) => format!(", since {}", humantime::format_rfc3339_seconds(since)),
                 None => String::new(),
@@ -184,12 +181,25 @@ pub(super) fn not_recorded(error: NotRecorded, config: &Config) -> anyhow::Error
 /// Returns an error that says why this etcd user cannot record the job, and what to do.
 pub(super) fn job_denied(failure: &Failure, config: &Config) -> anyhow::Error {
     let (_, key) = job_and_key(config);
-    let leader_key = Printable(config.leader_key().as_str().as_bytes());
     let reason = failure_reason(failure);
+    let advice = required_role(config.leader_key());
     anyhow!(
-        "the etcd user may not read and write the key '{key}', which --once requires ({reason}); grant \
-         its role readwrite on the prefix '{leader_key}/' and on '{leader_key}'"
+        "the etcd user may not read and write the key '{key}', which --once requires ({reason}); {advice}"
     )
+}
+
+/// Returns a clause that says which permissions an etcd user needs to use everything.
+pub(super) fn required_role(leader_key: &LeaderKey) -> String {
+    let key = Printable(leader_key.as_str().as_bytes());
+    format!("grant its role readwrite on the prefix '{key}/' and on '{key}'")
+}
+
+/// Returns a clause that says how to reach a candidate; empty if that is not known.
+pub(super) fn address_clause(address: Option<&str>) -> String {
+    match address {
+        Some(address) => format!(" at '{}'", Printable(address.as_bytes())),
+        None => String::new(),
+    }
 }
 
 /// Returns the job that runs once, and the key of its record.

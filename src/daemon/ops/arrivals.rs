@@ -2,8 +2,7 @@
 
 use crate::{
     candidates::{Candidates, ListedCandidate},
-    daemon::render::{candidate_name, full_sentence},
-    printable::Printable,
+    daemon::render::{address_clause, candidate_name, full_sentence},
 };
 
 /// Returns one sentence that says who came, left or changed its entry since the last report, which was
@@ -22,12 +21,15 @@ pub(super) fn changes(before: Option<&Candidates>, now: &Candidates) -> Option<S
     };
     let left = before.listed.iter().filter_map(|candidate| {
         let has_left = same_in(now, candidate).is_none();
-        has_left.then(|| format!("{} left", candidate_name(candidate)))
+        has_left.then(|| format!("{} left", name(candidate)))
     });
     let joined = now.listed.iter().filter_map(|candidate| {
-        let name = candidate_name(candidate);
+        let name = name(candidate);
         match same_in(before, candidate) {
-            None => Some(format!("{name} joined{}", address(candidate))),
+            None => {
+                let address = address_clause(candidate.address.as_deref());
+                Some(format!("{name} joined{address}"))
+            }
             Some(before) if before != *candidate => Some(format!("{name} changed its entry")),
             Some(_) => None,
         }
@@ -41,7 +43,7 @@ pub(super) fn changes(before: Option<&Candidates>, now: &Candidates) -> Option<S
 
 /// Returns a clause that names all candidates, and a sentence if others may not be listed.
 pub(super) fn listing(candidates: &Candidates) -> String {
-    let names: Vec<_> = candidates.listed.iter().map(candidate_name).collect();
+    let names: Vec<_> = candidates.listed.iter().map(name).collect();
     let listing = match names.len() {
         0 => "no candidate is listed.".to_owned(),
         1 => format!("1 candidate: {}.", names.join(", ")),
@@ -55,9 +57,6 @@ pub(super) fn listing(candidates: &Candidates) -> String {
         .join(" ")
 }
 
-fn address(candidate: &ListedCandidate) -> String {
-    match &candidate.address {
-        Some(address) => format!(" at '{}'", Printable(address.as_bytes())),
-        None => String::new(),
-    }
+fn name(candidate: &ListedCandidate) -> String {
+    candidate_name(candidate.name.as_deref())
 }

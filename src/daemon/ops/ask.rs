@@ -78,7 +78,7 @@ impl Asker {
             if wait_at_most.is_zero() {
                 let timeout = humantime::format_duration(self.timeout);
                 bail!(
-                    "found out nothing within {timeout}: {}; --etcd says where to ask, --timeout \
+                    "no usable response within {timeout}: {}; --etcd says where to ask, --timeout \
                      how long to try",
                     self.describe(&failures)
                 );

@@ -163,19 +163,23 @@ fn candidate_lines(candidates: &Candidates) -> Vec<String> {
 
 /// Returns the columns of a candidate's line.
 fn candidate_row(candidate: &ListedCandidate) -> [String; 6] {
-    let quoted = |before: &str, text: &Option<String>, otherwise: &str| match text {
-        Some(text) => format!("{before} '{}'", Printable(text.as_bytes())),
-        None => otherwise.to_owned(),
+    let address = match render::address_clause(candidate.address.as_deref()) {
+        clause if clause.is_empty() => "no address".to_owned(),
+        clause => clause.trim_start().to_owned(),
+    };
+    let version = match &candidate.version {
+        Some(version) => format!("version '{}'", Printable(version.as_bytes())),
+        None => "unknown version".to_owned(),
     };
     let since = match candidate.since {
         Some(since) => format!("since {}", humantime::format_rfc3339_seconds(since)),
         None => "since an unknown time".to_owned(),
     };
     [
-        render::candidate_name(candidate),
+        render::candidate_name(candidate.name.as_deref()),
         format!("seat {}", candidate.seat),
-        quoted("at", &candidate.address, "no address"),
-        quoted("version", &candidate.version, "unknown version"),
+        address,
+        version,
         since,
         if candidate.leads { "leads" } else { "" }.to_owned(),
     ]

@@ -17,7 +17,7 @@ use crate::{
     etcd::Connection,
     observer::{ElectionState, Leader, Observed, Observer},
     printable::Printable,
-    protocol::{Failure, FailureKind, View},
+    protocol::{Failure, View},
 };
 use anyhow::{Context, bail};
 use std::{os::unix::ffi::OsStringExt, time::Duration};
@@ -35,6 +35,7 @@ pub(super) async fn run(
     let (view, alarms) = asker
         .ask(async |connection, limit| read_with_alarms(connection, limit, choice.is_some()).await)
         .await?;
+    let (view, without_seats_because) = view;
     let state = ElectionState::of(&view);
     let Some(leader) = state.leader else {
         print(&state_sentence(&state, leader_key))?;
@@ -50,12 +51,18 @@ pub(super) async fn run(
         );
     }
     if let Some(choice) = choice {
-        return hand_over::run(&asker, leader_key, &leader, &view, &alarms, &choice).await;
+        let because = without_seats_because.as_ref();
+        return hand_over::run(
+            &asker, leader_key, &leader, &view, because, &alarms, &choice,
+        )
+        .await;
     }
     if let Some(clause) = alarms_clause(&alarms)
         && !args.force
     {
-        bail!("{clause}; nothing was done, and '{name}' leads on unless you give --force");
+        bail!(
+            "{clause}; nothing was done, and '{name}' continues to lead; --force ends its term anyway"
+        );
     }
     let token = leader.token;
     let was_deleted = asker
@@ -65,7 +72,7 @@ pub(super) async fn run(
         "is asked to step down"
     } else {
         // This includes a request that is repeated because its first response was lost.
-        "leads no more"
+        "no longer leads"
     };
     print(&format!("'{name}' {what}, token {token}."))?;
 
@@ -93,25 +100,19 @@ pub(super) async fn read_once_more(asker: &Asker, leader_key: &LeaderKey) -> any
     read_state(&last_asker).await
 }
 
-/// Reads both keys and etcd's alarms, and the seats if `with_seats` and the user may read them.
+/// Reads both keys and etcd's alarms, and the seats if `with_seats`. If etcd refuses to show those, it also
+/// returns why.
 async fn read_with_alarms(
     connection: &Connection,
     limit: Duration,
     with_seats: bool,
-) -> Result<(View, Vec<String>), Failure> {
+) -> Result<((View, Option<Failure>), Vec<String>), Failure> {
     let until = clock::now() + limit;
     let left = || until.since(clock::now());
-    let with_seats = if with_seats {
-        match connection.read_with_seats(limit).await {
-            Err(failure) if failure.kind == FailureKind::Denied => None,
-            view => Some(view?),
-        }
+    let view = if with_seats {
+        connection.read_with_seats_if_permitted(limit).await?
     } else {
-        None
-    };
-    let view = match with_seats {
-        Some(view) => view,
-        None => connection.read(left()).await?,
+        (connection.read(limit).await?, None)
     };
     let alarms = match connection.alarms(left()).await {
         // Some versions of etcd let only its administrators ask.

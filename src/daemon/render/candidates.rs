@@ -37,8 +37,8 @@ fn candidate_fields(candidate: &ListedCandidate) -> Map<String, Value> {
 }
 
 /// Returns what a candidate is called.
-pub(in crate::daemon) fn candidate_name(candidate: &ListedCandidate) -> String {
-    match &candidate.name {
+pub(in crate::daemon) fn candidate_name(name: Option<&str>) -> String {
+    match name {
         Some(name) => format!("'{}'", Printable(name.as_bytes())),
         None => "a candidate without a name".to_owned(),
     }

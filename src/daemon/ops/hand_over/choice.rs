@@ -2,6 +2,7 @@
 
 use crate::{
     config::LeaderKey,
+    daemon::render::{address_clause, candidate_name},
     observer::Leader,
     printable::Printable,
     protocol::{LeaseId, Seat, SeatNumber, Seats},
@@ -45,11 +46,8 @@ impl<'a> Listed<'a> {
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.record.name {
-            Some(name) => write!(f, "'{}'", Printable(name.as_bytes()))?,
-            None => f.write_str("somebody")?,
-        }
-        write!(f, " in seat {}", self.seat.number)
+        let name = candidate_name(self.record.name.as_deref());
+        write!(f, "{name} in seat {}", self.seat.number)
     }
 }
 
@@ -72,7 +70,7 @@ pub(super) fn find<'a>(
     if all.is_empty() && !is_leader_too {
         let key = Printable(leader_key.as_str().as_bytes());
         bail!(
-            "no candidate is listed below '{key}/candidates/'; nothing was done; look whether the \
+            "no candidate is listed below '{key}/candidates/'; nothing was done; check whether the \
              replicas run an older version, or have an etcd role that may not write there"
         );
     }
@@ -89,12 +87,15 @@ pub(super) fn find<'a>(
                 Choice::Name(name) => format!("there is no candidate '{}'", Printable(name)),
                 Choice::Seat(number) => format!("no candidate has seat {number}"),
             };
-            let unlisted = if seats.taken.len() < SeatNumber::COUNT {
+            let full = if seats.taken.len() < SeatNumber::COUNT {
                 ""
             } else {
-                "; all seats are taken, and a candidate without a seat cannot be chosen"
+                "all seats are taken, and "
             };
-            bail!("{nobody}; nothing was done; the candidates are {list}{unlisted}");
+            bail!(
+                "{nobody}; nothing was done; the candidates are {list}; {full}a candidate without a seat \
+                 is not listed and cannot be chosen"
+            );
         }
         _ => bail!(
             "'{}' leads already; nothing was done",
@@ -133,11 +134,8 @@ fn ambiguous(chosen: &[Listed<'_>], is_leader_too: bool, leader: &Leader) -> Str
 
 /// Returns how a candidate differs from another one of the same name.
 fn seat_and_address(candidate: &Listed<'_>) -> String {
-    let number = candidate.seat.number;
-    match &candidate.record.address {
-        Some(address) => format!("seat {number} at '{}'", Printable(address.as_bytes())),
-        None => format!("seat {number}"),
-    }
+    let address = address_clause(candidate.record.address.as_deref());
+    format!("seat {}{address}", candidate.seat.number)
 }
 
 /// Returns the candidates as a part of a sentence.

@@ -1,12 +1,12 @@
 //! The request to hand a term to a chosen candidate: sent, and followed until that one acts.
 
-use super::{choice::Listed, required_role};
+use super::choice::Listed;
 use crate::{
     config::LeaderKey,
     daemon::{
         exit_code,
         ops::{ask::Asker, print, step_down::read_once_more},
-        render::{HISTORY_WENT_BACK, state_sentence},
+        render::{HISTORY_WENT_BACK, required_role, state_sentence},
     },
     etcd::Values,
     observer::{ElectionState, Leader},
@@ -157,15 +157,12 @@ impl Request<'_> {
             }
             Progress::Acts(token) => {
                 print(&format!(
-                    "{to} began to act, token {token}, and leads no more. {state}"
+                    "{to} began to act, token {token}, and no longer leads. {state}"
                 ))?;
                 Ok(exit_code::SUCCESS)
             }
             Progress::Gone => bail!("{to} withdrew or died meanwhile: {state}"),
-            Progress::OtherLeads => bail!(
-                "{to} does not lead next: {state}{}",
-                self.version_hint().unwrap_or_default()
-            ),
+            Progress::OtherLeads => bail!("{to} does not lead next: {state}{}", self.hint()),
             Progress::Open => {
                 let limit = humantime::format_duration(self.asker.limit());
                 let not_seen = format!("{to} was not seen to act within {limit}");
@@ -224,21 +221,24 @@ impl Request<'_> {
         leads.is_some_and(|next| next.lease == self.to.lease && next.token > self.leader.token)
     }
 
-    /// Returns a sentence that says why the old leader may have ignored the request.
-    fn version_hint(&self) -> Option<String> {
+    /// Returns a sentence that says why the old leader may not have done what it was asked to do.
+    fn hint(&self) -> String {
         let name = Printable(&self.leader.name);
         let Some(seat) = self.leader_seat else {
-            return Some(format!(
+            return format!(
                 " '{name}' had no seat: it may run an older version, which ignores whom it is asked to \
                  hand over to."
-            ));
+            );
         };
-        let version = SeatRecord::decode(&seat.entry.value).version?;
+        let version = SeatRecord::decode(&seat.entry.value).version;
         let own = env!("CARGO_PKG_VERSION");
-        (version != own).then(|| {
-            let version = Printable(version.as_bytes());
-            format!(" '{name}' runs version {version}, and this is version {own}.")
-        })
+        match version.filter(|version| version != own) {
+            Some(version) => {
+                let version = Printable(version.as_bytes());
+                format!(" '{name}' runs version {version}, and this is version {own}.")
+            }
+            None => format!(" '{name}' did not hand over: its lease expired, or its log says why."),
+        }
     }
 }
 
