@@ -35,7 +35,8 @@ fn the_command_succeeds_once_the_chosen_candidate_acts() {
         old.act(token);
         let heirs = [Played::seated(&etcd, 1, "b"), Played::seated(&etcd, 2, "b")];
         let arguments = ["--to-seat", "02", "--if-leader", "a"];
-        let (mut stepping, asked) = start(&etcd.endpoint(), &arguments);
+        let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
+        let (mut stepping, asked) = start(&proxy.endpoint(), &arguments);
         let expected = format!("'a' is asked to hand over to 'b' in seat 02, token {token}.");
         assert_eq!(asked, expected);
         // One transaction: the term ends when somebody is chosen.
@@ -47,6 +48,14 @@ fn the_command_succeeds_once_the_chosen_candidate_acts() {
         assert_eq!(record, json!({ "token": token, "lease": lease }));
 
         let token = heirs[1].lead();
+        // The second read shows that the command has judged the response to the first one.
+        for _ in 0..2 {
+            proxy.set(Link::HoldRequests(Call::Seats));
+            wait_until("the command reads the seats", PATIENCE, || {
+                (proxy.matching_requests() > 0).then_some(())
+            });
+            proxy.set(Link::Open);
+        }
         assert!(!stepping.has_ended(), "it does not act yet");
         heirs[1].act(token);
         let (code, last) = finish(&mut stepping);
