@@ -15,7 +15,7 @@ use crate::{
 };
 use driver::{Command, Driver};
 use history::KnownTerms;
-use std::io;
+use std::{io, sync::Arc};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -128,10 +128,10 @@ impl Candidate {
     }
 
     /// Returns the records of the last terms, the oldest first, as this candidate last read them: when it
-    /// begins to lead, and soon after another candidate does. `None` until then, and if the etcd user may
+    /// begins to lead, and soon after it or another candidate does. `None` until then, and if the etcd user may
     /// not read them.
     #[must_use]
-    pub fn terms(&self) -> watch::Receiver<Option<Vec<TermRecord>>> {
+    pub fn terms(&self) -> watch::Receiver<Option<Arc<[TermRecord]>>> {
         self.terms.subscribe()
     }
 

@@ -19,8 +19,6 @@ mod watch;
 #[cfg(feature = "daemon")]
 pub(crate) use access::check_files;
 #[cfg(feature = "daemon")]
-pub(crate) use history::Terms;
-#[cfg(feature = "daemon")]
 pub(crate) use records::{After, Record, Removal};
 pub(crate) use seats::SeatsWatch;
 pub(crate) use target::Target;

@@ -74,6 +74,8 @@ fn each_term_says_how_it_began_and_ended_and_a_restart_of_everything_keeps_that(
             (&"server2".into(), &Value::Null)
         );
         assert!(leads["gap"].as_f64().unwrap() < 2.0, "{leads}");
+        assert!(leads["lasted"].as_u64() <= Some(60), "{leads}");
+        assert!(leads["lasted"].is_u64(), "{leads}");
         wait_for_successor(&etcd, &mut second);
         assert_eq!(run(at(&etcd.endpoint(), &["step-down"])).code, 0);
         third.wait_for_next(LEADER);
@@ -329,6 +331,17 @@ fn nothing_recorded_ends_with_3_and_what_is_recorded_is_shown_as_far_as_it_can_b
 }
 
 #[test]
+fn no_more_than_the_newest_32_terms_are_shown() {
+    let etcd = Etcd::newest();
+    for token in 0..40 {
+        etcd.put(&format!("leader/history/{token:020}"), b"{}", None);
+    }
+    let terms = terms(&etcd);
+    let tokens = terms.iter().map(|term| term["token"].as_u64().unwrap());
+    assert!(tokens.eq(8..40), "{terms:?}");
+}
+
+#[test]
 fn large_values_do_not_keep_a_term_from_being_recorded_or_shown() {
     let etcd = Etcd::newest();
     let megabyte = vec![b'x'; 1_000_000];
@@ -358,21 +371,28 @@ fn the_status_of_each_replica_has_the_terms_that_it_has_read() {
             (&of_leader[0]["name"], &of_leader[0]["until"]),
             (&"leads".into(), &Value::Null)
         );
-        assert_eq!(wait_for(&follows, 1), of_leader);
+        assert_eq!(of_leader[0]["state"], "leads");
+        assert_eq!(wait_for(&follows, 1)[0]["token"], of_leader[0]["token"]);
         leader.skip();
         etcd.etcdctl(&["del", "leader"]);
         follower.wait_for_next(LEADER);
         leader.wait_for_next(FOLLOWER);
-        let of_leader = wait_for(&follows, 2);
+        let of_leader = poll_until("the new leader knows how the term before ended", || {
+            let terms = wait_for(&follows, 2);
+            terms[0]["ended"].is_string().then_some(terms)
+        });
+        assert_eq!(of_leader[0]["ended_as"], "leader_key_deleted");
+        let states = of_leader.iter().map(|term| &term["state"]);
+        assert!(states.eq(["ended", "leads"]), "{of_leader:?}");
         let of_follower = poll_until("the follower knows the terms as well", || {
             let terms = wait_for(&leads, 2);
             terms[0]["ended"].is_string().then_some(terms)
         });
         assert_eq!(of_follower[0]["ended_as"], "leader_key_deleted");
-        assert_eq!(
-            (&of_follower[1], &of_follower[1]["name"]),
-            (&of_leader[1], &"follows".into())
-        );
+        assert_eq!(of_follower[1]["name"], "follows");
+        for field in ["token", "since", "state"] {
+            assert_eq!(of_follower[1][field], of_leader[1][field], "{field}");
+        }
     });
 }
 

@@ -12,7 +12,7 @@ use support::proxy::{Call, Link, Proxy};
 use support::{NEXT_REQUEST, PATIENCE, users, wait_until};
 
 /// How a log begins that it gives up the history.
-const DENIED: &str = "The etcd user may not read and write the history of terms";
+const DENIED: &str = "The etcd role may not read and write 'leader/history/'";
 
 #[test]
 fn a_role_for_the_two_keys_leads_without_a_history_and_cannot_read_it() {
@@ -71,6 +71,33 @@ fn a_role_for_the_two_keys_leads_without_a_history_and_cannot_read_it() {
         let shown = run(users::as_replica(at(&etcd.endpoint(), &["history"])));
         assert_eq!((shown.code, shown.out.len()), (0, 2), "{:?}", shown.err);
         assert!(shown.out[1].ends_with("asked to stop"), "{:?}", shown.out);
+    }
+}
+
+#[test]
+fn a_role_for_all_but_the_history_is_logged_once() {
+    for binary in binaries() {
+        let mut etcd = Etcd::start_with(&binary, &["--bcrypt-cost", "4"].map(str::to_owned), &[]);
+        users::add(&etcd);
+        let grant = ["role", "grant-permission", "election", "readwrite"];
+        etcd.etcdctl(&[&grant[..], &["--prefix", "leader/candidates/"]].concat());
+        etcd.etcdctl(&[&grant[..], &["leader/next"]].concat());
+        users::enable(&mut etcd);
+        let as_replica = users::as_replica(json("server1", &etcd.endpoint()));
+        let mut replica = Daemon::spawn("server1", as_replica);
+        replica.wait_for_next(LEADER);
+        replica.wait_for_any_start(DENIED);
+        etcd.etcdctl(&["del", "leader"]);
+        replica.wait_for_next_start(LOST);
+        replica.wait_for_next(LEADER);
+        replica.signal(Signal::TERM);
+        assert!(replica.wait_exit().success());
+        let expected = format!(
+            "{DENIED}: this replica keeps no history. Grant readwrite on the prefix 'leader/' and restart \
+             the replica."
+        );
+        assert_eq!(replica.count(&expected), 1);
+        assert_eq!(replica.warnings(), Vec::<String>::new());
     }
 }
 

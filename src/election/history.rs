@@ -15,6 +15,10 @@ use crate::{
 };
 use std::{
     mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 use tokio::{
@@ -25,7 +29,7 @@ use tokio::{
 use writer::Writer;
 
 /// The records of the last terms, the oldest first; `None` if they are not known.
-pub(super) type KnownTerms = Option<Vec<TermRecord>>;
+pub(super) type KnownTerms = Option<Arc<[TermRecord]>>;
 
 /// What the writer must know.
 enum Note {
@@ -46,6 +50,14 @@ struct End {
     connection: Option<Box<Connection>>,
 }
 
+/// What is known of the rights to keep a history.
+struct Denial {
+    /// The election's key.
+    leader_key: String,
+    /// Whether it was reported that the etcd role lacks them.
+    is_reported: AtomicBool,
+}
+
 /// Takes down what happens, and passes it to a task that writes it.
 pub(super) struct History {
     name: String,
@@ -55,6 +67,7 @@ pub(super) struct History {
     notes: mpsc::UnboundedSender<Note>,
     connections: watch::Sender<Option<Box<Connection>>>,
     known: watch::Sender<KnownTerms>,
+    denial: Arc<Denial>,
     writing: JoinHandle<()>,
     /// `leader/acting` as last known.
     acting: Option<Entry>,
@@ -77,7 +90,17 @@ impl History {
         let (notes, notes_received) = mpsc::unbounded_channel();
         let (connections, connections_received) = watch::channel(None);
         let (known, _) = watch::channel(None);
-        let writer = Writer::new(notes_received, connections_received, known.clone(), limit);
+        let denial = Arc::new(Denial {
+            leader_key: config.leader_key().as_str().to_owned(),
+            is_reported: AtomicBool::new(false),
+        });
+        let writer = Writer::new(
+            notes_received,
+            connections_received,
+            known.clone(),
+            Arc::clone(&denial),
+            limit,
+        );
         Self {
             name: config.name().as_str().to_owned(),
             address: config.address().map(Address::as_str).map(str::to_owned),
@@ -85,6 +108,7 @@ impl History {
             notes,
             connections,
             known,
+            denial,
             writing: tokio::spawn(writer.run()),
             acting: None,
             term_ended: None,
@@ -142,6 +166,8 @@ impl History {
                     self.record_end();
                 }
             }
+            // What is reported then says that no history is kept.
+            Event::SeatsDenied { .. } => self.denial.is_reported.store(true, Ordering::Relaxed),
             Event::Following { .. } => self.note(Note::Follows),
             _ => {}
         }

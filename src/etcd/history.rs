@@ -43,7 +43,8 @@ impl Connection {
     /// # Errors
     /// If etcd does not respond in time or refuses.
     pub async fn terms(&self, limit: Duration) -> Result<Vec<TermRecord>, Failure> {
-        self.read_terms(GetOptions::new(), limit).await
+        let records = self.read_terms(GetOptions::new(), limit).await?;
+        Ok(newest(records))
     }
 
     /// Reads both keys, and the records of the last terms as of the same revision.
@@ -56,6 +57,7 @@ impl Connection {
             let keys = self.read(limit).await?;
             let options = GetOptions::new().with_revision(keys.revision);
             if let Some(records) = self.try_to_read_terms(options, limit).await? {
+                let records = newest(records);
                 return Ok(Terms { records, keys });
             }
             // Compacted meanwhile.
@@ -180,6 +182,12 @@ impl Connection {
         });
         Ok(found.and_then(|get| get.kvs().first().map(entry)))
     }
+}
+
+/// Returns the records that are kept, without those that the next leader deletes.
+fn newest(mut records: Vec<TermRecord>) -> Vec<TermRecord> {
+    let old = records.len().saturating_sub(TermRecord::KEPT);
+    records.split_off(old)
 }
 
 /// Requires that a key stands as a revision wrote it, or that there is none, whose revision is 0 to etcd.

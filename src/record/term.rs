@@ -1,7 +1,7 @@
 //! The record of a term, in `KEY/history/TOKEN`.
 
 use super::{seconds, time_from};
-use crate::{protocol::FencingToken, wall_clock};
+use crate::{printable::Printable, protocol::FencingToken, wall_clock};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
@@ -34,6 +34,8 @@ pub struct TermRecord {
 }
 
 impl TermRecord {
+    /// How many terms are kept.
+    pub(crate) const KEPT: usize = 32;
     /// The candidate won a campaign.
     pub const ELECTED: &str = "elected";
     /// The leader before handed its term over.
@@ -84,11 +86,12 @@ impl TermRecord {
         Value::Object(known.collect()).to_string()
     }
 
-    /// Reads the value of a term's key, which may be anything; a field that cannot be read is `None`.
+    /// Reads the value of a term's key, which may be anything; a field that cannot be read is `None`, and
+    /// of a text that is too long to be shown, there is no more than shows that.
     #[must_use]
     pub fn decode(token: FencingToken, value: &[u8]) -> Self {
         let object: Value = serde_json::from_slice(value).unwrap_or_default();
-        let text = |field: &str| object[field].as_str().map(str::to_owned);
+        let text = |field: &str| object[field].as_str().map(shortened);
         Self {
             token,
             name: text("name"),
@@ -108,6 +111,13 @@ impl TermRecord {
     pub fn lasted(&self) -> Option<Duration> {
         self.until?.duration_since(self.since?).ok()
     }
+}
+
+/// Returns a text without what is never shown of it, and still longer than what is shown.
+fn shortened(text: &str) -> String {
+    let mut places = text.char_indices().map(|(place, _)| place);
+    let end = places.find(|place| *place > Printable::LONGEST);
+    text[..end.unwrap_or(text.len())].to_owned()
 }
 
 #[cfg(test)]
@@ -160,6 +170,17 @@ mod tests {
         for unreadable in [&b"\xff"[..], b"7", b"[]", b""] {
             let read = TermRecord::decode(TOKEN, unreadable);
             assert_eq!(read, TermRecord::unknown(TOKEN));
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_stays_too_long() {
+        for (text, length) in [
+            ("é".repeat(127), 254),
+            ("é".repeat(9999), 256),
+            ("x".repeat(9999), 256),
+        ] {
+            assert_eq!(shortened(&text).len(), length);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     config::LeaderKey,
     daemon::{
         render::{candidates_fields, date, leader_fields, loss_reason, situation_name, text},
-        terms,
+        terms::{self, State},
     },
 };
 use serde_json::{Map, Value, json};
@@ -26,7 +26,11 @@ pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
         .map(|it| transition(it, &snapshot.leader_key))
         .collect();
     let terms = snapshot.terms.as_ref();
-    let terms: Option<Vec<_>> = terms.map(|terms| terms.iter().map(terms::fields).collect());
+    let terms: Option<Vec<_>> = terms.map(|known| {
+        let terms = known.iter();
+        let state = |term| State::as_last_read(term, known, snapshot.keys.as_ref());
+        terms.map(|term| terms::fields(term, state(term))).collect()
+    });
     let since = snapshot.transitions.last().map(|last| last.at);
     let mut object = text("name", snapshot.name.as_bytes());
     let rest = [

@@ -45,7 +45,7 @@ impl Server {
         listener: TcpListener,
         config: &Config,
         status: watch::Receiver<Status>,
-        terms: watch::Receiver<Option<Vec<TermRecord>>>,
+        terms: watch::Receiver<Option<Arc<[TermRecord]>>>,
     ) -> Self {
         if let Ok(address) = listener.local_addr() {
             debug!(%address, "Listening for HTTP at {address}.");

@@ -12,6 +12,7 @@ use crate::{
     candidates::Candidates,
     clock,
     config::{Config, LeaderKey},
+    daemon::terms::Keys,
     observer::Leader,
     protocol::{Event, Moment, Role, Situation, Status, Term, Timing},
     record::TermRecord,
@@ -20,7 +21,7 @@ use crate::{
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -38,7 +39,7 @@ pub(super) struct ReplicaState {
     endpoints: Vec<String>,
     status: watch::Receiver<Status>,
     /// The last terms, as last read.
-    terms: watch::Receiver<Option<Vec<TermRecord>>>,
+    terms: watch::Receiver<Option<Arc<[TermRecord]>>>,
     known: Mutex<Known>,
     metrics: Metrics,
 }
@@ -64,6 +65,8 @@ pub(super) struct Snapshot {
     pub remaining: Option<Duration>,
     /// Whether somebody leads, and who; or why that is not known.
     pub election: Result<(Situation, Option<Leader>), &'static str>,
+    /// Both keys, if they are known.
+    pub keys: Option<Keys>,
     /// The candidates, if they are known.
     pub candidates: Option<Candidates>,
     /// How long ago the request was sent whose response last showed the keys.
@@ -75,14 +78,14 @@ pub(super) struct Snapshot {
     /// The last transitions, the oldest first.
     pub transitions: Vec<Transition>,
     /// The last terms, as last read, the oldest first; `None` if they are not known.
-    pub terms: Option<Vec<TermRecord>>,
+    pub terms: Option<Arc<[TermRecord]>>,
 }
 
 impl ReplicaState {
     pub fn new(
         config: &Config,
         status: watch::Receiver<Status>,
-        terms: watch::Receiver<Option<Vec<TermRecord>>>,
+        terms: watch::Receiver<Option<Arc<[TermRecord]>>>,
     ) -> Self {
         let endpoints = config.cluster().endpoints().iter();
         Self {
@@ -193,6 +196,10 @@ impl ReplicaState {
             term,
             remaining: remaining.filter(|_| role == CurrentRole::Leader),
             candidates: election.as_ref().ok().and(Candidates::of(&status)),
+            keys: election.is_ok().then(|| Keys {
+                leader: status.leader.clone(),
+                acting: status.acting.clone(),
+            }),
             election,
             age: status.keys_as_of.map(|sent| now.since(sent)),
             ttl: known.timing.ttl(),

@@ -3,15 +3,14 @@
 use super::{ask::Asker, print, table::aligned};
 use crate::{
     config::{Cluster, LeaderKey},
-    daemon::{exit_code, render, terms},
-    etcd::Terms,
+    daemon::{
+        exit_code, render,
+        terms::{self, Keys, State},
+    },
     printable::Printable,
-    protocol::Entry,
     record::TermRecord,
-    wall_clock,
 };
 use anyhow::Context;
-use serde_json::json;
 use std::time::{Duration, SystemTime};
 
 /// The names of the columns.
@@ -52,13 +51,18 @@ pub(super) async fn run(
         }
         return Ok(exit_code::NOTHING_FOUND);
     }
+    let keys = Keys {
+        leader: found.keys.leader,
+        acting: found.keys.acting,
+    };
     let terms = found.records.iter();
+    let terms = terms.map(|term| (term, State::of(term, &keys)));
     let lines = if json {
         terms
-            .map(|term| json_line(term, State::of(term, &found)))
+            .map(|(term, state)| render::line(terms::fields(term, state)))
             .collect()
     } else {
-        let rows = terms.map(|term| row(term, State::of(term, &found)));
+        let rows = terms.map(|(term, state)| row(term, state));
         let header = HEADER.map(str::to_owned);
         aligned([header].into_iter().chain(rows).collect())
     };
@@ -70,62 +74,8 @@ pub(super) async fn run(
     Ok(exit_code::SUCCESS)
 }
 
-/// What became of a term.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Its holder leads.
-    Leads,
-    /// Its holder leads no more, and may still be acting.
-    Ending,
-    /// Its record says how it ended.
-    Ended,
-    /// Its holder crashed or was cut off, or etcd refused the end of the record.
-    CutOff,
-    /// Its record cannot be read.
-    Unknown,
-}
-
-impl State {
-    /// Judges a term by its record and both keys.
-    fn of(term: &TermRecord, found: &Terms) -> Self {
-        let is_of_term = |key: &Option<Entry>| {
-            key.as_ref()
-                .is_some_and(|key| key.lease.is_some() && key.mod_revision == term.token.get())
-        };
-        match (
-            is_of_term(&found.keys.leader),
-            is_of_term(&found.keys.acting),
-        ) {
-            (true, true) => Self::Leads,
-            (false, true) => Self::Ending,
-            _ if term.until.is_some() || term.ended.is_some() => Self::Ended,
-            // Every holder writes its name.
-            _ if term.name.is_none() => Self::Unknown,
-            _ => Self::CutOff,
-        }
-    }
-
-    /// Returns the name that programs read; `None` if it is not known. It never changes.
-    const fn name(self) -> Option<&'static str> {
-        match self {
-            Self::Leads => Some("leads"),
-            Self::Ending => Some("ending"),
-            Self::Ended => Some("ended"),
-            Self::CutOff => Some("cut_off"),
-            Self::Unknown => None,
-        }
-    }
-}
-
 /// Returns the columns of a line of text.
 fn row(term: &TermRecord, state: State) -> [String; 8] {
-    let lasted = match state {
-        State::Leads => term
-            .since
-            .and_then(|since| wall_clock::now().duration_since(since).ok())
-            .map(|lasted| Duration::from_secs(lasted.as_secs())),
-        _ => term.lasted(),
-    };
     let end = match (&term.ended, state) {
         // Another version may write the reason before it has stopped acting.
         (Some(reason), State::Ending) => {
@@ -143,7 +93,7 @@ fn row(term: &TermRecord, state: State) -> [String; 8] {
         or_nothing(name.map(|name| format!("'{}'", Printable(name.as_bytes())))),
         date(term.since),
         date(term.until),
-        duration(lasted),
+        duration(terms::lasted(term, state)),
         or_nothing(term.came.as_deref().map(way)),
         duration(term.gap),
         end,
@@ -165,11 +115,4 @@ fn duration(duration: Option<Duration>) -> String {
 
 fn or_nothing(text: Option<String>) -> String {
     text.unwrap_or_else(|| NOTHING.to_owned())
-}
-
-/// Returns the JSON object of a term.
-fn json_line(term: &TermRecord, state: State) -> String {
-    let mut fields = terms::fields(term);
-    fields.insert("state".to_owned(), json!(state.name()));
-    render::line(fields)
 }

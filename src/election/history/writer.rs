@@ -1,21 +1,22 @@
 //! Writes the history: one transaction when a term begins, and one when its holder has
 //! stopped acting.
 
-use super::{End, KnownTerms, Note};
+use super::{Denial, End, KnownTerms, Note};
 use crate::{
     etcd::Connection,
     printable::Printable,
     protocol::{Entry, Failure, FailureKind, Term},
     record::TermRecord,
 };
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
 };
 
-/// How many terms are kept.
-const KEPT: usize = 32;
 /// How often a request is sent at most.
 const ATTEMPTS: usize = 5;
 
@@ -35,10 +36,11 @@ pub(super) struct Writer {
     notes: mpsc::UnboundedReceiver<Note>,
     /// The note that interrupted the last wait.
     next: Option<Note>,
-    /// Whether another candidate began to lead, and the terms were not read since.
+    /// Whether another term began, and the terms were not read since its first moments.
     is_behind: bool,
     connections: watch::Receiver<Option<Box<Connection>>>,
     known: watch::Sender<KnownTerms>,
+    denial: Arc<Denial>,
     limit: Duration,
     recorded: Option<Recorded>,
     /// Whether the etcd user may not read or write the history.
@@ -50,6 +52,7 @@ impl Writer {
         notes: mpsc::UnboundedReceiver<Note>,
         connections: watch::Receiver<Option<Box<Connection>>>,
         known: watch::Sender<KnownTerms>,
+        denial: Arc<Denial>,
         limit: Duration,
     ) -> Self {
         Self {
@@ -58,6 +61,7 @@ impl Writer {
             is_behind: false,
             connections,
             known,
+            denial,
             limit,
             recorded: None,
             is_denied: false,
@@ -100,7 +104,7 @@ impl Writer {
             let limit = self.limit;
             let attempt = async {
                 let mut old = connection.recorded_terms(limit).await?;
-                old.truncate((old.len() + 1).saturating_sub(KEPT));
+                old.truncate((old.len() + 1).saturating_sub(TermRecord::KEPT));
                 connection.put_term(term, &value, &old, limit).await
             };
             match attempt.await {
@@ -108,6 +112,8 @@ impl Writer {
                     if let Some(recorded) = &mut self.recorded {
                         recorded.mod_revision = revision_of(found.as_ref(), &value);
                     }
+                    // The leader before may be recording the end of its term just now.
+                    self.is_behind = true;
                     return self.read().await;
                 }
                 Err(failure) => self.wait_after(&failure).await?,
@@ -161,10 +167,10 @@ impl Writer {
         Err(GivenUp)
     }
 
-    /// Reads the terms after another candidate began to lead.
+    /// Reads the terms a while after another one began.
     async fn follow(&mut self) -> Result<(), GivenUp> {
         self.is_behind = false;
-        // The leader is recording its term just now.
+        // The leader is recording its term just now, and the one before is recording the end of its own.
         self.pause().await?;
         self.read().await
     }
@@ -178,7 +184,7 @@ impl Writer {
             let connection = self.connection().await?;
             match connection.terms(self.limit).await {
                 Ok(terms) => {
-                    self.known.send_replace(Some(terms));
+                    self.known.send_replace(Some(terms.into()));
                     return Ok(());
                 }
                 Err(failure) => self.wait_after(&failure).await?,
@@ -189,9 +195,14 @@ impl Writer {
 
     fn replace_known(&self, record: TermRecord) {
         self.known.send_if_modified(|known| {
-            let mut terms = known.iter_mut().flatten();
-            let term = terms.find(|term| term.token == record.token);
-            term.map(|term| *term = record).is_some()
+            let Some(terms) = known else { return false };
+            let Some(place) = terms.iter().position(|term| term.token == record.token) else {
+                return false;
+            };
+            let mut changed = terms.to_vec();
+            changed[place] = record;
+            *terms = changed.into();
+            true
         });
     }
 
@@ -238,9 +249,15 @@ impl Writer {
     fn disable(&mut self, failure: &Failure) {
         self.is_denied = true;
         let reason = Printable(failure.message.as_bytes());
-        tracing::debug!(
+        let key = Printable(self.denial.leader_key.as_bytes());
+        if self.denial.is_reported.swap(true, Ordering::Relaxed) {
+            tracing::debug!(%reason, "The etcd role may not read and write '{key}/history/' either.");
+            return;
+        }
+        tracing::info!(
             %reason,
-            "The etcd user may not read and write the history of terms, which is not kept: {reason}."
+            "The etcd role may not read and write '{key}/history/': this replica keeps no history. Grant \
+             readwrite on the prefix '{key}/' and restart the replica."
         );
     }
 }

@@ -4,7 +4,6 @@ use crate::{
     daemon::{http::document::document, render::text},
     protocol::{Entry, FencingToken, LeaseId, LossReason, Seat, SeatNumber, Seats},
 };
-use std::sync::Arc;
 
 const TERM: Term = Term {
     token: FencingToken::new(1),
