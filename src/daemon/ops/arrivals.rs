@@ -6,7 +6,8 @@ use crate::{
 };
 
 /// Returns one sentence that says who came, left or changed its entry since the last report, which was
-/// `before` if there was one. Returns `None` if nobody did: another one of them may lead.
+/// `before` if there was one. Returns `None` if nobody did: another one of them may lead, or one has taken
+/// a new seat, as after its term.
 pub(super) fn changes(before: Option<&Candidates>, now: &Candidates) -> Option<String> {
     let Some(before) = before else {
         return (!now.listed.is_empty()).then(|| listing(now));
@@ -20,12 +21,13 @@ pub(super) fn changes(before: Option<&Candidates>, now: &Candidates) -> Option<S
         })
     };
     let left = before.listed.iter().filter_map(|candidate| {
-        let has_left = same_in(now, candidate).is_none();
+        let has_left = same_in(now, candidate).is_none() && !has_other_seat(candidate, before, now);
         has_left.then(|| format!("{} left", name(candidate)))
     });
     let joined = now.listed.iter().filter_map(|candidate| {
         let name = name(candidate);
         match same_in(before, candidate) {
+            None if has_other_seat(candidate, now, before) => None,
             None => {
                 let address = address_clause(candidate.address.as_deref());
                 Some(format!("{name} joined{address}"))
@@ -39,6 +41,24 @@ pub(super) fn changes(before: Option<&Candidates>, now: &Candidates) -> Option<S
         return None;
     }
     Some(format!("{}; {}", changes.join(", "), listing(now)))
+}
+
+/// Returns whether a candidate in `its` list has a seat in the `other` one that is not in its own: under
+/// another lease, but with the same text.
+fn has_other_seat(candidate: &ListedCandidate, its: &Candidates, other: &Candidates) -> bool {
+    let description = |it: &ListedCandidate| {
+        let ListedCandidate {
+            name,
+            address,
+            version,
+            since,
+            ..
+        } = it.clone();
+        (name, address, version, since)
+    };
+    let is_new = |seat: &&ListedCandidate| its.listed.iter().all(|it| it.lease != seat.lease);
+    let mut new = other.listed.iter().filter(is_new);
+    new.any(|seat| description(seat) == description(candidate))
 }
 
 /// Returns a clause that names all candidates, and a sentence if others may not be listed.
@@ -59,4 +79,53 @@ pub(super) fn listing(candidates: &Candidates) -> String {
 
 fn name(candidate: &ListedCandidate) -> String {
     candidate_name(candidate.name.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{LeaseId, SeatNumber};
+    use std::time::{Duration, SystemTime};
+
+    fn candidate(lease: i64, name: &str, since: u64) -> ListedCandidate {
+        ListedCandidate {
+            seat: SeatNumber::all().next().unwrap(),
+            lease: LeaseId::new(lease),
+            name: Some(name.to_owned()),
+            address: None,
+            version: None,
+            since: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(since)),
+            leads: false,
+        }
+    }
+
+    fn list(listed: &[ListedCandidate]) -> Candidates {
+        Candidates {
+            listed: listed.to_vec(),
+            is_full: false,
+        }
+    }
+
+    #[test]
+    fn a_new_seat_of_the_same_candidate_is_not_reported_and_a_restart_is() {
+        let before = list(&[candidate(1, "a", 5), candidate(2, "b", 5)]);
+        let reseated = list(&[candidate(2, "b", 5), candidate(3, "a", 5)]);
+        assert_eq!(changes(Some(&before), &reseated), None);
+        let restarted = list(&[candidate(2, "b", 5), candidate(3, "a", 6)]);
+        assert_eq!(
+            changes(Some(&before), &restarted).unwrap(),
+            "'a' left, 'a' joined; 2 candidates: 'b', 'a'."
+        );
+        // Both seats may be there for a moment.
+        let both = list(&[
+            candidate(1, "a", 5),
+            candidate(2, "b", 5),
+            candidate(3, "a", 5),
+        ]);
+        assert!(
+            changes(Some(&before), &both)
+                .unwrap()
+                .starts_with("'a' joined;")
+        );
+    }
 }
