@@ -143,7 +143,8 @@ pub struct Leader {
     pub lease: LeaseId,
     /// How to reach it, if it says so.
     pub address: Option<String>,
-    /// Since when it leads, by its own wall clock, if it says so.
+    /// When the term began: by the holder's wall clock if it was elected, by its predecessor's if the term
+    /// was handed over. `None` if it does not say so.
     pub since: Option<SystemTime>,
     /// Whether `leader/acting` is of the same term: [`Situation::Led`]. If not, the situation is
     /// [`Situation::LedWithoutActing`].

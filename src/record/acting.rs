@@ -17,7 +17,8 @@ pub struct ActingRecord {
     pub name: Option<String>,
     /// How to reach it.
     pub address: Option<String>,
-    /// When it campaigned, by its own wall clock.
+    /// When the term began: by the holder's wall clock if it was elected, by its predecessor's if the term
+    /// was handed over.
     pub since: Option<SystemTime>,
 }
 

@@ -37,10 +37,10 @@ pub(in crate::daemon) enum EtcdCommand {
         timeout: Duration,
     },
 
-    /// Tell how things stand, and then each change as it happens, until it is stopped
+    /// Print who leads and the candidates, then each change as it happens
     ///
-    /// An etcd that does not answer is asked again until it does; then what happened meanwhile is
-    /// told. It also prints which candidates there are, and who comes and goes, if the etcd role may
+    /// It runs until a signal stops it. An etcd that does not answer is asked again until it does; then it
+    /// prints what happened meanwhile. It also prints which candidates there are, and who comes and goes, if the etcd role may
     /// read the keys below KEY/candidates/ and KEY/next.
     ///
     /// With a COMMAND, runs COMMAND for the first state and at each change of it instead of printing them, one
@@ -71,21 +71,22 @@ pub(in crate::daemon) enum EtcdCommand {
         command: Vec<OsString>,
     },
 
-    /// End the leader's term in order, and tell who leads next
+    /// End the leader's term in order, and print who leads next
     ///
     /// Deletes the leader key, and no more: the leader finishes, and nobody else acts meanwhile.
     /// Another candidate leads next, where there is one. With --to or --to-seat, exactly that candidate
-    /// leads next, or the command prints why it does not. Does nothing, and ends with 1, while etcd has
-    /// raised an alarm, such as for a full database: nobody could lead next. Ends with 0 once
-    /// somebody leads again (with --to or --to-seat: once that candidate acts), with 3 if nobody leads,
-    /// and with 1 if nobody does in time or etcd does not answer.
+    /// leads next, or the command prints why it does not. Does nothing while etcd has
+    /// raised an alarm, such as for a full database: nobody could lead next. Exit code 0: somebody leads
+    /// again (with --to or --to-seat: that candidate acts). 3: nobody leads, so there is no term to end. 1:
+    /// the request was refused, nobody leads in time, or etcd is unreachable or refuses.
     StepDown(Box<StepDownArgs>),
 
     /// Print the last terms: who led, from when until when, and how that began and ended
     ///
     /// Prints one line for each of the last 32 terms that are recorded under KEY/history/, the newest
-    /// last: the token, the leader's name, since when and until when it led by its own clock, how long
-    /// that is, how it came to lead, for how long nobody acted before, and why the term ended. Exit code
+    /// last: the token, the leader's name, since when and until when it acted by its own clock, how long
+    /// that is, how it came to lead, for how long nobody acted before, and why the term ended. The time
+    /// during which nobody acted excludes the time until a dead leader's lease expired. Exit code
     /// 0: there is a record. 3: there is none. 1: etcd refuses or does not respond in time.
     History {
         /// Print one JSON object a line

@@ -100,7 +100,7 @@ pub(super) struct RunArgs {
     )]
     hold: Option<Duration>,
 
-    /// Tell over HTTP how this replica stands: /leader, /follower, /live, /ready, /status, /metrics
+    /// Serve this replica's state over HTTP: /leader, /follower, /live, /ready, /status, /metrics
     #[arg(
         long,
         value_name = "ADDRESS",
