@@ -111,6 +111,7 @@ mod tests {
     fn keys(leader: i64, acting: i64) -> Keys {
         let key = |mod_revision: i64| {
             (mod_revision != 0).then(|| Entry {
+                create_revision: mod_revision,
                 value: b"a"[..].into(),
                 lease: Some(LeaseId::new(1)),
                 mod_revision,
