@@ -289,7 +289,9 @@ impl Driver {
 
     fn publish_status(&mut self) {
         let status = self.machine.status();
-        self.history.observe(&status);
+        let machine = &self.machine;
+        self.history
+            .observe(&status, |lease| machine.holds_keys_of(lease));
         self.status.send_if_modified(|published| {
             let differs = *published != status;
             *published = status;

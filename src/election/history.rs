@@ -9,7 +9,7 @@ use crate::{
     clock,
     config::{Address, Config},
     etcd::Connection,
-    protocol::{Entry, Event, LossReason, Moment, Status, Term, Timing},
+    protocol::{Entry, Event, LeaseId, LossReason, Moment, Status, Term, Timing},
     record::TermRecord,
     wall_clock,
 };
@@ -35,7 +35,7 @@ pub(super) type KnownTerms = Option<Arc<[TermRecord]>>;
 enum Note {
     /// A term of this candidate has begun.
     Began(Term, TermRecord),
-    /// It has ended, and what acted in it has stopped.
+    /// It has ended, what acted in it has stopped, and its keys are released.
     Ended(End),
     /// Another candidate leads.
     Follows,
@@ -48,6 +48,14 @@ struct End {
     at: SystemTime,
     /// The connection at that time: a candidate that withdraws may have disconnected before this is written.
     connection: Option<Box<Connection>>,
+}
+
+/// A term that was lost, and whose end is not written yet.
+struct Ending {
+    term: Term,
+    reason: LossReason,
+    /// When what acted had stopped, if it has.
+    stopped: Option<SystemTime>,
 }
 
 /// What is known of the rights to keep a history.
@@ -75,10 +83,8 @@ pub(super) struct History {
     term_ended: Option<Moment>,
     /// The term of this candidate that goes on.
     term: Option<Term>,
-    /// The term in which this candidate acts, or may not have stopped acting yet.
-    acts_in: Option<Term>,
-    /// Why the last term ended, while it acts in it.
-    ending: Option<(Term, LossReason)>,
+    /// Why the last term ended, until its keys are another candidate's or gone.
+    ending: Option<Ending>,
     /// Whether the end of this candidate's last term is to be written.
     end_is_recorded: bool,
 }
@@ -113,7 +119,6 @@ impl History {
             acting: None,
             term_ended: None,
             term: None,
-            acts_in: None,
             ending: None,
             end_is_recorded: false,
         }
@@ -129,9 +134,13 @@ impl History {
         self.connections.send_replace(connection);
     }
 
-    /// Notices that the term before has ended: `leader/acting` is gone or was written anew; and that this
-    /// candidate has stopped acting.
-    pub fn observe(&mut self, status: &Status) {
+    /// Notices that the term before has ended: `leader/acting` is gone or was written anew; that this
+    /// candidate has stopped acting; and that others can lead. `holds_keys_of` tells whether it has not
+    /// released the keys of a lease yet.
+    ///
+    /// Only then is the end written: it would delay the hand-over, since etcd writes one after the other to
+    /// its disk.
+    pub fn observe(&mut self, status: &Status, holds_keys_of: impl Fn(LeaseId) -> bool) {
         let has_changed = status.acting != self.acting;
         let last = mem::replace(&mut self.acting, status.acting.clone());
         if status.keys_as_of.is_none() {
@@ -140,8 +149,17 @@ impl History {
         } else if has_changed && last.is_some_and(|acting| acting.lease.is_some()) {
             self.term_ended = Some(clock::now());
         }
-        self.acts_in = status.role.term();
-        self.record_end();
+        let acts_in = status.role.term();
+        if let Some(ending) = self
+            .ending
+            .as_mut()
+            .filter(|ending| acts_in != Some(ending.term))
+        {
+            ending.stopped.get_or_insert_with(wall_clock::now);
+            if !holds_keys_of(ending.term.lease) {
+                self.record_end();
+            }
+        }
     }
 
     /// Takes down what happened.
@@ -161,9 +179,11 @@ impl History {
                 let is_first = self.term.take_if(|present| *present == term).is_some();
                 if is_first && can_be_recorded(reason) {
                     self.end_is_recorded = true;
-                    self.ending = Some((term, reason));
-                    // It may have stopped already.
-                    self.record_end();
+                    self.ending = Some(Ending {
+                        term,
+                        reason,
+                        stopped: None,
+                    });
                 }
             }
             // What is reported then says that no history is kept.
@@ -173,15 +193,18 @@ impl History {
         }
     }
 
-    /// Passes on how a term ended, once this candidate has stopped acting in it.
+    /// Passes on how a term ended.
     fn record_end(&mut self) {
-        let acts_in = self.acts_in;
-        let ended = self.ending.take_if(|(term, _)| acts_in != Some(*term));
-        if let Some((term, reason)) = ended {
+        if let Some(Ending {
+            term,
+            reason,
+            stopped,
+        }) = self.ending.take()
+        {
             self.note(Note::Ended(End {
                 term,
                 reason,
-                at: wall_clock::now(),
+                at: stopped.unwrap_or_else(wall_clock::now),
                 connection: self.connections.borrow().clone(),
             }));
         }
@@ -206,7 +229,8 @@ impl History {
     }
 
     /// Waits until the end of the last term is written, if it is to be, for one limit of a request at most.
-    pub async fn finish(self) {
+    pub async fn finish(mut self) {
+        self.record_end();
         let mut writing = self.writing;
         // The task ends once it has nothing left to write.
         drop(self.notes);
@@ -266,9 +290,9 @@ mod tests {
         let cluster = Cluster::new(vec!["127.0.0.1:1".parse().unwrap()]).unwrap();
         let mut history = History::start(&Config::new("one".parse().unwrap(), cluster));
         for status in statuses {
-            history.observe(status);
+            history.observe(status, |_| false);
         }
-        history.observe(&status(Some((9, 9))));
+        history.observe(&status(Some((9, 9))), |_| false);
         let record = history.begin(TERM, false);
         assert_eq!(history.term_ended, None, "it counts once");
         record

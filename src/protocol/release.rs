@@ -274,13 +274,16 @@ impl Machine {
                 self.start_release(now, place);
             }
         }
-        let done = self.releases.is_empty() && self.calls.granting().is_none();
+        // A lease that may never have been granted is not worth the wait.
+        let is_known = |release: &&Release| !matches!(release.step, Step::RevokeUnknown);
+        let left_behind = self.releases.iter().find(is_known);
+        let left_behind = left_behind.map(|release| release.lease);
+        let done = left_behind.is_none() && self.calls.granting().is_none();
         if matches!(self.state, State::Unleased { .. })
             && self
                 .withdrawal_ends()
                 .is_some_and(|ends| done || now >= ends)
         {
-            let left_behind = self.releases.first().map(|release| release.lease);
             self.releases.clear();
             self.state = State::Withdrawn;
             self.disconnect(now);

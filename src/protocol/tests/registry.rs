@@ -251,3 +251,17 @@ fn of_the_leases_that_may_have_been_granted_the_last_ones_are_revoked_one_by_one
     revoked.sort_by_key(|lease| lease.get());
     assert_eq!(revoked, lost[12..]);
 }
+
+#[test]
+fn a_candidate_withdraws_at_once_though_a_lease_may_have_been_granted() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let (call, _) = harness.take(|action| match action {
+        Action::Grant { call, lease, .. } => Some((*call, *lease)),
+        _ => None,
+    });
+    let result = Err(unreachable());
+    harness.handle(Input::Granted { call, result });
+    harness.handle(Input::Withdraw);
+    assert!(harness.says(&Event::Withdrawn { left_behind: None }));
+}
