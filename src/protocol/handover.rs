@@ -21,13 +21,21 @@ pub(super) struct Handover {
     passed_over: Vec<LeaseId>,
     /// How many candidates were silent.
     silent: usize,
-    /// Whether the seats were read since what acted has stopped.
-    is_refreshed: bool,
+    seats: Knowledge,
     /// Whether a campaign on the term's lease has had no response: it could write the keys again once they
     /// are deleted.
     has_open_campaign: bool,
-    /// Whether a hand-over was refused, because something had changed.
-    was_refused: bool,
+}
+
+/// How what is known of the seats came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knowledge {
+    /// By a try, before what acted had stopped, or beside the hand-over.
+    Earlier,
+    /// By a read since.
+    Refreshed,
+    /// By the response to a hand-over that was refused, because something had changed.
+    Refused,
 }
 
 /// How far a hand-over has come.
@@ -75,7 +83,7 @@ impl Handover {
     /// outdated.
     fn without(mut self, gone: &Seat, seats: Option<&Seats>) -> Step {
         self.passed_over.extend(gone.entry.lease);
-        if self.is_refreshed {
+        if self.seats != Knowledge::Earlier {
             return self.with_successor(seats);
         }
         self.stage = Stage::Refresh;
@@ -91,7 +99,7 @@ impl Handover {
         };
         self.stage = match self.successor(seats) {
             Some(to) => Stage::Check { to: to.clone() },
-            None if !self.is_refreshed => Stage::Refresh,
+            None if self.seats == Knowledge::Earlier => Stage::Refresh,
             None => return self.release(),
         };
         Step::HandOver(Box::new(self))
@@ -153,9 +161,8 @@ impl Machine {
             stage: Stage::Refresh,
             passed_over: self.releases.iter().map(|release| release.lease).collect(),
             silent: 0,
-            is_refreshed: false,
+            seats: Knowledge::Earlier,
             has_open_campaign: self.open_campaigns > 0,
-            was_refused: false,
         };
         let is_others = !leader_stands && known.leader().is_some();
         let seats = self.registry.seats();
@@ -251,7 +258,6 @@ impl Machine {
             }
             Err(failure) => return self.fail_release(now, place, failure),
         };
-        handover.is_refreshed = true;
         let seats = view.seats.take();
         let revision = view.revision;
         let seen = Known::from_view(view);
@@ -271,9 +277,13 @@ impl Machine {
             // `leader` alone cannot be released by what guards `leader/acting`.
             (Ownership::LeaderAlone, _) => Step::REVOKE,
             (ownership @ (Ownership::Both | Ownership::ActingAlone), sent_to) => {
-                let is_second = sent_to.is_some() && handover.was_refused;
+                let is_second = sent_to.is_some() && handover.seats == Knowledge::Refused;
                 handover.leader_stands = ownership == Ownership::Both;
-                handover.was_refused |= sent_to.is_some();
+                if sent_to.is_some() {
+                    handover.seats = Knowledge::Refused;
+                } else if handover.seats == Knowledge::Earlier {
+                    handover.seats = Knowledge::Refreshed;
+                }
                 let is_others = !handover.leader_stands && seen.leader().is_some();
                 if is_second || is_others {
                     handover.release()

@@ -299,24 +299,48 @@ fn a_lost_term_is_never_handed_over() {
 }
 
 #[test]
-fn a_campaign_without_a_response_leads_to_a_revocation() {
-    let mut harness = Harness::new(1);
-    harness.connect();
-    let lease = harness.grant();
-    // The response to the campaign is lost; a read shows that it was won.
-    harness.take_transaction();
+fn a_campaign_without_a_response_prevents_the_deletion_of_the_keys_and_no_hand_over() {
+    for has_candidates in [false, true] {
+        let mut harness = Harness::new(1);
+        harness.connect();
+        let lease = harness.grant();
+        // The response to the campaign is lost; a read shows that it was won.
+        harness.take_transaction();
+        harness.pass(SECOND);
+        let call = harness.take(|action| match action {
+            Action::BackOff { call, .. } => Some(*call),
+            _ => None,
+        });
+        harness.handle(Input::BackedOff { call });
+        harness.connect();
+        let shown = held_by(lease, 20);
+        harness.answer(if has_candidates {
+            seated(shown, seats(lease), None)
+        } else {
+            shown
+        });
+        assert!(harness.is_leader());
+        harness.handle(Input::Withdraw);
+        harness.stop();
+        if has_candidates {
+            assert_eq!(check(&mut harness, Some(4)), FIRST);
+            let (_, transaction) = harness.take_beside();
+            assert_eq!(lease_of(&transaction), FIRST);
+        } else {
+            assert!(revokes(&harness, lease));
+        }
+    }
+}
+
+#[test]
+fn a_leader_without_a_known_successor_reads_the_seats_before_it_releases_its_keys() {
+    let (mut harness, lease, _) = leader(1, Duration::ZERO);
     harness.pass(SECOND);
-    let call = harness.take(|action| match action {
-        Action::BackOff { call, .. } => Some(*call),
-        _ => None,
-    });
-    harness.handle(Input::BackedOff { call });
-    harness.connect();
-    harness.answer(held_by(lease, 10));
-    assert!(harness.is_leader());
+    harness.answer(seated(held_by(lease, 20), vec![own_seat(lease)], None));
     harness.handle(Input::Withdraw);
     harness.stop();
-    assert!(revokes(&harness, lease));
+    refresh(&mut harness, seated(held_by(lease, 21), seats(lease), None));
+    assert_eq!(check(&mut harness, Some(4)), FIRST);
 }
 
 #[test]

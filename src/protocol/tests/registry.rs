@@ -95,9 +95,9 @@ fn a_candidate_to_which_a_term_was_handed_writes_its_seat_again() {
     harness.pass(2 * SECOND);
     harness.answer(seated(held_by(lease, 30), taken, None));
     assert!(harness.is_leader());
-    let token = Some(FencingToken::new(10));
+    let acts = Some(FencingToken::new(10));
     let (_, transaction) = harness.take_beside();
-    let expected = Transaction::rewrite_seat(number(1), 21, lease, token);
+    let expected = Transaction::rewrite_seat(number(1), 21, lease, acts);
     assert_eq!(transaction, expected);
 }
 
