@@ -39,6 +39,8 @@ fn a_role_for_the_two_keys_leads_without_a_history_and_cannot_read_it() {
             .iter()
             .filter(|line| line.message().starts_with(DENIED));
         assert_eq!(denials.count(), 1, "said once");
+        // Without `--log debug` nothing is said: that the seats are denied was logged.
+        assert_eq!(replica.count(&format!("{DENIED} either.")), 1);
         assert_eq!(replica.warnings(), Vec::<String>::new());
         assert_eq!(keys(&etcd), Vec::<String>::new());
 
