@@ -26,6 +26,14 @@ pub fn wait_for_terms(etcd: &Etcd, count: usize, field: &str, value: &str) -> Ve
     })
 }
 
+/// Waits until the end of this term is recorded; returns the term.
+pub fn wait_for_end(etcd: &Etcd, term: &Value) -> Value {
+    poll_until("the end is recorded", || {
+        let mut terms = terms(etcd).into_iter();
+        terms.find(|now| now["token"] == term["token"] && now["state"] == "ended")
+    })
+}
+
 /// Returns the keys of the records of terms, and any others below the same folder.
 pub fn keys(etcd: &Etcd) -> Vec<String> {
     let keys = etcd.etcdctl(&["get", "--prefix", "leader/history/", "--keys-only"]);
