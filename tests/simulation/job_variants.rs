@@ -89,7 +89,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A record is sent once, and never again",
         mix: Mix::Jobs,
-        violation: "goes on holding keys, and nobody acts by them",
+        violation: "nobody acts though nothing has failed",
         edits: &[edit(
             JOB,
             "",

@@ -46,15 +46,29 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         )],
     },
     Variant {
-        name: "A hand-over requires nothing of leader",
+        name: "A hand-over overwrites leader whosever it is",
         mix: Mix::People,
         violation: "hands over what is not its own",
-        edits: &[edit(
-            TRANSACTION,
-            "hand_over",
-            "leader: if leader_stands { unchanged } else { Guard::Absent },",
-            "leader: { let _ = leader_stands; Guard::Ignored },",
-        )],
+        edits: &[
+            edit(
+                TRANSACTION,
+                "hand_over",
+                "leader: if leader_stands { unchanged } else { Guard::Absent },",
+                "leader: { let _ = leader_stands; Guard::Ignored },",
+            ),
+            edit(
+                HANDOVER,
+                "first_step",
+                "if is_others || seats.is_none()",
+                "if seats.is_none()",
+            ),
+            edit(
+                HANDOVER,
+                "proceed",
+                "if is_second || is_others {",
+                "if is_second {",
+            ),
+        ],
     },
     Variant {
         name: "A hand-over requires nothing of the successor's seat",
@@ -119,7 +133,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
     Variant {
         name: "A follower takes KEY/next for its election",
         mix: Mix::Transfers,
-        violation: "the token is no revision of a win",
+        violation: "is no revision of a win",
         edits: &[
             edit(
                 RULES,
@@ -267,7 +281,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
     Variant {
         name: "Keys are deleted whosever they are",
         mix: Mix::Late,
-        violation: "deletes a key that is not its own",
+        violation: "acts without leader/acting",
         edits: &[edit(
             TRANSACTION,
             "release",
@@ -291,7 +305,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
     Variant {
         name: "The id of a lease is used again",
         mix: Mix::Late,
-        violation: "is elected by a lease whose keys it has released",
+        violation: "acts without leader/acting",
         edits: &[edit(
             NEXT,
             "advance",
