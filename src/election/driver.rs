@@ -291,7 +291,7 @@ impl Driver {
         let status = self.machine.status();
         let machine = &self.machine;
         self.history
-            .observe(&status, |lease| machine.holds_keys_of(lease));
+            .observe(&status, |lease| machine.is_given_up(lease));
         self.status.send_if_modified(|published| {
             let differs = *published != status;
             *published = status;

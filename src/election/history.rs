@@ -35,7 +35,7 @@ pub(super) type KnownTerms = Option<Arc<[TermRecord]>>;
 enum Note {
     /// A term of this candidate has begun.
     Began(Term, TermRecord),
-    /// It has ended, what acted in it has stopped, and its keys are released.
+    /// It has ended, and its lease is revoked.
     Ended(End),
     /// Another candidate leads.
     Follows,
@@ -83,7 +83,7 @@ pub(super) struct History {
     term_ended: Option<Moment>,
     /// The term of this candidate that goes on.
     term: Option<Term>,
-    /// Why the last term ended, until its keys are another candidate's or gone.
+    /// Why the last term ended, until its lease is revoked.
     ending: Option<Ending>,
     /// Whether the end of this candidate's last term is to be written.
     end_is_recorded: bool,
@@ -135,12 +135,12 @@ impl History {
     }
 
     /// Notices that the term before has ended: `leader/acting` is gone or was written anew; that this
-    /// candidate has stopped acting; and that others can lead. `holds_keys_of` tells whether it has not
-    /// released the keys of a lease yet.
+    /// candidate has stopped acting, and has released the keys and the lease. `is_given_up` returns whether
+    /// a lease still has to be revoked.
     ///
     /// Only then is the end written: it would delay the hand-over, since etcd writes one after the other to
     /// its disk.
-    pub fn observe(&mut self, status: &Status, holds_keys_of: impl Fn(LeaseId) -> bool) {
+    pub fn observe(&mut self, status: &Status, is_given_up: impl Fn(LeaseId) -> bool) {
         let has_changed = status.acting != self.acting;
         let last = mem::replace(&mut self.acting, status.acting.clone());
         if status.keys_as_of.is_none() {
@@ -156,7 +156,7 @@ impl History {
             .filter(|ending| acts_in != Some(ending.term))
         {
             ending.stopped.get_or_insert_with(wall_clock::now);
-            if !holds_keys_of(ending.term.lease) {
+            if !is_given_up(ending.term.lease) {
                 self.record_end();
             }
         }

@@ -270,6 +270,8 @@ impl Machine {
                     .is_some_and(|lease| seen.token(lease).is_some());
                 if is_theirs {
                     self.events.push_back(Event::HandedOver { term, to });
+                    let release = &mut self.releases[place];
+                    release.next = now + release.revoke_after;
                 }
                 Step::FREE
             }

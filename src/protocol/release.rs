@@ -20,7 +20,9 @@ pub(super) struct Release {
     pub step: Step,
     /// The request under way, and when it has run out.
     pub call: Option<(CallId, Moment)>,
-    next: Moment,
+    pub next: Moment,
+    /// How long it waits to be revoked after a hand-over.
+    pub revoke_after: Duration,
 }
 
 /// What a release needs next.
@@ -115,6 +117,7 @@ impl Machine {
             step,
             call: None,
             next: now,
+            revoke_after: lease.timing.revoke_after(),
         });
     }
 

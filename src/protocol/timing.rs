@@ -175,6 +175,13 @@ impl Timing {
         self.ttl / 5
     }
 
+    /// Returns how long a leader that has handed its term over waits before it revokes its lease: a
+    /// revocation keeps etcd busy while the successor sends its first try.
+    #[must_use]
+    pub fn revoke_after(&self) -> Duration {
+        self.limit() / 100
+    }
+
     /// Returns how long `leader/acting` must stand without a leader to be worth a report.
     #[must_use]
     pub fn settling(&self) -> Duration {
