@@ -426,19 +426,19 @@ impl World {
             .checks
             .handovers
             .revision_at(self.now.saturating_sub(self.granted() / 2));
-        let waits = before.seats.iter().flatten().any(|seat| {
-            let lease = self
-                .etcd
-                .store
-                .leases
-                .iter()
-                .find(|lease| lease.id == seat.key.lease);
-            let is_alive = lease.is_some_and(|lease| {
+        let others = before.seats.iter().flatten();
+        let others = others.filter(|seat| seat.key.lease != acting.lease);
+        let (alive, silent): (Vec<&etcd::SeatKey>, Vec<_>) = others.partition(|seat| {
+            let mut leases = self.etcd.store.leases.iter();
+            let lease = leases.find(|lease| lease.id == seat.key.lease);
+            lease.is_some_and(|lease| {
                 let silent = self.now.saturating_sub(lease.renewed);
                 (slack..=lease.ttl / 4).contains(&silent)
-            });
-            seat.key.create_revision <= known && seat.key.lease != acting.lease && is_alive
+            })
         });
+        // After two that are silent, it asks about no other.
+        let is_known = |seat: &&etcd::SeatKey| seat.key.create_revision <= known;
+        let waits = silent.len() < 2 && alive.iter().any(is_known);
         if waits {
             return Err(self.violation(format!(
                 "node {} releases its keys though somebody could follow at once",
