@@ -34,8 +34,8 @@ enum Knowledge {
     Earlier,
     /// By a read since.
     Refreshed,
-    /// By the response to a hand-over that was refused, because something had changed.
-    Refused,
+    /// By the response to a hand-over that was refused, because something had changed; and how many were.
+    Refused(u8),
 }
 
 /// How far a hand-over has come.
@@ -67,6 +67,10 @@ impl Handover {
 
     /// After so many candidates that are silent, it is not worth the time to ask about others.
     const MOST_SILENT: usize = 2;
+
+    /// How often it is sent at most. Two may be refused in a row: the first because it relied on what an
+    /// earlier read had shown, the second because somebody has just chosen the successor.
+    const MOST_REFUSED: u8 = 3;
 
     /// Returns what to do if there is no successor.
     fn release(&self) -> Step {
@@ -279,15 +283,16 @@ impl Machine {
             // `leader` alone cannot be released by what guards `leader/acting`.
             (Ownership::LeaderAlone, _) => Step::REVOKE,
             (ownership @ (Ownership::Both | Ownership::ActingAlone), sent_to) => {
-                let is_second = sent_to.is_some() && handover.seats == Knowledge::Refused;
                 handover.leader_stands = ownership == Ownership::Both;
-                if sent_to.is_some() {
-                    handover.seats = Knowledge::Refused;
-                } else if handover.seats == Knowledge::Earlier {
-                    handover.seats = Knowledge::Refreshed;
-                }
+                handover.seats = match (sent_to, handover.seats) {
+                    (Some(_), Knowledge::Refused(count)) => Knowledge::Refused(count + 1),
+                    (Some(_), _) => Knowledge::Refused(1),
+                    (None, Knowledge::Earlier) => Knowledge::Refreshed,
+                    (None, seats) => seats,
+                };
+                let is_last = handover.seats == Knowledge::Refused(Handover::MOST_REFUSED);
                 let is_others = !handover.leader_stands && seen.leader().is_some();
-                if is_second || is_others {
+                if is_last || is_others {
                     handover.release()
                 } else {
                     handover.with_successor(seats.as_deref())

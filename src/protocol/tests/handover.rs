@@ -185,15 +185,17 @@ fn a_candidate_without_a_name_is_no_successor() {
 }
 
 #[test]
-fn a_refused_hand_over_is_tried_once_more_with_what_the_response_shows() {
+fn a_refused_hand_over_is_tried_again_with_what_the_response_shows_twice_at_most() {
     let (mut harness, lease) = withdrawn();
     check(&mut harness, Some(4));
     // The first one has withdrawn.
     let left = vec![own_seat(lease), seat(1, SECOND_BEST, 14)];
     harness.execute(Ok(seated(held_by(lease, 21), left.clone(), None)));
-    assert_eq!(check(&mut harness, Some(4)), SECOND_BEST);
-    let transaction = harness.execute(Ok(seated(held_by(lease, 22), left, None)));
-    assert_eq!(lease_of(&transaction), SECOND_BEST);
+    for _ in 0..2 {
+        assert_eq!(check(&mut harness, Some(4)), SECOND_BEST);
+        let transaction = harness.execute(Ok(seated(held_by(lease, 22), left.clone(), None)));
+        assert_eq!(lease_of(&transaction), SECOND_BEST);
+    }
     harness.release(lease);
 }
 
