@@ -65,8 +65,8 @@ pub const SEAT_VARIANTS: &[Variant] = &[
             edit(
                 HANDOVER,
                 "proceed",
-                "if is_second || is_others {",
-                "if is_second {",
+                "if is_last || is_others {",
+                "if is_last {",
             ),
         ],
     },

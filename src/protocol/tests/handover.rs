@@ -137,7 +137,10 @@ fn a_planned_stop_hands_the_term_to_the_candidate_that_has_waited_for_longest() 
     );
     let handed_over = |event: &Event| matches!(event, Event::HandedOver { to, .. } if to == first);
     assert!(harness.events.iter().any(handed_over));
-    assert!(!harness.machine.holds_keys_of(lease) && revokes(&harness, lease));
+    assert!(!harness.machine.holds_keys_of(lease) && !revokes(&harness, lease));
+    // The successor asks etcd first.
+    harness.pass(10 * MILLI);
+    assert!(revokes(&harness, lease));
 }
 
 #[test]
