@@ -131,7 +131,7 @@ fn what_a_stopped_command_leaves_is_killed_at_the_end_of_the_time() {
     let options = ["--stop-timeout", "1500ms"];
     let mut replica = Daemon::spawn("one", shell(&etcd, folder.path(), &options, script));
     let left = replica.wait_for_next_start("left ").text()[5..].to_owned();
-    replica.wait_for_next("runs");
+    replica.wait_for_any("runs");
     replica.signal(Signal::TERM);
     let asked = Instant::now();
     replica.wait_for_next("cleaned");

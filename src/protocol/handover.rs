@@ -170,7 +170,7 @@ impl Machine {
         };
         let is_others = !leader_stands && known.leader().is_some();
         let seats = self.registry.seats();
-        // Whoever would follow has nothing to do any more.
+        // If the job is done, a successor would have nothing to do.
         if is_others || seats.is_none() || self.is_done {
             return handover.release();
         }
