@@ -281,7 +281,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
     Variant {
         name: "Keys are deleted whosever they are",
         mix: Mix::Late,
-        // By chance, the key is missed first by its holder, or by the check of what was deleted.
+        // Either the check of what was deleted or the check of who acts comes first.
         violation: "",
         edits: &[edit(
             TRANSACTION,
