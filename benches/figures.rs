@@ -134,7 +134,6 @@ fn main() {
     );
 }
 
-/// Notes when etcd tells of the deletion of the `leader` key.
 /// What COMMAND says first.
 const RUNS: &str = "runs";
 
@@ -146,6 +145,7 @@ fn wrapped(name: &str, etcd: &Etcd) -> Daemon {
     Daemon::spawn(name, command)
 }
 
+/// Notes when etcd tells of the deletion of the `leader` key.
 fn deletion_of_leader(binary: &std::path::Path, etcd: &Etcd) -> thread::JoinHandle<Instant> {
     let mut watch = Command::new(binary.with_file_name("etcdctl"))
         .env("ETCDCTL_API", "3")
@@ -200,8 +200,9 @@ impl Replicas {
     }
 
     /// Returns how long it takes from SIGTERM of the leader until the next one leads; replaces the one
-    /// that ends.
-    fn hand_over(&mut self) -> Duration {
+    /// that ends. `others_run`: whether the processes that merely follow run meanwhile, all on this machine; if
+    /// not, what is measured is what they cost etcd.
+    fn hand_over(&mut self, others_run: bool) -> Duration {
         let mut leader = self.running.remove(0);
         // It knows by then which candidates there are.
         leader.skip();
@@ -209,11 +210,19 @@ impl Replicas {
         let next = seated::successor(&self.etcd, &leader.name).name;
         let next = self.running.iter().position(|one| one.name == next);
         let next = next.expect("a candidate that runs");
+        let mut next = self.running.swap_remove(next);
+        let signal_others = |signal| {
+            if !others_run {
+                self.running.iter().for_each(|other| other.signal(signal));
+            }
+        };
+        signal_others(Signal::STOP);
         let asked = Instant::now();
         leader.signal(Signal::TERM);
-        let took = self.running[next].wait_for_next(LEADER).at - asked;
+        let took = next.wait_for_next(LEADER).at - asked;
+        signal_others(Signal::CONT);
         leader.wait_exit();
-        self.running.swap(0, next);
+        self.running.insert(0, next);
         self.add(FOLLOWER);
         took
     }
@@ -274,11 +283,12 @@ fn compare_hand_overs(runs: usize, binary: &Path) {
     let mut few = Replicas::start(binary, 3);
     let mut many = Replicas::start(binary, 60);
     let mut electors = Electors::start(binary, 3);
-    let mut times = [const { Vec::new() }; 3];
+    let mut times = [const { Vec::new() }; 4];
     for _ in 0..runs {
-        times[0].push(few.hand_over());
-        times[1].push(many.hand_over());
-        times[2].push(electors.hand_over());
+        times[0].push(few.hand_over(true));
+        times[1].push(many.hand_over(true));
+        times[2].push(many.hand_over(false));
+        times[3].push(electors.hand_over());
     }
     row(
         "from SIGTERM of the leader to the next, of 3",
@@ -288,7 +298,11 @@ fn compare_hand_overs(runs: usize, binary: &Path) {
         "from SIGTERM of the leader to the next, of 60",
         &mut times[1],
     );
-    row("the same with etcdctl elect, of 3", &mut times[2]);
+    row(
+        "the same, while the 58 that merely follow are suspended",
+        &mut times[2],
+    );
+    row("the same with etcdctl elect, of 3", &mut times[3]);
 }
 
 /// Compares how soon a replica of this build leads with how soon one of another build does, if there is

@@ -73,6 +73,7 @@ pub use view::{ElectionKey, Entry, View};
 
 use acting_alone::ActingAlone;
 use calls::Calls;
+use handover::SignOfLife;
 use job::{Look, Recording};
 use registry::Registry;
 use release::Release;
@@ -214,6 +215,7 @@ pub struct Machine {
     /// Whether the job that runs once is known to be done.
     is_done: bool,
     registry: Registry,
+    sign_of_life: SignOfLife,
     /// The id of the next lease.
     next_lease: LeaseId,
     /// How many campaigns on the present lease have had no response: any of them may still take effect.
@@ -247,6 +249,7 @@ impl Machine {
             recording: None,
             is_done: false,
             registry: Registry::default(),
+            sign_of_life: SignOfLife::default(),
             next_lease: settings.first_lease,
             open_campaigns: 0,
             keys_as_of: None,

@@ -5,8 +5,8 @@
 //! the keys are released, and all candidates campaign.
 
 use super::{
-    CallId, Event, Failure, FailureKind, Known, LeaseId, LeaseTime, Machine, Moment, Reads, Seat,
-    Seats, Term, Transaction, View, release::Step, view::Ownership,
+    Action, CallId, Event, Failure, FailureKind, Known, LeaseId, LeaseTime, Machine, Moment, Reads,
+    Seat, Seats, State, Term, Transaction, View, release::Step, view::Ownership,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -50,6 +50,24 @@ enum Stage {
     Send { to: Seat, transaction: Transaction },
 }
 
+/// What is known beforehand of the candidate that would follow: whether it is alive, so that a hand-over need
+/// not ask.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SignOfLife {
+    /// The question under way, about this lease, and when it was sent.
+    asked: Option<(CallId, LeaseId, Moment)>,
+    /// The last response, as of when it was asked for.
+    shown: Option<(LeaseId, LeaseTime, Moment)>,
+}
+
+impl SignOfLife {
+    /// Returns the candidate that counts as alive until then at least.
+    fn alive_until(&self, then: Moment) -> Option<LeaseId> {
+        let (lease, time, asked) = self.shown?;
+        time.is_renewed(then.since(asked)).then_some(lease)
+    }
+}
+
 /// What a hand-over asks of etcd next.
 pub(super) enum Request {
     Execute(Transaction),
@@ -88,20 +106,29 @@ impl Handover {
     fn without(mut self, gone: &Seat, seats: Option<&Seats>) -> Step {
         self.passed_over.extend(gone.entry.lease);
         if self.seats != Knowledge::Earlier {
-            return self.with_successor(seats);
+            return self.with_successor(seats, None);
         }
         self.stage = Stage::Refresh;
         Step::HandOver(Box::new(self))
     }
 
-    /// Returns the next step, by what is known of the seats: to ask whether the best candidate that is not
-    /// known to be silent is alive.
-    fn with_successor(mut self, seats: Option<&Seats>) -> Step {
+    /// Returns the next step, by what is known of the seats: to hand the term to the best candidate that is
+    /// not known to be silent, or to ask whether it is alive unless it is the one that is known to be.
+    fn with_successor(mut self, seats: Option<&Seats>, alive: Option<LeaseId>) -> Step {
         let seats = seats.filter(|_| self.silent < Self::MOST_SILENT);
         let Some(seats) = seats else {
             return self.release();
         };
         self.stage = match self.successor(seats) {
+            Some(to) if alive.is_some() && to.entry.lease == alive => {
+                match Transaction::hand_over(self.term, self.leader_stands, seats, to) {
+                    Some(transaction) => Stage::Send {
+                        to: to.clone(),
+                        transaction,
+                    },
+                    None => return self.release(),
+                }
+            }
             Some(to) => Stage::Check { to: to.clone() },
             None if self.seats == Knowledge::Earlier => Stage::Refresh,
             None => return self.release(),
@@ -109,26 +136,31 @@ impl Handover {
         Step::HandOver(Box::new(self))
     }
 
-    /// Returns the seat of the candidate to which the term is to be handed: the one that was chosen for
-    /// it; otherwise the one that has held its seat for longest.
+    /// Returns the seat of the candidate to which the term is to be handed.
     fn successor<'a>(&self, seats: &'a Seats) -> Option<&'a Seat> {
-        let is_other = |lease| lease != self.term.lease && !self.passed_over.contains(&lease);
-        let may_follow = |seat: &&Seat| {
-            seat.has_name && seat.is_healthy && seat.entry.lease.is_some_and(is_other)
-        };
-        let chosen = seats.chosen_for(self.term.token);
-        let chosen = chosen.and_then(|lease| seats.of(lease)).filter(may_follow);
-        chosen.or_else(|| seats.in_order().into_iter().find(may_follow))
+        successor(seats, self.term, &self.passed_over)
     }
 }
 
+/// Returns the seat of the candidate to which a term is to be handed: the one that was chosen for it;
+/// otherwise the one that has held its seat for longest.
+fn successor<'a>(seats: &'a Seats, term: Term, passed_over: &[LeaseId]) -> Option<&'a Seat> {
+    let is_other = |lease| lease != term.lease && !passed_over.contains(&lease);
+    let may_follow =
+        |seat: &&Seat| seat.has_name && seat.is_healthy && seat.entry.lease.is_some_and(is_other);
+    let chosen = seats.chosen_for(term.token);
+    let chosen = chosen.and_then(|lease| seats.of(lease)).filter(may_follow);
+    chosen.or_else(|| seats.in_order().into_iter().find(may_follow))
+}
+
 impl LeaseTime {
-    /// Returns true iff a candidate has renewed its lease as often as it should: every third of the TTL.
+    /// Returns true iff a candidate is known to have renewed its lease as often as it should, which is every third of the
+    /// TTL; `age`: how long ago etcd was asked.
     ///
     /// etcd rounds the remaining time down to whole seconds.
     #[must_use]
-    pub fn is_renewed(self) -> bool {
-        self.remaining + self.granted / 3 + Duration::from_secs(1) >= self.granted
+    pub fn is_renewed(self, age: Duration) -> bool {
+        self.remaining + self.granted / 3 + Duration::from_secs(1) >= self.granted + age
     }
 }
 
@@ -151,7 +183,7 @@ impl Machine {
 
     /// Rules 7 and 23: returns the first step of releasing the keys of a term whose holder has stopped in
     /// order.
-    pub(super) fn first_step(&self, term: Term) -> Step {
+    pub(super) fn first_step(&self, now: Moment, term: Term) -> Step {
         let Some(known) = &self.known else {
             return Step::REVOKE;
         };
@@ -163,7 +195,7 @@ impl Machine {
             term,
             leader_stands,
             stage: Stage::Refresh,
-            passed_over: self.releases.iter().map(|release| release.lease).collect(),
+            passed_over: self.given_up(),
             silent: 0,
             seats: Knowledge::Earlier,
             has_open_campaign: self.open_campaigns > 0,
@@ -175,19 +207,47 @@ impl Machine {
             return handover.release();
         }
         if leader_stands || self.registry.is_known_since(known.leader_as_of()) {
-            handover.with_successor(seats.as_deref())
+            handover.with_successor(seats.as_deref(), self.sign_of_life.alive_until(now))
         } else {
             Step::HandOver(Box::new(handover))
         }
     }
 
-    /// Takes in whether a candidate to which a term is to be handed is alive.
+    fn given_up(&self) -> Vec<LeaseId> {
+        self.releases.iter().map(|release| release.lease).collect()
+    }
+
+    /// Asks whether the candidate is alive to which the term would be handed.
+    pub(super) fn ask_for_sign_of_life(&mut self, now: Moment) {
+        let (State::Leader(tenure) | State::Stopping { tenure, .. }) = self.state else {
+            return;
+        };
+        let seats = self.registry.seats().unwrap_or_default();
+        let to = successor(&seats, tenure.term, &self.given_up());
+        let Some(lease) = to.and_then(|to| to.entry.lease) else {
+            return;
+        };
+        let timing = tenure.lease.timing;
+        let (call, limit) = (self.calls.new_id(), timing.limit());
+        self.sign_of_life.asked = Some((call, lease, now));
+        let asking = Action::AskLeaseTime { call, lease, limit };
+        self.actions.push_back(asking);
+    }
+
+    /// Takes in whether a candidate is alive to which a term is to be handed, or would be.
     pub(super) fn handle_lease_time(
         &mut self,
         now: Moment,
         id: CallId,
         result: Result<Option<LeaseTime>, Failure>,
     ) {
+        let asked = &mut self.sign_of_life.asked;
+        if let Some((_, lease, sent)) = asked.take_if(|(call, ..)| *call == id) {
+            // Without a response that is of use, the hand-over asks itself.
+            let time = result.ok().flatten();
+            self.sign_of_life.shown = time.map(|time| (lease, time, sent));
+            return;
+        }
         let Some(place) = self.responded_release(id) else {
             return;
         };
@@ -207,27 +267,15 @@ impl Machine {
             Err(failure) => return self.fail_release(now, place, failure),
         };
         let seats = self.registry.seats().unwrap_or_default();
-        // What is known of the seats may be newer than the choice, which must agree with what the
-        // transaction requires.
-        let is_still_best = handover.successor(&seats) == Some(&to);
         self.releases[place].step = match time {
             None => handover.without(&to, Some(&seats)),
-            Some(time) if !time.is_renewed() => {
+            Some(time) if !time.is_renewed(Duration::ZERO) => {
                 handover.passed_over.extend(to.entry.lease);
                 handover.silent += 1;
-                handover.with_successor(Some(&seats))
+                handover.with_successor(Some(&seats), None)
             }
-            Some(_) if !is_still_best => handover.with_successor(Some(&seats)),
-            Some(_) => {
-                let (term, leader_stands) = (handover.term, handover.leader_stands);
-                match Transaction::hand_over(term, leader_stands, &seats, &to) {
-                    Some(transaction) => {
-                        handover.stage = Stage::Send { to, transaction };
-                        Step::HandOver(handover)
-                    }
-                    None => handover.release(),
-                }
-            }
+            // What is known of the seats may be newer than the choice, and show a better candidate.
+            Some(_) => handover.with_successor(Some(&seats), to.entry.lease),
         };
     }
 
@@ -295,7 +343,8 @@ impl Machine {
                 if is_last || is_others {
                     handover.release()
                 } else {
-                    handover.with_successor(seats.as_deref())
+                    let alive = self.sign_of_life.alive_until(now);
+                    handover.with_successor(seats.as_deref(), alive)
                 }
             }
         };

@@ -59,6 +59,9 @@ impl Machine {
                     }
                 };
                 self.actions.push_back(action);
+                if matches!(kind, CallKind::Try { .. }) {
+                    self.ask_for_sign_of_life(now);
+                }
             }
         }
     }

@@ -149,7 +149,7 @@ impl Machine {
             self.hold_off = Some(now + lease.timing.hold_off());
         }
         let step = if is_orderly {
-            self.first_step(stopped)
+            self.first_step(now, stopped)
         } else {
             Step::REVOKE
         };

@@ -3,7 +3,7 @@
 
 use super::{
     Action, CallId, Candidacy, ElectionKey, Entry, Event, FencingToken, Known, Lease, LossReason,
-    Machine, Moment, Question, State, Tenure, Term, view::Ownership,
+    Machine, Moment, Question, State, Tenure, Term, handover::SignOfLife, view::Ownership,
 };
 
 /// What the keys show.
@@ -165,6 +165,7 @@ impl Machine {
         self.events.push_back(Event::HistoryWentBack);
         self.known = None;
         self.registry.forget();
+        self.sign_of_life = SignOfLife::default();
         self.keys_as_of = None;
         self.disconnect(now);
         match self.state {

@@ -67,7 +67,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A response to what was asked before the term shows that the term is over",
         mix: Mix::Jobs,
-        violation: "does not record its job though its term goes on",
+        violation: "does not record its job though its term goes on|is told that its job is not recorded: untrue",
         edits: &[edit(
             JOB,
             "judge_job",
@@ -89,7 +89,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A record is sent once, and never again",
         mix: Mix::Jobs,
-        violation: "nobody acts though nothing has failed",
+        violation: "nobody acts though nothing has failed|goes on holding keys",
         edits: &[edit(
             JOB,
             "",
@@ -100,7 +100,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A follower does not look for the record of its job",
         mix: Mix::Jobs,
-        violation: "questions in a second",
+        violation: "questions in a second|does not find that its job is done",
         edits: &[edit(
             JOB,
             "judge_job",

@@ -1,6 +1,5 @@
 //! Builds the simulator with patched copies of `src/protocol`.
 
-use crate::variants;
 use std::{
     fs,
     ops::Range,
@@ -95,17 +94,26 @@ fn find_once(text: &str, wanted: &str) -> Result<Range<usize>, usize> {
     }
 }
 
-/// Builds the code as it is and every variant, and returns their programs in this order.
-pub fn build() -> Vec<PathBuf> {
+/// A program to build: the code as it is, or a wrong variant.
+pub struct Program {
+    pub edits: &'static [Edit],
+    /// Whether it has so many schedules to run that optimizing it takes less time than running it without.
+    pub runs_long: bool,
+}
+
+/// Builds programs, and returns their paths in this order.
+pub fn build(programs: &[Program]) -> Vec<PathBuf> {
     let project = env!("CARGO_MANIFEST_DIR");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("variants");
-    let mut manifest =
-        "[package]\nname = \"variants\"\nedition = \"2024\"\n[workspace]\n[dependencies]\n\
-         fastrand = \"*\"\nthiserror = \"*\"\n[profile.release]\nopt-level = 1\n"
-            .to_owned();
-    let mut programs = Vec::new();
-    let edits = variants::all().map(|variant| variant.edits);
-    for (number, edits) in [&[][..]].into_iter().chain(edits).enumerate() {
+    let packages = ["short", "long"];
+    let mut manifests = packages.map(|name| {
+        format!(
+            "[package]\nname = \"{name}\"\nedition = \"2024\"\n[dependencies]\nfastrand = \"*\"\n\
+             thiserror = \"*\"\n"
+        )
+    });
+    let mut built = Vec::new();
+    for (number, Program { edits, runs_long }) in programs.iter().enumerate() {
         let name = format!("variant-{number}");
         copy(&Path::new(project).join("src"), &folder.join(&name), edits);
         let simulation = format!("{project}/tests/simulation/mod.rs");
@@ -116,11 +124,18 @@ pub fn build() -> Vec<PathBuf> {
              fn main() -> std::process::ExitCode {{\n    command::main()\n}}\n"
         );
         write(&folder.join(&name).join("main.rs"), &main);
-        let target = format!("[[bin]]\nname = \"{name}\"\npath = \"{name}/main.rs\"\n");
-        manifest.push_str(&target);
-        programs.push(folder.join("target/release").join(name));
+        let target = format!("[[bin]]\nname = \"{name}\"\npath = \"../{name}/main.rs\"\n");
+        manifests[usize::from(*runs_long)].push_str(&target);
+        built.push(folder.join("target/release").join(name));
     }
-    write(&folder.join("Cargo.toml"), &manifest);
+    for (package, manifest) in packages.iter().zip(&manifests) {
+        write(&folder.join(package).join("Cargo.toml"), manifest);
+    }
+    write(
+        &folder.join("Cargo.toml"),
+        "[workspace]\nmembers = [\"short\", \"long\"]\nresolver = \"3\"\n[profile.release]\nopt-level = 0\n\
+         [profile.release.package.long]\nopt-level = 1\n",
+    );
     // The versions are the project's; cargo leaves out what is not needed here.
     if !folder.join("Cargo.lock").exists() {
         fs::copy(
@@ -129,7 +144,7 @@ pub fn build() -> Vec<PathBuf> {
         )
         .unwrap();
     }
-    let built = Command::new(env!("CARGO"))
+    let status = Command::new(env!("CARGO"))
         .args([
             "build",
             "--release",
@@ -142,8 +157,8 @@ pub fn build() -> Vec<PathBuf> {
         .current_dir(&folder)
         .status()
         .unwrap();
-    assert!(built.success(), "the variants do not build");
-    programs
+    assert!(status.success(), "the variants do not build");
+    built
 }
 
 /// Copies the protocol's files, with a variant's edits.

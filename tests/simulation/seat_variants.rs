@@ -23,7 +23,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
                 "plan_stop",
                 "self.events.push_back(Event::Lost { term, reason });",
                 "self.events.push_back(Event::Lost { term, reason });
-                 let step = self.first_step(term);
+                 let step = self.first_step(now, term);
                  self.begin_release(now, tenure.lease, step);",
             ),
             edit(
@@ -162,6 +162,28 @@ pub const SEAT_VARIANTS: &[Variant] = &[
             "is_renewed",
             "self.remaining + self.granted / 3 + Duration::from_secs(1) >= self.granted",
             "self.remaining + self.granted + Duration::from_secs(1) >= self.granted",
+        )],
+    },
+    Variant {
+        name: "A sign of life does not grow old",
+        mix: Mix::Transfers,
+        violation: "hands its term to a candidate that is silent",
+        edits: &[edit(
+            HANDOVER,
+            "alive_until",
+            "time.is_renewed(then.since(asked))",
+            "time.is_renewed(then.since(then.max(asked)))",
+        )],
+    },
+    Variant {
+        name: "A sign of life counts for every candidate",
+        mix: Mix::Transfers,
+        violation: "hands its term to a candidate that is silent",
+        edits: &[edit(
+            HANDOVER,
+            "with_successor",
+            "Some(to) if alive.is_some() && to.entry.lease == alive => {",
+            "Some(to) if alive.is_some() => {",
         )],
     },
     Variant {

@@ -338,8 +338,9 @@ impl World {
                 .find(|held| held.id == lease)?;
             Some((self.now.saturating_sub(lease.renewed), lease.ttl))
         };
+        // The time since etcd was asked passes on the leader's clock.
         if let Some((silent, ttl)) = silence(to)
-            && silent > ttl / 3 + 2 * SECOND + slack
+            && silent > (ttl / 3 + SECOND) * 11 / 10 + slack
         {
             return Err(self.violation(format!(
                 "node {node} hands its term to a candidate that is silent"

@@ -16,10 +16,19 @@ pub struct Variant {
     pub name: &'static str,
     /// The faults that bring it to light soonest.
     pub mix: Mix,
-    /// Some words of the violation by which it must come to light.
+    /// Some words of the violation by which it must come to light; with `|` between them, of any of several that
+    /// it leads to.
     pub violation: &'static str,
     /// How it differs.
     pub edits: &'static [Edit],
+}
+
+impl Variant {
+    /// Returns true iff this is a violation by which the variant must come to light.
+    pub fn is_shown_by(&self, violation: &str) -> bool {
+        let mut possible = self.violation.split('|');
+        possible.any(|words| violation.contains(words))
+    }
 }
 
 const MACHINE: &str = "protocol.rs";

@@ -17,6 +17,7 @@ use crate::{
 use anyhow::{Context, bail};
 use choice::Listed;
 use request::Request;
+use std::time::Duration;
 
 /// Asks the leader to hand its term to the chosen candidate, and waits until that one acts.
 ///
@@ -122,7 +123,7 @@ async fn check_leader(asker: &Asker, leader: &Leader) -> anyhow::Result<()> {
 
 /// Returns a clause that says for how long a lease has not been renewed, if that is too long.
 fn silence(lease: LeaseTime) -> Option<String> {
-    if lease.is_renewed() {
+    if lease.is_renewed(Duration::ZERO) {
         return None;
     }
     let silence = lease.granted.saturating_sub(lease.remaining);

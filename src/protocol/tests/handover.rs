@@ -148,10 +148,52 @@ fn nothing_is_handed_over_or_released_before_what_acted_has_stopped() {
     let (mut harness, _) = leader_with_candidates();
     harness.handle(Input::Withdraw);
     harness.pass(SECOND);
-    assert!(!harness.has(|action| matches!(
-        action,
-        Action::Execute { .. } | Action::AskLeaseTime { .. } | Action::Revoke { .. }
-    )));
+    let releases =
+        |action: &Action| matches!(action, Action::Execute { .. } | Action::Revoke { .. });
+    assert!(!harness.has(releases));
+}
+
+/// A leader that has just asked with a try whether the first candidate is alive, and has heard for how long its
+/// lease remains.
+fn leader_that_heard(remaining: Option<u64>) -> Harness {
+    let (mut harness, lease) = leader_with_candidates();
+    harness.pass(SECOND);
+    assert_eq!(check(&mut harness, remaining), FIRST);
+    harness.answer(seated(held_by(lease, 20), seats(lease), None));
+    harness
+}
+
+#[test]
+fn a_successor_that_was_alive_a_moment_ago_is_not_asked_about() {
+    let mut harness = leader_that_heard(Some(4));
+    // Of the 5/3 s + 1 s that it may have been silent, etcd's whole seconds have used up 1 s.
+    harness.pass(666 * MILLI);
+    harness.handle(Input::Withdraw);
+    harness.stop();
+    assert_eq!(lease_of(&harness.execute(Ok(handed_to(FIRST)))), FIRST);
+
+    for (mut harness, wait) in [
+        (leader_that_heard(Some(3)), 667 * MILLI),
+        (leader_that_heard(Some(1)), Duration::ZERO),
+        (leader_that_heard(None), Duration::ZERO),
+    ] {
+        harness.pass(wait);
+        harness.handle(Input::Withdraw);
+        harness.stop();
+        assert_eq!(check(&mut harness, Some(4)), FIRST);
+    }
+}
+
+#[test]
+fn that_one_candidate_is_alive_says_nothing_about_another() {
+    let mut harness = leader_that_heard(Some(4));
+    let lease = LeaseId::new(0x101);
+    let left = vec![own_seat(lease), seat(1, SECOND_BEST, 14)];
+    harness.pass(SECOND);
+    harness.answer(seated(held_by(lease, 21), left, None));
+    harness.handle(Input::Withdraw);
+    harness.stop();
+    assert_eq!(check(&mut harness, Some(4)), SECOND_BEST);
 }
 
 #[test]
