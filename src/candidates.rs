@@ -37,6 +37,12 @@ pub struct ListedCandidate {
     pub version: Option<String>,
     /// Since when it takes part, by its own wall clock.
     pub since: Option<SystemTime>,
+    /// Its priority.
+    pub priority: i32,
+    /// Whether it is healthy, if it says so. One that is not does not lead.
+    pub healthy: Option<bool>,
+    /// Why it is not healthy.
+    pub reason: Option<String>,
     /// Whether it leads.
     pub leads: bool,
 }
@@ -70,6 +76,7 @@ impl Candidates {
             lease if lease == leading => Rank::Leads,
             // A term is not handed to a candidate without a name, chosen or not.
             _ if !seat.has_name => Rank::WithoutName,
+            _ if !seat.is_healthy => Rank::StandsBack,
             lease if lease == chosen => Rank::Chosen,
             lease if lease == ending => Rank::Stops,
             _ => Rank::Waits,
@@ -88,7 +95,7 @@ impl Candidates {
     }
 }
 
-/// The place of a candidate in the list. Those of one rank are in the order of their seats' age.
+/// The place of a candidate in the list. Those of one rank are in the order of their priorities, then of their seats' age.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Leads,
@@ -97,6 +104,8 @@ enum Rank {
     Waits,
     /// It leads no more, and lets others go first.
     Stops,
+    /// It cannot lead, as it says.
+    StandsBack,
     WithoutName,
 }
 
@@ -108,6 +117,9 @@ impl ListedCandidate {
             address,
             version,
             since,
+            priority,
+            healthy,
+            reason,
             ..
         } = SeatRecord::decode(&seat.entry.value);
         Some(Self {
@@ -117,6 +129,9 @@ impl ListedCandidate {
             address,
             version,
             since,
+            priority,
+            healthy,
+            reason,
             leads,
         })
     }
@@ -145,7 +160,8 @@ mod tests {
             number,
             entry: entry(*lease, *create_revision, value),
             has_name: SeatRecord::decode(value.as_bytes()).name.is_some(),
-            is_healthy: true,
+            is_healthy: SeatRecord::decode(value.as_bytes()).healthy != Some(false),
+            priority: SeatRecord::decode(value.as_bytes()).priority,
             acts: None,
         });
         Seats {

@@ -118,6 +118,9 @@ pub struct Config {
     stop_timeout: Duration,
     wait: Option<Duration>,
     job: Option<JobId>,
+    priority: i32,
+    priority_delay: Option<Duration>,
+    stands_back: Option<String>,
 }
 
 impl Config {
@@ -135,7 +138,55 @@ impl Config {
             stop_timeout: Duration::from_secs(10),
             wait: None,
             job: None,
+            priority: 0,
+            priority_delay: Some(Self::PRIORITY_DELAY),
+            stands_back: None,
         }
+    }
+
+    /// How long a leader lets a better candidate wait, unless it is told otherwise.
+    const PRIORITY_DELAY: Duration = Duration::from_secs(30);
+
+    /// Sets the priority, which is 0 by default. Terms are handed to the candidate with the highest one, and a
+    /// leader yields to a candidate with a higher one.
+    #[must_use]
+    pub fn with_priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sets how long another candidate must have had a higher priority, and have been able to lead, before this one
+    /// yields to it when it leads: 30 s by default; `None`: it never does.
+    #[must_use]
+    pub fn with_priority_delay(mut self, delay: Option<Duration>) -> Self {
+        self.priority_delay = delay;
+        self
+    }
+
+    /// Makes the candidate stand back from the start, for this reason, until
+    /// [`Candidate::stand_forward`](crate::Candidate::stand_forward).
+    #[must_use]
+    pub fn standing_back(mut self, reason: impl Into<String>) -> Self {
+        self.stands_back = Some(reason.into());
+        self
+    }
+
+    /// Returns the priority.
+    #[must_use]
+    pub fn priority(&self) -> i32 {
+        self.priority
+    }
+
+    /// Returns how long a leader lets a better candidate wait.
+    #[must_use]
+    pub fn priority_delay(&self) -> Option<Duration> {
+        self.priority_delay
+    }
+
+    /// Returns why the candidate stands back from the start, if it does.
+    #[must_use]
+    pub fn stands_back(&self) -> Option<&str> {
+        self.stands_back.as_deref()
     }
 
     /// Sets how to reach this candidate while it leads, for all who observe the election.

@@ -141,6 +141,19 @@ impl Candidate {
         Liveness(self.commands.downgrade())
     }
 
+    /// Stands back: this candidate does not campaign, nobody hands a term to it, and a leadership of it is lost with
+    /// [`LossReason::StoodBack`](crate::LossReason::StoodBack), to be handed to another candidate. It stays listed, with
+    /// the reason that is given with the first of several calls in a row.
+    pub fn stand_back(&self, reason: impl Into<String>) {
+        // If the driver is gone, so is the candidate.
+        let _ = self.commands.send(Command::StandBack(reason.into()));
+    }
+
+    /// Ends what [`stand_back`](Self::stand_back) began: this candidate campaigns at once if nobody leads.
+    pub fn stand_forward(&self) {
+        let _ = self.commands.send(Command::StandForward);
+    }
+
     /// Asks to take part no more: leadership is lost with [`LossReason::Withdrawn`](crate::LossReason::Withdrawn), and once it has been
     /// dropped, the lease is revoked. [`withdraw`](Self::withdraw) waits for that.
     pub fn begin_withdrawal(&self) {

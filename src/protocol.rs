@@ -28,6 +28,7 @@
 //! | `protocol/attempts.rs` | connection attempts, in parallel if one is slow |
 //! | `protocol/rotation.rs` | which endpoint is asked next, and the back-off |
 //! | `protocol/release.rs` | stop acting, then release the keys and the lease |
+//! | `protocol/yielding.rs` | which candidates must not lead, and when a leader yields to a better one |
 //! | `protocol/handover.rs` | to whom a term is handed over, and whether it can be |
 //! | `protocol/registry.rs` | when a candidate takes and writes its seat |
 //! | `protocol/seat.rs` | the seats, and the order in which their candidates follow |
@@ -59,6 +60,7 @@ mod transaction;
 mod version;
 mod view;
 mod waiting;
+mod yielding;
 
 pub use calls::CallId;
 pub use event::{Event, Failure, FailureKind, LossReason, Role, Status};
@@ -80,6 +82,7 @@ use release::Release;
 use reporter::Reporter;
 use std::collections::VecDeque;
 use view::Known;
+use yielding::Rivals;
 
 /// A lease and the durations that follow from its TTL.
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +219,9 @@ pub struct Machine {
     is_done: bool,
     registry: Registry,
     sign_of_life: SignOfLife,
+    /// Whether it must not lead.
+    stands_back: bool,
+    rivals: Rivals,
     /// The id of the next lease.
     next_lease: LeaseId,
     /// How many campaigns on the present lease have had no response: any of them may still take effect.
@@ -250,6 +256,8 @@ impl Machine {
             is_done: false,
             registry: Registry::default(),
             sign_of_life: SignOfLife::default(),
+            stands_back: settings.stands_back,
+            rivals: Rivals::default(),
             next_lease: settings.first_lease,
             open_campaigns: 0,
             keys_as_of: None,
@@ -283,6 +291,8 @@ impl Machine {
             Input::BackedOff { call } => self.calls.end_back_off(call),
             Input::Stopped { term } => self.handle_stopped(now, term),
             Input::Completed { term } => self.handle_completed(now, term),
+            Input::StandBack => self.stand_back(now),
+            Input::StandForward => self.stand_forward(now),
             Input::Withdraw => self.withdraw(now),
             Input::Abandoned => self.handle_abandoned(now),
             Input::Version { version } => {
@@ -301,6 +311,8 @@ impl Machine {
     fn handle_executed(&mut self, now: Moment, call: CallId, result: Result<View, Failure>) {
         if self.registry.is_writing(call) {
             self.handle_seat(now, result);
+        } else if self.is_probe_of_room(call) {
+            self.handle_room(now, result);
         } else {
             self.handle_release(now, call, result);
         }
@@ -389,6 +401,7 @@ impl Machine {
                 .as_ref()
                 .and_then(|known| known.acting().cloned()),
             seats: self.registry.seats(),
+            stands_back: self.stands_back,
             endpoint: self.calls.endpoint(),
         }
     }

@@ -25,6 +25,9 @@ use tokio::{
 #[derive(Debug)]
 pub(super) enum Command {
     Withdraw,
+    /// To lead no more, and why.
+    StandBack(String),
+    StandForward,
     Stopped(Term),
     /// The same, with a wait until the lease is released.
     Resigned {
@@ -61,6 +64,8 @@ pub(super) struct Driver {
     target: Arc<Target>,
     /// Since when this candidate takes part, by the wall clock.
     joined: SystemTime,
+    /// Why it stands back, if it does; `None`: nobody has said whether it can lead.
+    health: Option<Result<(), String>>,
     machine: Machine,
     alarm: Alarm,
     jitter: Jitter,
@@ -107,6 +112,9 @@ impl Driver {
             endpoints: config.cluster().endpoint_count(),
             wait: config.wait(),
             runs_once: config.job().is_some(),
+            priority: config.priority(),
+            priority_delay: config.priority_delay(),
+            stands_back: config.stands_back().is_some(),
             first_lease: backoff::draw_lease(),
         };
         let machine = Machine::new(settings, clock::now());
@@ -115,6 +123,7 @@ impl Driver {
         let driver = Self {
             target: Target::of_candidate(&config),
             joined: wall_clock::now(),
+            health: config.stands_back().map(|reason| Err(reason.to_owned())),
             history: History::start(&config),
             config,
             machine,
@@ -211,6 +220,14 @@ impl Driver {
     fn obey(&mut self, command: Option<Command>) {
         let input = match command {
             Some(Command::Withdraw) => Input::Withdraw,
+            Some(Command::StandBack(reason)) => {
+                self.health = Some(Err(reason));
+                Input::StandBack
+            }
+            Some(Command::StandForward) => {
+                self.health = Some(Ok(()));
+                Input::StandForward
+            }
             Some(Command::Stopped(term)) => Input::Stopped { term },
             Some(Command::Resigned { term, resigned }) => {
                 self.resigning.push((term.lease, resigned));

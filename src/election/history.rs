@@ -251,6 +251,8 @@ const fn can_be_recorded(reason: LossReason) -> bool {
             | LossReason::ActingKeyTaken
             | LossReason::Withdrawn
             | LossReason::Resigned
+            | LossReason::StoodBack
+            | LossReason::Outranked
     )
 }
 
@@ -281,6 +283,7 @@ mod tests {
             leader: None,
             acting: acting.map(entry),
             seats: None,
+            stands_back: false,
             endpoint: 0,
         }
     }

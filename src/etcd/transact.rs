@@ -152,6 +152,7 @@ impl Keys {
                 number,
                 has_name: record.name.is_some(),
                 is_healthy: record.healthy != Some(false),
+                priority: record.priority,
                 acts: record.acts,
                 entry,
             })
@@ -270,6 +271,7 @@ impl Connection {
             raft_term: header.raft_term(),
             leader: None,
             acting: None,
+            is_chosen: false,
             done: None,
             seats: None,
         };
@@ -284,6 +286,8 @@ impl Connection {
         for (key, get) in transaction.reads.keys().iter().zip(&mut shown) {
             *shown_in(&mut view, *key) = first(&get);
         }
+        let acting = view.acting.as_ref();
+        view.is_chosen = acting.is_some_and(|acting| ActingRecord::decode(&acting.value).chosen);
         if transaction.about_job {
             view.done = shown.next().as_ref().and_then(first);
         }

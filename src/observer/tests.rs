@@ -27,6 +27,7 @@ fn view(revision: i64, leader: Option<i64>, acting: Option<i64>) -> View {
         raft_term: 1,
         leader: leader.map(entry),
         acting: acting.map(entry),
+        is_chosen: false,
         done: None,
         seats: None,
     }

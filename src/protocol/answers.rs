@@ -97,7 +97,7 @@ impl Machine {
                         answered: call.sent,
                         follows_lost_lease,
                     },
-                    question: if self.holds_off(now) {
+                    question: if self.holds_off(now) || self.stands_back {
                         Question::Read
                     } else {
                         Question::Campaign
@@ -284,6 +284,7 @@ impl Machine {
         if let Some(next) = self.accept_answer(now, sent, kept_alive, transacted.shows) {
             self.calls.next_at(next);
         }
+        self.judge_rivals(now);
     }
 
     /// Records that etcd answers, and reports that if it was reported that it does not.
@@ -318,7 +319,7 @@ impl Machine {
                 candidacy.answered = candidacy.answered.max(sent);
                 candidacy.follows_lost_lease = false;
                 let nobody = self.known.as_ref().is_some_and(Known::both_absent);
-                if nobody {
+                if nobody && !self.stands_back {
                     self.hold_off.map_or(now, |until| until.max(now))
                 } else {
                     let every = candidacy.lease.timing.follow_every();
@@ -339,6 +340,10 @@ impl Machine {
                     .as_ref()
                     .is_some_and(|known| known.token(lease.id) == Some(token));
                 if both && shows == Some(token) && now < lease.timing.stop_from(deadline) {
+                    if self.stands_back {
+                        self.hand_on(now, lease, token);
+                        return Some(now);
+                    }
                     self.begin_term(now, lease, token, deadline);
                 }
                 sent + lease.timing.renew_every()

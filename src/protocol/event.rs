@@ -185,6 +185,10 @@ pub enum LossReason {
     Withdrawn,
     /// What acted has stopped of its own accord.
     Resigned,
+    /// The candidate stands back, such as because it is not healthy.
+    StoodBack,
+    /// A candidate with a higher priority has been able to lead for long enough.
+    Outranked,
     /// What ran the election has ended by itself.
     Died,
 }
@@ -200,6 +204,8 @@ impl LossReason {
         Self::HistoryWentBack,
         Self::Withdrawn,
         Self::Resigned,
+        Self::StoodBack,
+        Self::Outranked,
         Self::Died,
     ];
 
@@ -215,6 +221,8 @@ impl LossReason {
             Self::HistoryWentBack => "history_went_back",
             Self::Withdrawn => "withdrawn",
             Self::Resigned => "resigned",
+            Self::StoodBack => "stood_back",
+            Self::Outranked => "outranked",
             Self::Died => "died",
         }
     }
@@ -223,7 +231,12 @@ impl LossReason {
     pub(super) const fn is_planned(self) -> bool {
         matches!(
             self,
-            Self::LeaderKeyDeleted | Self::LeaderKeyOverwritten | Self::Withdrawn | Self::Resigned
+            Self::LeaderKeyDeleted
+                | Self::LeaderKeyOverwritten
+                | Self::Withdrawn
+                | Self::Resigned
+                | Self::StoodBack
+                | Self::Outranked
         )
     }
 }
@@ -239,6 +252,8 @@ impl fmt::Display for LossReason {
             Self::HistoryWentBack => "etcd went back in its history",
             Self::Withdrawn => "asked to stop",
             Self::Resigned => "it resigned",
+            Self::StoodBack => "it stands back",
+            Self::Outranked => "a candidate with a higher priority can lead",
             Self::Died => "the election ended by itself",
         })
     }
@@ -350,6 +365,8 @@ pub struct Status {
     pub acting: Option<Entry>,
     /// The seats as last read; `None` if they are not known, or etcd denies reading them.
     pub seats: Option<Arc<Seats>>,
+    /// Whether this candidate stands back: it does not lead.
+    pub stands_back: bool,
     /// The endpoint that is asked, by its place in the list.
     pub endpoint: usize,
 }

@@ -142,12 +142,22 @@ impl Handover {
     }
 }
 
+impl Seat {
+    /// Returns true iff a term of this lease can be handed to the candidate.
+    pub(super) fn may_follow(&self, lease: LeaseId) -> bool {
+        let is_other = self.entry.lease.is_some_and(|other| other != lease);
+        is_other && self.has_name && self.is_healthy
+    }
+}
+
 /// Returns the seat of the candidate to which a term is to be handed: the one that was chosen for it;
-/// otherwise the one that has held its seat for longest.
+/// otherwise the best one.
 fn successor<'a>(seats: &'a Seats, term: Term, passed_over: &[LeaseId]) -> Option<&'a Seat> {
-    let is_other = |lease| lease != term.lease && !passed_over.contains(&lease);
-    let may_follow =
-        |seat: &&Seat| seat.has_name && seat.is_healthy && seat.entry.lease.is_some_and(is_other);
+    let is_passed_over = |seat: &Seat| {
+        let lease = seat.entry.lease;
+        lease.is_some_and(|lease| passed_over.contains(&lease))
+    };
+    let may_follow = |seat: &&Seat| seat.may_follow(term.lease) && !is_passed_over(seat);
     let chosen = seats.chosen_for(term.token);
     let chosen = chosen.and_then(|lease| seats.of(lease)).filter(may_follow);
     chosen.or_else(|| seats.in_order().into_iter().find(may_follow))
@@ -213,6 +223,16 @@ impl Machine {
         }
     }
 
+    /// Returns the seat of the candidate to which a term would be handed now.
+    pub(super) fn successor<'a>(&self, seats: &'a Seats, term: Term) -> Option<&'a Seat> {
+        successor(seats, term, &self.given_up())
+    }
+
+    /// Returns the candidate that counts as alive until then at least.
+    pub(super) fn alive_until(&self, then: Moment) -> Option<LeaseId> {
+        self.sign_of_life.alive_until(then)
+    }
+
     fn given_up(&self) -> Vec<LeaseId> {
         self.releases.iter().map(|release| release.lease).collect()
     }
@@ -223,7 +243,7 @@ impl Machine {
             return;
         };
         let seats = self.registry.seats().unwrap_or_default();
-        let to = successor(&seats, tenure.term, &self.given_up());
+        let to = self.successor(&seats, tenure.term);
         let Some(lease) = to.and_then(|to| to.entry.lease) else {
             return;
         };

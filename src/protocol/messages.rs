@@ -19,6 +19,13 @@ pub struct Settings {
     pub wait: Option<Duration>,
     /// Whether this candidate acts to do a job that runs once.
     pub runs_once: bool,
+    /// Its priority: a leader yields to a candidate with a higher one.
+    pub priority: i32,
+    /// How long a candidate with a higher priority must have been able to lead before this leader yields to
+    /// it; `None`: it never does.
+    pub priority_delay: Option<Duration>,
+    /// Whether it stands back from the start.
+    pub stands_back: bool,
     /// The ids of its leases count up from this one. It is drawn at random, so that no other candidate uses
     /// the same ids.
     pub first_lease: LeaseId,
@@ -116,6 +123,10 @@ pub enum Input {
         /// The term in which it acted.
         term: Term,
     },
+    /// The candidate shall not lead: it stands back.
+    StandBack,
+    /// The candidate may lead again.
+    StandForward,
     /// The candidate shall take no part any more.
     Withdraw,
     /// The outcome of [`Action::AskVersion`], if there is one.

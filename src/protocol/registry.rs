@@ -149,15 +149,21 @@ impl Registry {
     }
 
     /// Returns the transaction that makes the seat of a lease say what it should, if one is needed.
-    fn transaction(&self, lease: LeaseId, acts: Option<FencingToken>) -> Option<Transaction> {
+    fn transaction(
+        &self,
+        lease: LeaseId,
+        acts: Option<FencingToken>,
+        is_healthy: bool,
+    ) -> Option<Transaction> {
         let seats = &self.shown.as_ref()?.seats;
         match seats.of(lease) {
-            Some(seat) if seat.acts == acts => None,
+            Some(seat) if seat.acts == acts && seat.is_healthy == is_healthy => None,
             Some(Seat { number, entry, .. }) => Some(Transaction::rewrite_seat(
                 *number,
                 entry.mod_revision,
                 lease,
                 acts,
+                is_healthy,
             )),
             None => {
                 let is_taken =
@@ -171,7 +177,7 @@ impl Registry {
                     _ => usize::try_from(lease.get()).unwrap_or(0) % free.len().max(1),
                 };
                 let seat = *free.get(place)?;
-                Some(Transaction::take_seat(seat, lease, acts))
+                Some(Transaction::take_seat(seat, lease, acts, is_healthy))
             }
         }
     }
@@ -234,7 +240,7 @@ impl Machine {
         if !may_write {
             return;
         }
-        if let Some(transaction) = registry.transaction(lease.id, acts) {
+        if let Some(transaction) = registry.transaction(lease.id, acts, !self.stands_back) {
             let limit = lease.timing.limit();
             let call = self.calls.new_id();
             self.registry.write = Some((call, now + limit));

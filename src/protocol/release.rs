@@ -2,8 +2,8 @@
 //! on every path.
 
 use super::{
-    Action, CallId, Event, Failure, FailureKind, Known, Lease, LeaseId, LossReason, Machine,
-    Moment, State, Tenure, Term, Transaction, View,
+    Action, CallId, Event, Failure, FailureKind, FencingToken, Known, Lease, LeaseId, LossReason,
+    Machine, Moment, State, Tenure, Term, Transaction, View,
     handover::{Handover, Request},
     view::Ownership,
 };
@@ -156,6 +156,17 @@ impl Machine {
         self.give_up_in_steps(now, lease, step);
         self.calls.next_now();
         self.wait_again(now);
+    }
+
+    /// Rule 26: ends a term that was won, or handed over, before anything acted in it.
+    pub(super) fn hand_on(&mut self, now: Moment, lease: Lease, token: FencingToken) {
+        let term = Term {
+            token,
+            lease: lease.id,
+        };
+        let step = self.first_step(now, term);
+        self.give_up_in_steps(now, lease, step);
+        self.calls.next_now();
     }
 
     /// Begins to withdraw: what acts is asked to stop; a lease without a term is released at once.

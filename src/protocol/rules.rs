@@ -60,11 +60,11 @@ impl Machine {
 
     /// Rules 2 and 4: follows while both keys are somebody else's, and campaigns once both are
     /// absent. `sent` is when the try was sent whose response shows the keys, if it is not an event.
-    fn follow(&mut self, now: Moment, sent: Option<Moment>) {
+    pub(super) fn follow(&mut self, now: Moment, sent: Option<Moment>) {
         let holds_off = self.holds_off(now);
         let Some(known) = &self.known else { return };
         if let State::Follower { question, .. } = &mut self.state {
-            *question = if known.both_absent() && !holds_off {
+            *question = if known.both_absent() && !holds_off && !self.stands_back {
                 Question::Campaign
             } else {
                 Question::Read
@@ -112,13 +112,8 @@ impl Machine {
             State::Follower { candidacy, .. }
                 if known.ownership(candidacy.lease.id) == Ownership::Neither =>
             {
-                let nobody = known.both_absent();
                 self.follow(now, None);
-                match self.hold_off {
-                    Some(until) if nobody && now < until => self.calls.next_at(until),
-                    _ if nobody => self.calls.hurry(),
-                    _ => {}
-                }
+                self.campaign_soon(now);
             }
             State::Follower { .. } | State::Elected { .. } => self.calls.hurry(),
             State::Leader(_) => {
@@ -130,6 +125,16 @@ impl Machine {
             State::Stopping { .. } => self.judge_term(now),
             State::Unleased { .. } => self.judge_wait(now),
             State::Withdrawn => {}
+        }
+    }
+
+    /// Lets a follower campaign at once if nobody leads, or once it does not hold off any more.
+    pub(super) fn campaign_soon(&mut self, now: Moment) {
+        let nobody = self.known.as_ref().is_some_and(Known::both_absent);
+        match self.hold_off {
+            _ if !nobody || self.stands_back => {}
+            Some(until) if now < until => self.calls.next_at(until),
+            _ => self.calls.hurry(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The candidates' seats, and the choice of a successor among them.
 
 use super::{Entry, FencingToken, LeaseId};
-use std::{fmt, str::FromStr};
+use std::{cmp::Reverse, fmt, str::FromStr};
 
 /// Which seat it is: an election has sixteen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +50,8 @@ pub struct Seat {
     pub has_name: bool,
     /// Whether the candidate can lead, as far as it says. A term is not handed to one that is not healthy.
     pub is_healthy: bool,
+    /// The candidate's priority, as far as it says.
+    pub priority: i32,
     /// The term in which the candidate says that it leads.
     pub acts: Option<FencingToken>,
 }
@@ -81,7 +83,13 @@ impl Seats {
             .iter()
             .filter(|seat| seat.entry.lease.is_some())
             .collect();
-        seats.sort_by_key(|seat| (seat.entry.create_revision, seat.number));
+        seats.sort_by_key(|seat| {
+            (
+                Reverse(seat.priority),
+                seat.entry.create_revision,
+                seat.number,
+            )
+        });
         // A late request may have taken a second one.
         let mut leases = Vec::new();
         seats.retain(|seat| {

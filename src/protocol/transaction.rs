@@ -71,6 +71,8 @@ pub enum Effect {
         lease: LeaseId,
         /// The term in which the candidate leads, if it does.
         acts: Option<FencingToken>,
+        /// Whether it can lead.
+        is_healthy: bool,
     },
     /// Deletes the `leader` key: asks the leader to step down.
     DeleteLeader,
@@ -179,10 +181,19 @@ impl Transaction {
 
     /// Rule 22: takes a seat that is free.
     #[must_use]
-    pub const fn take_seat(seat: SeatNumber, lease: LeaseId, acts: Option<FencingToken>) -> Self {
+    pub const fn take_seat(
+        seat: SeatNumber,
+        lease: LeaseId,
+        acts: Option<FencingToken>,
+        is_healthy: bool,
+    ) -> Self {
         Self {
             own_seat: Some((seat, Guard::Absent)),
-            effect: Effect::PutSeat { lease, acts },
+            effect: Effect::PutSeat {
+                lease,
+                acts,
+                is_healthy,
+            },
             reads: Reads::KeysAndSeats,
             ..Self::NOTHING
         }
@@ -195,6 +206,7 @@ impl Transaction {
         mod_revision: i64,
         lease: LeaseId,
         acts: Option<FencingToken>,
+        is_healthy: bool,
     ) -> Self {
         let unchanged = Guard::Unchanged {
             mod_revision,
@@ -202,8 +214,14 @@ impl Transaction {
         };
         Self {
             own_seat: Some((seat, unchanged)),
-            ..Self::take_seat(seat, lease, acts)
+            ..Self::take_seat(seat, lease, acts, is_healthy)
         }
+    }
+
+    /// Rule 27: asks whether etcd's database has room, and writes nothing: no key has this revision.
+    #[must_use]
+    pub const fn probe_room(seat: SeatNumber, lease: LeaseId) -> Self {
+        Self::rewrite_seat(seat, i64::MAX, lease, None, true)
     }
 
     /// Rule 23: hands a term whose holder has stopped acting to the candidate in a seat: `leader/acting`

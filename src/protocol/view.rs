@@ -53,6 +53,8 @@ pub struct View {
     pub leader: Option<Entry>,
     /// The witness.
     pub acting: Option<Entry>,
+    /// Whether `leader/acting` says that an operator has chosen its holder.
+    pub is_chosen: bool,
     /// The record of the job that runs once, if there is one and the transaction was about the job.
     pub done: Option<Entry>,
     /// The seats and `KEY/next`, if the transaction read them.
@@ -85,14 +87,20 @@ pub(super) struct Known {
     pub cluster_id: u64,
     leader: Option<Entry>,
     acting: Option<Entry>,
+    /// The revision that wrote a `leader/acting` which says that an operator has chosen its holder.
+    chosen_at: Option<i64>,
     leader_as_of: i64,
     acting_as_of: i64,
 }
 
 impl Known {
     pub fn from_view(view: View) -> Self {
+        let acting = view.acting.as_ref();
         Self {
             cluster_id: view.cluster_id,
+            chosen_at: acting
+                .filter(|_| view.is_chosen)
+                .map(|acting| acting.mod_revision),
             leader: view.leader,
             acting: view.acting,
             leader_as_of: view.revision,
@@ -173,6 +181,12 @@ impl Known {
         let token = FencingToken::new(self.leader.as_ref()?.mod_revision);
         let term = Term { token, lease };
         (self.ownership_in(term) == Ownership::Both).then_some(token)
+    }
+
+    /// Returns true iff `leader/acting` says that an operator has chosen its holder.
+    pub fn is_chosen(&self) -> bool {
+        let acting = self.acting.as_ref();
+        acting.is_some_and(|acting| self.chosen_at == Some(acting.mod_revision))
     }
 
     /// Returns true iff `leader/acting` was handed over when it was written: it existed before, whereas a

@@ -20,6 +20,8 @@ pub struct ActingRecord {
     /// When the term began: by the holder's wall clock if it was elected, by its predecessor's if the term
     /// was handed over.
     pub since: Option<SystemTime>,
+    /// Whether an operator has chosen the holder to lead.
+    pub chosen: bool,
 }
 
 impl ActingRecord {
@@ -29,6 +31,7 @@ impl ActingRecord {
             name: Some(name.to_owned()),
             address: address.map(str::to_owned),
             since: Some(wall_clock::now()),
+            chosen: false,
         }
     }
 
@@ -40,6 +43,9 @@ impl ActingRecord {
         }
         if let Some(since) = self.since.and_then(seconds) {
             object["since"] = json!(since);
+        }
+        if self.chosen {
+            object["chosen"] = json!(true);
         }
         object.to_string()
     }
@@ -53,6 +59,7 @@ impl ActingRecord {
             name: text("name"),
             address: text("address"),
             since: time_from(&object["since"]),
+            chosen: object["chosen"].as_bool() == Some(true),
         }
     }
 }

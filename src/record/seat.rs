@@ -19,13 +19,17 @@ pub struct SeatRecord {
     pub since: Option<SystemTime>,
     /// The fencing token of the term in which it leads, if it does.
     pub acts: Option<FencingToken>,
+    /// Its priority: a candidate with a higher one leads rather than one with a lower one.
+    pub priority: i32,
     /// Whether it is healthy, if it says so. An unhealthy candidate does not lead next.
     pub healthy: Option<bool>,
+    /// Why it is not healthy.
+    pub reason: Option<String>,
 }
 
 impl SeatRecord {
     /// The fields that describe a candidate, and not the term that is handed to it.
-    const NOT_OF_A_TERM: [&str; 2] = ["acts", "version"];
+    const NOT_OF_A_TERM: [&str; 5] = ["acts", "version", "priority", "healthy", "reason"];
 
     /// Creates the record of a candidate of this version.
     pub(crate) fn new(name: &str, address: Option<&str>, since: SystemTime) -> Self {
@@ -35,7 +39,9 @@ impl SeatRecord {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             since: Some(since),
             acts: None,
+            priority: 0,
             healthy: None,
+            reason: None,
         }
     }
 
@@ -54,8 +60,14 @@ impl SeatRecord {
         if let Some(acts) = self.acts {
             object["acts"] = json!(acts.get());
         }
+        if self.priority != 0 {
+            object["priority"] = json!(self.priority);
+        }
         if let Some(healthy) = self.healthy {
             object["healthy"] = json!(healthy);
+        }
+        if let Some(reason) = &self.reason {
+            object["reason"] = json!(reason);
         }
         object.to_string()
     }
@@ -71,7 +83,11 @@ impl SeatRecord {
             version: text("version"),
             since: time_from(&object["since"]),
             acts: object["acts"].as_i64().map(FencingToken::new),
+            priority: (object["priority"].as_i64())
+                .and_then(|priority| i32::try_from(priority).ok())
+                .unwrap_or(0),
             healthy: object["healthy"].as_bool(),
+            reason: text("reason"),
         }
     }
 
@@ -108,7 +124,9 @@ mod tests {
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         SeatRecord {
             acts: Some(FencingToken::new(i64::MAX)),
+            priority: -7,
             healthy: Some(false),
+            reason: Some("exit code 1".to_owned()),
             ..SeatRecord::new("Zoë \"1\"", Some("http://10.0.0.1"), since)
         }
     }
@@ -116,11 +134,11 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read_and_later_versions_are_understood() {
         assert_eq!(SeatRecord::decode(record().encode().as_bytes()), record());
-        let later = br#"{"name":"a","acts":"x","since":-1,"healthy":[1]}"#;
+        let later = br#"{"name":"a","acts":"x","since":-1,"healthy":[1],"priority":9e9}"#;
         let later = SeatRecord::decode(later);
         assert_eq!(later.name.as_deref(), Some("a"));
         assert_eq!((later.acts, later.since), (None, None));
-        assert_eq!(later.healthy, None);
+        assert_eq!((later.healthy, later.priority), (None, 0));
         assert_eq!(SeatRecord::decode(b"\xff"), SeatRecord::default());
     }
 
@@ -134,8 +152,7 @@ mod tests {
         let acting: Value = serde_json::from_str(&acting).unwrap();
         assert_eq!(acting["address"], "http://10.0.0.1");
         assert_eq!(acting["later"], json!([7]));
-        assert_eq!(acting["healthy"], false);
-        for field in ["acts", "version", "chosen"] {
+        for field in ["acts", "version", "chosen", "priority", "healthy", "reason"] {
             assert!(acting[field].is_null(), "{field}");
         }
         let (_, chosen) = SeatRecord::values_for_term(value.as_bytes(), true).unwrap();

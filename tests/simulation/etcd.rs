@@ -50,6 +50,8 @@ pub struct SeatKey {
     pub key: Key,
     /// The token of the term in which the candidate says that it leads; zero if it does not.
     pub acts: i64,
+    /// Whether it says that it can lead.
+    pub is_healthy: bool,
 }
 
 /// `KEY/next`, as the store holds it.
@@ -109,6 +111,8 @@ pub struct Store {
     pub keys: Keys,
     pub seats: SeatKeys,
     pub next: Option<NextKey>,
+    /// The revision of the last hand-over to a chosen candidate.
+    pub chosen_at: i64,
     /// The record of the job that runs once.
     pub done: Option<Key>,
     /// All records that were written in this history, also those that are forgotten.
@@ -152,6 +156,7 @@ impl Store {
             keys: [None; 2],
             seats: [None; SeatNumber::COUNT],
             next: None,
+            chosen_at: 0,
             done: None,
             records: Vec::new(),
             history: Vec::new(),
@@ -181,7 +186,14 @@ impl Store {
     }
 
     /// Writes a seat, in a revision of its own.
-    pub fn put_seat(&mut self, place: usize, lease: i64, writer: usize, acts: i64) {
+    pub fn put_seat(
+        &mut self,
+        place: usize,
+        lease: i64,
+        writer: usize,
+        acts: i64,
+        is_healthy: bool,
+    ) {
         self.revision += 1;
         let mod_revision = self.revision;
         let before = self.seats[place];
@@ -193,6 +205,7 @@ impl Store {
                 writer,
             },
             acts,
+            is_healthy,
         });
     }
 
@@ -335,6 +348,7 @@ pub struct Shown {
     pub raft_term: u64,
     pub revision: i64,
     pub keys: Keys,
+    pub chosen_at: i64,
     pub done: Option<Key>,
     /// The seats and `KEY/next`, if they were read.
     pub seats: Option<Arc<(SeatKeys, Option<NextKey>)>>,
@@ -626,6 +640,7 @@ impl Etcd {
             raft_term: self.raft_term,
             revision: self.store.revision,
             keys: self.store.keys,
+            chosen_at: self.store.chosen_at,
             done: self.store.done.filter(|_| transaction.about_job),
             seats: reads_seats.then(|| Arc::new((self.store.seats, self.store.next))),
         })
@@ -645,12 +660,15 @@ impl Etcd {
                 let own = Some((check(lease)?, writer));
                 store.commit(&[(ElectionKey::Leader, own), (ElectionKey::Acting, own)]);
             }
-            Effect::HandOver { lease, .. } => {
+            Effect::HandOver { lease, is_chosen } => {
                 let lease = check(lease)?;
                 let seat = transaction.other_seat.map(|(seat, _)| seat_place(seat));
                 let seat = seat.and_then(|seat| store.seats[seat]);
                 let to = Some((lease, seat.map_or(writer, |seat| seat.key.writer)));
                 store.commit(&[(ElectionKey::Leader, to), (ElectionKey::Acting, to)]);
+                if is_chosen {
+                    store.chosen_at = store.revision;
+                }
                 store.next = None;
                 store.vacate(transaction);
             }
@@ -662,7 +680,11 @@ impl Etcd {
                 store.commit(&deleted);
                 store.vacate(transaction);
             }
-            Effect::PutSeat { lease, acts } => {
+            Effect::PutSeat {
+                lease,
+                acts,
+                is_healthy,
+            } => {
                 let lease = check(lease)?;
                 if let Some((seat, _)) = transaction.own_seat {
                     store.put_seat(
@@ -670,6 +692,7 @@ impl Etcd {
                         lease,
                         writer,
                         acts.map_or(0, FencingToken::get),
+                        is_healthy,
                     );
                 }
             }

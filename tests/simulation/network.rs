@@ -464,6 +464,7 @@ impl World {
             revision: shown.revision,
             raft_term: shown.raft_term,
             leader,
+            is_chosen: shown.keys[1].is_some_and(|acting| acting.mod_revision == shown.chosen_at),
             acting,
             done: shown.done.map(|record| self.entry(record)),
             seats: shown
@@ -490,7 +491,11 @@ impl World {
                 number,
                 entry: self.entry(seat.key),
                 has_name: true,
-                is_healthy: true,
+                is_healthy: seat.is_healthy,
+                priority: self
+                    .nodes
+                    .get(seat.key.writer)
+                    .map_or(0, |node| node.settings.priority),
                 acts: (seat.acts != 0).then(|| FencingToken::new(seat.acts)),
             })
         });

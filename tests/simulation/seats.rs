@@ -144,7 +144,7 @@ impl World {
                 };
                 self.change(|etcd| {
                     if let Some(lease) = lease {
-                        etcd.store.put_seat(place, lease, people, 0);
+                        etcd.store.put_seat(place, lease, people, 0, true);
                     } else {
                         etcd.store.revision += 1;
                         etcd.store.seats[place] = None;

@@ -143,6 +143,8 @@ pub fn input_text(input: &Input) -> String {
         Input::BackedOff { .. } => "backed off".to_owned(),
         Input::Stopped { term } => format!("what acted with token {} has stopped", term.token),
         Input::Completed { term } => format!("the job of token {} is completed", term.token),
+        Input::StandBack => "shall stand back".to_owned(),
+        Input::StandForward => "may lead again".to_owned(),
         Input::Withdraw => "is asked to withdraw".to_owned(),
         Input::Version { version } => format!("etcd is of version {version}"),
         Input::AuthenticationOff => "etcd's authentication is off".to_owned(),

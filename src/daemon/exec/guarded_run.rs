@@ -253,6 +253,7 @@ mod tests {
             leader: None,
             acting: None,
             seats: None,
+            stands_back: false,
             keys_as_of: None,
             keys_known_until: None,
             endpoint: 0,

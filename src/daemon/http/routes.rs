@@ -153,6 +153,7 @@ mod tests {
             leader: None,
             acting: None,
             seats: None,
+            stands_back: false,
             endpoint: 0,
         });
         let state = ReplicaState::new(&config, status, watch::channel(None).1);

@@ -95,6 +95,9 @@ mod tests {
             address: None,
             version: None,
             since: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(since)),
+            priority: 0,
+            healthy: None,
+            reason: None,
             leads: false,
         }
     }

@@ -132,11 +132,20 @@ impl Driver {
     /// Returns what a transaction writes that is executed beside everything else.
     fn values_beside(&self, transaction: &Transaction) -> Result<Values, Failure> {
         match transaction.effect {
-            Effect::PutSeat { acts, .. } => {
+            Effect::PutSeat {
+                acts, is_healthy, ..
+            } => {
                 let name = self.config.name().as_str();
                 let address = self.config.address().map(Address::as_str);
                 let mut record = SeatRecord::new(name, address, self.joined);
                 record.acts = acts;
+                record.priority = self.config.priority();
+                // A verdict that is newer than the transaction is written by the next one.
+                record.healthy = self.health.as_ref().map(|_| is_healthy);
+                record.reason = match &self.health {
+                    Some(Err(reason)) if !is_healthy => Some(reason.clone()),
+                    _ => None,
+                };
                 Ok(Values::seat(&record))
             }
             Effect::HandOver { is_chosen, .. } => {

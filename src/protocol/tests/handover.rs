@@ -21,6 +21,7 @@ pub(super) fn seat(number: usize, lease: LeaseId, create_revision: i64) -> Seat 
         },
         has_name: true,
         is_healthy: true,
+        priority: 0,
         acts: None,
     }
 }

@@ -37,6 +37,9 @@ impl Harness {
             endpoints: NonZeroUsize::new(endpoints).unwrap(),
             wait: None,
             runs_once: false,
+            priority: 0,
+            priority_delay: None,
+            stands_back: false,
             first_lease: LeaseId::new(0x101),
         };
         change(&mut settings);
@@ -267,6 +270,7 @@ pub(super) fn view(revision: i64, leader: Option<Entry>, acting: Option<Entry>) 
         raft_term: 1,
         leader,
         acting,
+        is_chosen: false,
         done: None,
         seats: None,
     }

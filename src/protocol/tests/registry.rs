@@ -37,7 +37,10 @@ fn a_candidate_takes_the_first_free_seat_once_it_has_campaigned() {
     let shown = vec![seat(0, OTHER, 11), seat(1, lease, 21)];
     let shown = seated(held_by(OTHER, 21), shown, None);
     let transaction = harness.execute(Ok(shown.clone()));
-    assert_eq!(transaction, Transaction::take_seat(number(1), lease, None));
+    assert_eq!(
+        transaction,
+        Transaction::take_seat(number(1), lease, None, true)
+    );
     harness.pass(2 * SECOND);
     harness.answer(shown);
     assert!(
@@ -52,7 +55,7 @@ fn a_seat_that_another_was_faster_to_take_is_left_to_it() {
     for round in 0..2 {
         let shown = seated(held_by(OTHER, 21), vec![seat(round, OTHER, 21)], None);
         let transaction = harness.execute(Ok(shown));
-        assert!(transaction.effect == Transaction::take_seat(number(0), lease, None).effect);
+        assert!(transaction.effect == Transaction::take_seat(number(0), lease, None, true).effect);
     }
     assert!(!writes(&harness), "it takes its time then");
     harness.pass(2 * SECOND);
@@ -73,7 +76,10 @@ fn a_candidate_without_a_free_seat_waits_for_one() {
     harness.pass(2 * SECOND);
     harness.answer(seated(held_by(OTHER, 22), full[1..].to_vec(), None));
     let (_, transaction) = harness.take_beside();
-    assert_eq!(transaction, Transaction::take_seat(number(0), lease, None));
+    assert_eq!(
+        transaction,
+        Transaction::take_seat(number(0), lease, None, true)
+    );
 }
 
 #[test]
@@ -84,7 +90,10 @@ fn a_leader_writes_in_its_seat_in_which_term_it_leads() {
     harness.answer(seated(held_by(lease, 10), Vec::new(), None));
     let token = Some(FencingToken::new(10));
     let (_, transaction) = harness.take_beside();
-    assert_eq!(transaction, Transaction::take_seat(number(0), lease, token));
+    assert_eq!(
+        transaction,
+        Transaction::take_seat(number(0), lease, token, true)
+    );
 }
 
 #[test]
@@ -97,7 +106,7 @@ fn a_candidate_to_which_a_term_was_handed_writes_its_seat_again() {
     assert!(harness.is_leader());
     let acts = Some(FencingToken::new(10));
     let (_, transaction) = harness.take_beside();
-    let expected = Transaction::rewrite_seat(number(1), 21, lease, acts);
+    let expected = Transaction::rewrite_seat(number(1), 21, lease, acts, true);
     assert_eq!(transaction, expected);
 }
 

@@ -20,6 +20,7 @@ fn state(role: Role) -> (watch::Sender<Status>, ReplicaState) {
         leader: None,
         acting: None,
         seats: None,
+        stands_back: false,
         endpoint: 0,
     });
     (
@@ -114,6 +115,7 @@ fn the_candidates_are_given_while_they_are_known_and_counted_by_a_metric() {
         },
         has_name: true,
         is_healthy: true,
+        priority: 0,
         acts: None,
     });
     let (seats, none) = (
