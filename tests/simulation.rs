@@ -12,6 +12,8 @@ mod seat_variants;
 mod simulation;
 #[path = "simulation/variants.rs"]
 mod variants;
+#[path = "simulation/yielding_variants.rs"]
+mod yielding_variants;
 
 use patch::Program;
 use simulation::{

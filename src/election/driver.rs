@@ -221,7 +221,9 @@ impl Driver {
         let input = match command {
             Some(Command::Withdraw) => Input::Withdraw,
             Some(Command::StandBack(reason)) => {
-                self.health = Some(Err(reason));
+                if !matches!(self.health, Some(Err(_))) {
+                    self.health = Some(Err(reason));
+                }
                 Input::StandBack
             }
             Some(Command::StandForward) => {

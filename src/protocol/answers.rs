@@ -133,7 +133,9 @@ impl Machine {
 
     /// Lets a candidate whose campaign was not carried out campaign once more.
     pub(super) fn campaign_again(&mut self) {
-        if let State::Follower { question, .. } = &mut self.state {
+        if let State::Follower { question, .. } = &mut self.state
+            && !self.stands_back
+        {
             *question = Question::Campaign;
         }
     }

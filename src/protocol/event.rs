@@ -252,8 +252,8 @@ impl fmt::Display for LossReason {
             Self::HistoryWentBack => "etcd went back in its history",
             Self::Withdrawn => "asked to stop",
             Self::Resigned => "it resigned",
-            Self::StoodBack => "it stands back",
-            Self::Outranked => "a candidate with a higher priority can lead",
+            Self::StoodBack => "it stood back",
+            Self::Outranked => "it yielded to a candidate with a higher priority",
             Self::Died => "the election ended by itself",
         })
     }

@@ -6,3 +6,4 @@ mod leader;
 mod property;
 mod registry;
 mod waiting;
+mod yielding;

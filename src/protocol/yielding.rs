@@ -1,8 +1,8 @@
 //! Rules 26 and 27: a candidate that stands back, and a leader that yields to a better candidate.
 
 use super::{
-    Action, CallId, FailureKind, LeaseId, LossReason, Machine, Moment, Seat, State, Transaction,
-    View, event::Failure,
+    Action, CallId, FailureKind, LeaseId, LossReason, Machine, Moment, Question, Seat, State,
+    Transaction, View, event::Failure,
 };
 
 /// What a leader knows of the candidates that would lead better.
@@ -26,8 +26,8 @@ struct Rival {
 impl Rivals {
     /// Takes in which candidates have a higher priority and can lead; each starts from zero after an
     /// interruption.
-    fn update<'a>(&mut self, now: Moment, better: impl Iterator<Item = &'a Seat>) {
-        let rivals = better.filter_map(|seat| {
+    fn update(&mut self, now: Moment, better: &[&Seat]) {
+        let rivals = better.iter().filter_map(|seat| {
             let lease = seat.entry.lease?;
             let mod_revision = seat.entry.mod_revision;
             let mut before = self.waiting.iter();
@@ -50,9 +50,9 @@ impl Machine {
         if std::mem::replace(&mut self.stands_back, true) {
             return;
         }
-        match self.state {
+        match &mut self.state {
             State::Leader(_) => self.plan_stop(now, LossReason::StoodBack),
-            State::Follower { .. } => self.follow(now, None),
+            State::Follower { question, .. } => *question = Question::Read,
             // One that is elected hands its term on when its try is answered.
             _ => {}
         }
@@ -82,8 +82,10 @@ impl Machine {
         let seats = self.registry.seats().unwrap_or_default();
         let own = self.settings.priority;
         let better = seats.in_order().into_iter();
-        let better = better.filter(|seat| seat.priority > own && seat.may_follow(tenure.lease.id));
-        self.rivals.update(now, better);
+        let better: Vec<_> = better
+            .filter(|seat| seat.priority > own && seat.may_follow(tenure.lease.id))
+            .collect();
+        self.rivals.update(now, &better);
         let has_waited = |rival: &Rival| now.since(rival.since) >= delay;
         if !self.rivals.waiting.iter().any(has_waited) || self.is_chosen() {
             self.rivals.probe = None;

@@ -379,7 +379,7 @@ impl World {
             return Err(self.violation(format!("node {} is told that {reason}: untrue", node + 1)));
         }
         let settled = self.now > self.plan.quiet + self.led_within();
-        if settled {
+        if settled && *reason != LossReason::Outranked {
             return Err(self.violation(format!(
                 "node {} loses its term though nothing fails: {reason}",
                 node + 1
@@ -490,6 +490,11 @@ impl World {
         Ok(())
     }
 
+    /// Whether both keys have been absent since then, or for longer.
+    pub fn is_vacant_since(&self, then: Time) -> bool {
+        self.checks.vacant_since.is_some_and(|since| since <= then)
+    }
+
     /// Where nothing fails, somebody takes over as fast as messages travel.
     fn check_vacancy(&self, since: Time) -> Result<(), Violation> {
         let ready = |node: usize| {
@@ -509,9 +514,26 @@ impl World {
         if self.etcd.store.done.is_some() {
             return self.check_done();
         }
-        let leads =
-            |node: &Node| node.acts(self.now).is_some() && matches!(node.role, Role::Leader { .. });
+        let leads = |node: &Node| {
+            let leads = match node.role {
+                Role::Leader { .. } => true,
+                Role::Stopping { reason, .. } => reason == LossReason::Outranked,
+                _ => false,
+            };
+            leads && node.acts(self.now).is_some()
+        };
         if !self.nodes.iter().any(leads) {
+            // A leader may just be yielding to a better candidate.
+            let is_first = self.now == self.plan.quiet + self.led_within();
+            let yields = |node: &Node| node.settings.priority_delay.is_some();
+            if is_first && self.nodes.iter().any(yields) {
+                let mut handed_over = SECOND / 2 + 20 * self.plan.latency;
+                if self.plan.actor == Actor::Child {
+                    handed_over += self.plan.stop_timeout * 10 / 9;
+                }
+                self.push(self.now + handed_over, Event::LedByNow);
+                return Ok(());
+            }
             return Err(self.violation("nobody acts though nothing has failed for long enough"));
         }
         if self.checks.withdraws.contains(&true) {

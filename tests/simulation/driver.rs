@@ -115,6 +115,9 @@ impl World {
             Some(input) => input_text(input),
             None => "time passes".to_owned(),
         });
+        if let Some(input) = &input {
+            self.take_health(node, input);
+        }
         let to = &mut self.nodes[node];
         let time = to.clock.read(now);
         let Some(machine) = &mut to.machine else {
@@ -169,6 +172,7 @@ impl World {
             } else if let Some(said) = machine.poll_event() {
                 self.check_event(node, &said)?;
                 self.check_handover_event(node, &said)?;
+                self.check_yield(node, &said)?;
                 self.check_still_acts(node, &said)?;
                 self.check_job_event(node, &said)?;
                 self.check_wait_event(node, &said)?;
@@ -195,6 +199,7 @@ impl World {
         self.mind_child(node);
         self.note_acting_alone(node);
         self.check_single_try(node)?;
+        self.check_stands_back(node)?;
         self.check_acting(node)
     }
 
@@ -257,6 +262,9 @@ impl World {
                 new_stream,
                 ..
             } => {
+                if transaction.is_campaign() {
+                    self.check_campaign(node)?;
+                }
                 self.keep_alive(node, call, lease, new_stream)?;
                 Asked::Transaction { call, transaction }
             }
@@ -386,6 +394,7 @@ impl World {
         deadline: Moment,
     ) -> Result<(), Violation> {
         self.check_term(node, term, deadline)?;
+        self.check_stands_back(node)?;
         self.check_job(node, term)?;
         let untaken =
             self.plan.kinds.contains(&Kind::Untaken) && !self.quiet && self.rng.u8(0..3) == 0;

@@ -23,7 +23,7 @@ impl World {
         (self.plan.ttl * SECOND).max(self.plan.min_ttl)
     }
 
-    fn some_time(&mut self) -> Time {
+    pub fn some_time(&mut self) -> Time {
         let longest = self.granted() * [1, 2, 8][self.rng.usize(0..3)] / 2;
         let lasts = self.rng.u64(MILLI..longest);
         self.capped(lasts)
@@ -80,13 +80,14 @@ impl World {
             | Kind::OverwriteActing
             | Kind::RevokeLease
             | Kind::DeleteBoth => self.interfere(kind),
+            Kind::StandBack => Ok(self.stand_back()),
             Kind::Forget => Ok(self.forget_job()),
             Kind::Choose | Kind::WriteNext | Kind::TakeSeat => self.meddle_with_seats(kind),
         }
     }
 
     /// Whom a fault befalls: half of the time whoever acts.
-    fn victim(&mut self) -> usize {
+    pub fn victim(&mut self) -> usize {
         let acting = self
             .nodes
             .iter()
@@ -485,7 +486,12 @@ impl World {
         let bound = self.led_within();
         self.push(self.now + bound, Event::LedByNow);
         // Nothing should happen to a leader any more.
-        self.push(self.now + bound + 2 * self.granted(), Event::End);
+        let mut end = self.now + bound + 2 * self.granted();
+        if self.plan.mix == Mix::Priorities {
+            end += self.best_leads_within();
+            self.push(end, Event::BestLeads);
+        }
+        self.push(end, Event::End);
         Ok(())
     }
 

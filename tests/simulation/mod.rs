@@ -16,6 +16,7 @@ pub mod run;
 pub mod seats;
 pub mod trace;
 pub mod world;
+mod yielding;
 
 /// Nanoseconds of etcd's time since the schedule began.
 pub type Time = u64;

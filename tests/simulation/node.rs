@@ -182,6 +182,8 @@ pub struct Node {
     pub waits_since: Time,
     /// What this process has come to since it was started.
     pub so_far: SoFar,
+    /// Whether it cannot lead, as far as it has learned.
+    pub stands_back: bool,
     /// Whether the candidate was dropped with its leaderships, so that nothing acts.
     pub abandoned: bool,
     /// The alarm that counts, and what it was set to.
@@ -224,6 +226,7 @@ impl Node {
             completed: None,
             waits_since: 0,
             so_far: SoFar::default(),
+            stands_back: false,
             abandoned: false,
             alarm: 0,
             alarm_at: None,

@@ -54,6 +54,7 @@ kinds! {
     Linger "leader slow to stop acting",
     Untaken "leadership that nobody takes",
     Abandon "candidate dropped with its leadership",
+    StandBack "candidate that cannot lead for a while",
     // Of people.
     Resign "leader stopped acting by itself",
     Withdraw "candidate withdrawn and restarted",
@@ -98,6 +99,8 @@ pub enum Mix {
     Endpoint,
     /// Leaders that stop in order, and nothing fails but candidates.
     Transfers,
+    /// Candidates of different priorities, some of which cannot lead for a while.
+    Priorities,
     /// A job that runs once, and candidates that wait for a limited time.
     Jobs,
 }
@@ -117,6 +120,7 @@ impl Mix {
         Self::Handovers,
         Self::Endpoint,
         Self::Transfers,
+        Self::Priorities,
         Self::Jobs,
     ];
 
@@ -256,6 +260,17 @@ impl Mix {
                 K::WriteNext,
                 K::Crash,
             ],
+            Self::Priorities => vec![
+                K::StandBack,
+                K::StandBack,
+                K::StandBack,
+                K::SlowWatch,
+                K::Resign,
+                K::Withdraw,
+                K::DeleteLeader,
+                K::Choose,
+                K::Crash,
+            ],
             Self::Jobs => vec![
                 K::Lose,
                 K::Late,
@@ -327,7 +342,7 @@ impl Plan {
         let (lost, late, repeated) = (some(Kind::Lose), some(Kind::Late), some(Kind::Repeat));
         let healthy = matches!(
             mix,
-            Mix::Calm | Mix::Handovers | Mix::Endpoint | Mix::Transfers
+            Mix::Calm | Mix::Handovers | Mix::Endpoint | Mix::Transfers | Mix::Priorities
         );
         let longest = if healthy { 3 } else { 4 };
         let latency = [MILLI / 5, MILLI, 5 * MILLI, granted / 60][rng.usize(0..longest)];

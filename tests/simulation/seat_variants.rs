@@ -122,7 +122,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
     Variant {
         name: "A choice for another term is obeyed",
         mix: Mix::Transfers,
-        violation: "hands its term to another than the candidate that has waited for longest",
+        violation: "hands its term to another than the best candidate",
         edits: &[edit(
             SEAT,
             "chosen_for",
@@ -189,13 +189,19 @@ pub const SEAT_VARIANTS: &[Variant] = &[
     Variant {
         name: "A term is handed to the candidate in the first seat",
         mix: Mix::Transfers,
-        violation: "hands its term to another than the candidate that has waited for longest",
+        violation: "hands its term to another than the best candidate",
         edits: &[edit(
             SEAT,
             "in_order",
-            "seats.sort_by_key(|seat| (seat.entry.create_revision, seat.number));",
-            "seats.sort_by_key(|seat| seat.number);",
+            "Reverse(seat.priority), seat.entry.create_revision, seat.number,",
+            "Reverse(seat.priority), 0, seat.number,",
         )],
+    },
+    Variant {
+        name: "A term is handed over whatever the priorities are",
+        mix: Mix::Transfers,
+        violation: "hands its term to another than the best candidate",
+        edits: &[edit(SEAT, "in_order", "Reverse(seat.priority),", "")],
     },
     Variant {
         name: "The successor acts as soon as a watch shows both keys",
@@ -274,7 +280,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         edits: &[edit(
             REGISTRY,
             "transaction",
-            "Some(seat) if seat.acts == acts => None,",
+            "Some(seat) if seat.acts == acts && seat.is_healthy == is_healthy => None,",
             "",
         )],
     },

@@ -12,7 +12,10 @@ use crate::protocol::{
     Effect, ElectionKey, Event as Said, FencingToken, Guard, LeaseId, LossReason, Reads,
     SeatNumber, Term, Transaction,
 };
-use std::collections::{HashMap, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+};
 
 /// What a process's role permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,10 @@ pub struct Handovers {
     released: Vec<i64>,
     /// How often the seat of each lease was written.
     seat_writes: HashMap<i64, u32>,
+    /// When each revision wrote a seat.
+    seats_written: HashMap<i64, Time>,
+    /// When a candidate said last that it can lead, or that it cannot, or gave its seat up.
+    pub last_health: Time,
 }
 
 impl Handovers {
@@ -61,7 +68,14 @@ impl Handovers {
             meddled: 0,
             released: Vec::new(),
             seat_writes: HashMap::new(),
+            seats_written: HashMap::new(),
+            last_health: 0,
         }
+    }
+
+    /// When a revision wrote a seat.
+    pub fn written_at(&self, revision: i64) -> Time {
+        self.seats_written.get(&revision).copied().unwrap_or(0)
     }
 
     pub fn note_revision(&mut self, now: Time, revision: i64) {
@@ -197,6 +211,13 @@ impl World {
         {
             return Ok(());
         }
+        let seats = before.seats.iter().zip(&self.etcd.store.seats);
+        if seats
+            .into_iter()
+            .any(|(before, now)| before.is_some() && now.is_none())
+        {
+            self.checks.handovers.last_health = self.now;
+        }
         let Question::Transaction(transaction) = question else {
             return match question {
                 Question::Revoke { .. } => self.check_handed_over(node, before),
@@ -261,6 +282,14 @@ impl World {
         if seat.is_some_and(|seat| seat.key.lease != lease) {
             return Err(self.violation(format!("node {} takes a seat that is another's", node + 1)));
         }
+        let (revision, now) = (self.etcd.store.revision, self.now);
+        let handovers = &mut self.checks.handovers;
+        handovers.seats_written.insert(revision, now);
+        if let Effect::PutSeat { is_healthy, .. } = transaction.effect
+            && seat.is_some_and(|seat| seat.is_healthy != is_healthy)
+        {
+            handovers.last_health = now;
+        }
         let writes = self.checks.handovers.seat_writes.entry(lease).or_default();
         *writes += 1;
         // Taken when it begins to follow, and written when it begins to lead.
@@ -299,8 +328,8 @@ impl World {
         Ok(())
     }
 
-    /// A term is handed over by its holder, to the chosen candidate or the one that has held its seat for
-    /// longest, and not to one that is silent.
+    /// A term is handed over by its holder, to the chosen candidate or the best one, and not to one that is
+    /// silent or cannot lead.
     fn check_successor(
         &self,
         node: usize,
@@ -324,6 +353,11 @@ impl World {
                 "node {node} hands its term to a seat that has changed"
             )));
         };
+        if !seat.is_healthy {
+            return Err(self.violation(format!(
+                "node {node} hands its term to a candidate that stands back"
+            )));
+        }
         let is_measured = matches!(self.plan.mix, Mix::Transfers);
         if !is_measured {
             return Ok(());
@@ -370,8 +404,16 @@ impl World {
                 "node {node} does not hand its term to the chosen candidate"
             )));
         }
+        let known =
+            (self.checks.handovers).revision_at(self.now.saturating_sub(self.granted() / 2));
         let waits_longer = |other: &&etcd::SeatKey| {
-            other.key.create_revision < seat.key.create_revision
+            let rank = |seat: &etcd::SeatKey| {
+                let writer = self.nodes.get(seat.key.writer);
+                let priority = writer.map_or(0, |node| node.settings.priority);
+                (Reverse(priority), seat.key.create_revision)
+            };
+            rank(other) < rank(&seat)
+                && other.key.create_revision <= known
                 && other.key.lease != own
                 && other.key.lease != to
                 && is_alive(other.key.lease)
@@ -384,7 +426,7 @@ impl World {
                 .any(|other| waits_longer(&other))
         {
             return Err(self.violation(format!(
-                "node {node} hands its term to another than the candidate that has waited for longest"
+                "node {node} hands its term to another than the best candidate"
             )));
         }
         Ok(())

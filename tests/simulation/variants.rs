@@ -8,6 +8,7 @@ use crate::{
     patch::{Edit, edit},
     seat_variants::SEAT_VARIANTS,
     simulation::plan::Mix,
+    yielding_variants::YIELDING_VARIANTS,
 };
 
 /// A wrong variant.
@@ -46,7 +47,8 @@ const VIEW: &str = "protocol/view.rs";
 
 /// Returns all variants, in the order of the table in `docs/protocol.md`.
 pub fn all() -> impl Iterator<Item = &'static Variant> {
-    VARIANTS.iter().chain(JOB_VARIANTS).chain(SEAT_VARIANTS)
+    let later = SEAT_VARIANTS.iter().chain(YIELDING_VARIANTS);
+    VARIANTS.iter().chain(JOB_VARIANTS).chain(later)
 }
 
 const VARIANTS: &[Variant] = &[

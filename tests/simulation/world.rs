@@ -10,6 +10,7 @@ use super::{
     plan::{Kind, Mix, Plan},
     run::Tally,
     trace::lease_name,
+    yielding::set_priority,
 };
 use crate::protocol::{
     CallId, ElectionKey, FailureKind, Input, KeptAlive, LeaseId, Machine, Moment, Role, Settings,
@@ -47,8 +48,16 @@ pub enum Event {
     Succeeded {
         revision: i64,
     },
+    /// A process that can lead again since then should have campaigned, or somebody else leads.
+    LedAgain {
+        node: usize,
+        life: u32,
+        since: Time,
+    },
     Quiet,
     LedByNow,
+    /// The candidate with the highest priority should lead.
+    BestLeads,
     End,
 }
 
@@ -114,7 +123,7 @@ impl World {
                     plan.ttl
                 };
                 let wait = plan.wait(&mut rng, place);
-                let settings = Settings {
+                let mut settings = Settings {
                     first_lease: LeaseId::new(0),
                     wait,
                     runs_once: plan.runs_once,
@@ -126,6 +135,7 @@ impl World {
                     stop_timeout: Duration::from_nanos(plan.stop_timeout),
                     endpoints: NonZeroUsize::new(plan.members).unwrap_or(NonZeroUsize::MIN),
                 };
+                set_priority(&mut settings, &mut rng, plan.mix);
                 let clock = Clock::new(rng.u64(0..1000 * SECOND), rate);
                 let rights = Plan::rights(&mut rng, place);
                 Node::new(clock, plan.actor, settings, rights)
@@ -267,6 +277,8 @@ impl World {
             Event::TidyUp => self.tidy_up(),
             Event::DeleteActing { lease } => self.delete_acting(lease),
             Event::ExcuseEnds { lease } => self.check_excuse(lease),
+            Event::LedAgain { node, life, since } => self.check_led_again(node, life, since),
+            Event::BestLeads => self.check_best_leads(),
             Event::Succeeded { revision } => self.check_succeeded(revision),
             Event::Quiet => self.become_quiet(),
             Event::LedByNow => self.check_led(),
@@ -288,6 +300,8 @@ impl World {
         // The ids of the process before this one are used up.
         let number = (i64::from(started.life) << 16) + 1;
         started.settings.first_lease = LeaseId::new(lease_id(owner(node), number));
+        self.start_standing_back(node);
+        let started = &mut self.nodes[node];
         started.machine = Some(Machine::new(started.settings, time));
         self.note(|_| format!("node {}  starts", node + 1));
         self.carry_out(node)

@@ -69,7 +69,7 @@ fn withdrawn() -> (Harness, LeaseId) {
 }
 
 /// Answers whether a candidate is alive; returns which one that was.
-fn check(harness: &mut Harness, remaining: Option<u64>) -> LeaseId {
+pub(super) fn check(harness: &mut Harness, remaining: Option<u64>) -> LeaseId {
     let (call, lease) = harness.take(|action| match action {
         Action::AskLeaseTime { call, lease, .. } => Some((*call, *lease)),
         _ => None,
@@ -89,7 +89,7 @@ fn refresh(harness: &mut Harness, shown: View) {
     assert_eq!(read, Transaction::READ.reading(Reads::KeysAndSeats));
 }
 
-fn handed_to(lease: LeaseId) -> View {
+pub(super) fn handed_to(lease: LeaseId) -> View {
     let entry = Entry {
         create_revision: 10,
         ..key(lease, 30)
@@ -101,7 +101,7 @@ fn revokes(harness: &Harness, lease: LeaseId) -> bool {
     harness.has(|action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease))
 }
 
-fn lease_of(transaction: &Transaction) -> LeaseId {
+pub(super) fn lease_of(transaction: &Transaction) -> LeaseId {
     match transaction.effect {
         Effect::HandOver { lease, .. } => lease,
         effect => panic!("not a hand-over: {effect:?}"),
