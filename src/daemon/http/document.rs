@@ -35,6 +35,8 @@ pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
     let mut object = text("name", snapshot.name.as_bytes());
     let rest = [
         ("role", json!(snapshot.role.as_str())),
+        ("priority", json!(snapshot.priority)),
+        ("healthy", json!(snapshot.is_healthy)),
         ("state", json!(state)),
         ("leader", json!(leader.map(leader_fields))),
         ("leader_unknown_because", json!(unknown_because)),

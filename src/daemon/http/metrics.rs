@@ -30,6 +30,8 @@ pub(super) struct Metrics {
     etcd_answers: Gauge,
     /// Without a label, it has one value, or none.
     candidates: Family<[(&'static str, &'static str); 0], Gauge>,
+    healthy: Gauge,
+    priority: Gauge,
     transitions: Counter,
     losses: Family<Label, Counter>,
     renewals: Counter,
@@ -56,6 +58,14 @@ impl Metrics {
         let candidates = Family::default();
         let help = "Candidates that are listed; absent if they are not known";
         registry.register("candidates", help, candidates.clone());
+
+        let healthy = Gauge::default();
+        let help = "1 if this replica can lead, as far as it knows, 0 if it stands back";
+        registry.register("healthy", help, healthy.clone());
+
+        let priority = Gauge::default();
+        let help = "The priority of this replica: one with a higher one leads rather than it";
+        registry.register("priority", help, priority.clone());
 
         let transitions = Counter::default();
         let help = "Changes of this replica's role";
@@ -95,6 +105,8 @@ impl Metrics {
             remaining,
             etcd_answers,
             candidates,
+            healthy,
+            priority,
             transitions,
             losses,
             renewals,
@@ -149,6 +161,8 @@ impl Metrics {
             }
             None => self.candidates.clear(),
         }
+        self.healthy.set(i64::from(snapshot.is_healthy));
+        self.priority.set(i64::from(snapshot.priority));
         let mut body = String::new();
         match format {
             Format::Text => prometheus_text::encode(&mut body, &self.registry)?,

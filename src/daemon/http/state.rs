@@ -36,6 +36,7 @@ const TRANSITIONS: usize = 20;
 pub(super) struct ReplicaState {
     name: String,
     leader_key: LeaderKey,
+    priority: i32,
     endpoints: Vec<String>,
     status: watch::Receiver<Status>,
     /// The last terms, as last read.
@@ -58,6 +59,9 @@ struct Known {
 pub(super) struct Snapshot {
     pub name: String,
     pub leader_key: LeaderKey,
+    pub priority: i32,
+    /// Whether it can lead, as far as it knows: it does not stand back.
+    pub is_healthy: bool,
     pub role: CurrentRole,
     /// The term that it leads or stops leading.
     pub term: Option<Term>,
@@ -91,6 +95,7 @@ impl ReplicaState {
         Self {
             name: config.name().as_str().to_owned(),
             leader_key: config.leader_key().clone(),
+            priority: config.priority(),
             endpoints: endpoints.map(ToString::to_string).collect(),
             status,
             terms,
@@ -192,6 +197,8 @@ impl ReplicaState {
         Snapshot {
             name: self.name.clone(),
             leader_key: self.leader_key.clone(),
+            priority: self.priority,
+            is_healthy: !status.stands_back,
             role,
             term,
             remaining: remaining.filter(|_| role == CurrentRole::Leader),

@@ -12,7 +12,7 @@ const TERM: Term = Term {
 
 fn state(role: Role) -> (watch::Sender<Status>, ReplicaState) {
     let cluster = Cluster::new(vec!["127.0.0.1:1".parse().unwrap()]).unwrap();
-    let config = Config::new("one".parse().unwrap(), cluster);
+    let config = Config::new("one".parse().unwrap(), cluster).with_priority(-7);
     let (sender, status) = watch::channel(Status {
         role,
         keys_as_of: None,
@@ -147,6 +147,24 @@ fn the_candidates_are_given_while_they_are_known_and_counted_by_a_metric() {
             let mut lines = metrics.lines();
             let value = lines.find_map(|line| line.strip_prefix(name));
             assert_eq!(value, count.map(|count| count.to_string()).as_deref());
+        }
+    }
+}
+
+#[test]
+fn a_replica_that_stands_back_is_unhealthy_and_its_priority_is_given() {
+    let (election, state) = state(Role::Follower);
+    for (stands_back, value) in [(false, "1"), (true, "0"), (false, "1")] {
+        election.send_modify(|status| status.stands_back = stands_back);
+        let document = document(&state.snapshot());
+        assert_eq!(document["healthy"], !stands_back);
+        assert_eq!(document["priority"], -7);
+        for format in [Format::Text, Format::OpenMetrics] {
+            let metrics = state.encode_metrics(format).unwrap();
+            let lines: Vec<_> = metrics.lines().collect();
+            let healthy = format!("leader_election_healthy {value}");
+            assert!(lines.contains(&healthy.as_str()), "{metrics}");
+            assert!(lines.contains(&"leader_election_priority -7"), "{metrics}");
         }
     }
 }
