@@ -53,7 +53,8 @@ fn a_candidate_that_cannot_be_chosen_is_refused() {
         let second = Played::seated(&etcd, 3, "twin");
         second.publish(&json!({ "address": "http://10.0.0.3" }));
         let unhealthy = Played::seated(&etcd, 4, "ill");
-        unhealthy.publish(&json!({ "healthy": false }));
+        let ill = json!({ "healthy": false, "reason": "no disk\u{1b}", "priority": 9 });
+        unhealthy.publish(&ill);
         // What is bound to no lease, is no seat or says no name was written by hand.
         etcd.put("leader/candidates/05", br#"{"name":"stray"}"#, None);
         etcd.put(
@@ -65,8 +66,8 @@ fn a_candidate_that_cannot_be_chosen_is_refused() {
         etcd.put("leader/candidates/06", b"\xff", Some(&nameless.lease));
         let _hostile = Played::seated(&etcd, 7, "\u{1b}[2J");
 
-        let listed = "the candidates are 'a' in seat 00 (leads), 'b' in seat 01, 'twin' in seat 02, 'twin' \
-                      in seat 03, 'ill' in seat 04, a candidate without a name in \
+        let listed = "the candidates are 'ill' in seat 04 (unhealthy), 'a' in seat 00 (leads), 'b' in seat 01, 'twin' \
+                      in seat 02, 'twin' in seat 03, a candidate without a name in \
                       seat 06, '\\u{1b}[2J' in seat 07";
         let none = |what: &str| {
             format!(
@@ -89,9 +90,13 @@ fn a_candidate_that_cannot_be_chosen_is_refused() {
                         'http://10.0.0.3'; nothing was done; choose one with --to-seat";
         assert_refused(&etcd, &["--to", "twin"], expected);
         for arguments in [["--to", "ill"], ["--to-seat", "4"]] {
-            let expected = "'ill' in seat 04 says that it is unhealthy; nothing was done";
+            let expected =
+                r"'ill' in seat 04 says that it is unhealthy ('no disk\u{1b}'); nothing was done";
             assert_refused(&etcd, &arguments, expected);
         }
+        unhealthy.publish(&json!({ "healthy": false, "priority": 9 }));
+        let expected = "'ill' in seat 04 says that it is unhealthy; nothing was done";
+        assert_refused(&etcd, &["--to", "ill"], expected);
         let expected = "a candidate without a name in seat 06 does not say its name, so that no term can be handed to it; \
                         nothing was done";
         assert_refused(&etcd, &["--to-seat", "06"], expected);

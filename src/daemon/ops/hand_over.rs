@@ -143,7 +143,11 @@ async fn check(asker: &Asker, to: &Listed<'_>) -> anyhow::Result<()> {
         bail!("{to} does not say its name, so that no term can be handed to it; nothing was done");
     }
     if to.record.healthy == Some(false) {
-        bail!("{to} says that it is unhealthy; nothing was done");
+        let reason = to.record.reason.as_deref();
+        let reason = reason.map_or_else(String::new, |reason| {
+            format!(" ('{}')", Printable(reason.as_bytes()))
+        });
+        bail!("{to} says that it is unhealthy{reason}; nothing was done");
     }
     let lease = asker
         .ask(async |connection, limit| connection.time_to_live(to.lease, limit).await)

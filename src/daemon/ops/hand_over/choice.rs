@@ -142,12 +142,14 @@ fn seat_and_address(candidate: &Listed<'_>) -> String {
 fn list(candidates: &[Listed<'_>], leader: &Leader, describe: fn(&Listed<'_>) -> String) -> String {
     let entries: Vec<_> = (candidates.iter())
         .map(|it| {
-            let leads = if it.lease == leader.lease {
+            let remark = if it.lease == leader.lease {
                 " (leads)"
+            } else if it.record.healthy == Some(false) {
+                " (unhealthy)"
             } else {
                 ""
             };
-            format!("{}{leads}", describe(it))
+            format!("{}{remark}", describe(it))
         })
         .collect();
     entries.join(", ")
