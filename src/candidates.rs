@@ -37,11 +37,12 @@ pub struct ListedCandidate {
     pub version: Option<String>,
     /// Since when it takes part, by its own wall clock.
     pub since: Option<SystemTime>,
-    /// Its priority.
+    /// Its priority; 0 if the seat lacks it.
     pub priority: i32,
-    /// Whether it is healthy, if it says so. One that is not does not lead.
+    /// Whether it is healthy, if it says so. No term is handed to one that is not, and it does not campaign.
     pub healthy: Option<bool>,
-    /// Why it is not healthy.
+    /// Why it is not healthy, such as the text that it gave to
+    /// [`Candidate::stand_back`](crate::Candidate::stand_back).
     pub reason: Option<String>,
     /// Whether it leads.
     pub leads: bool,
@@ -110,6 +111,12 @@ enum Rank {
 }
 
 impl ListedCandidate {
+    /// Returns whether the candidate says that it is not healthy.
+    #[must_use]
+    pub fn is_unhealthy(&self) -> bool {
+        self.healthy == Some(false)
+    }
+
     /// Returns the candidate in a seat; `None` if that is bound to no lease.
     fn of(seat: &Seat, leads: bool) -> Option<Self> {
         let SeatRecord {

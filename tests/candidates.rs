@@ -53,7 +53,8 @@ fn status_lists_the_leader_first_and_then_those_that_would_follow() {
         assert_eq!(listed(&told, "name"), ["server1", "server3", "server2"]);
         let first = json!({
             "seat": "01", "lease": lease, "name": "server1", "address": "http://10.0.0.1",
-            "version": "0.9.7", "since": "2023-11-14T22:13:20Z", "leads": true,
+            "version": "0.9.7", "since": "2023-11-14T22:13:20Z", "priority": 0, "healthy": null,
+            "reason": null, "leads": true,
         });
         assert_eq!(told["candidates"][0], first);
         let expected = [

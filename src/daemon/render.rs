@@ -4,7 +4,10 @@
 
 mod candidates;
 
-pub(super) use candidates::{candidate_name, candidates_fields, full_sentence, unknown_sentence};
+pub(super) use candidates::{
+    candidate_name, candidates_fields, full_sentence, health, shows_priorities, unhealthy_sentence,
+    unknown_sentence,
+};
 
 use crate::{
     NotRecorded,

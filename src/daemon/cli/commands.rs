@@ -40,8 +40,8 @@ pub(in crate::daemon) enum EtcdCommand {
     /// Print who leads and the candidates, then each change as it happens
     ///
     /// It runs until a signal stops it. An etcd that does not answer is asked again until it does; then it
-    /// prints what happened meanwhile. It also prints which candidates there are, and who comes and goes, if the etcd role may
-    /// read the keys below KEY/candidates/ and KEY/next.
+    /// prints what happened meanwhile. It also prints which candidates there are, who comes and goes, and who becomes unhealthy
+    /// or is healthy again, if the etcd role may read the keys below KEY/candidates/ and KEY/next.
     ///
     /// With a COMMAND, runs COMMAND for the first state and at each change of it instead of printing them, one
     /// run at a time. Changes during a run are merged into one more run, for the newest state. COMMAND

@@ -31,6 +31,7 @@ pub(super) async fn run(
             (Situation::Led, Some(leader)) => leader_lines(leader, found.lease),
             _ => vec![found.sentence(leader_key)],
         };
+        lines.extend(found.unhealthy_sentence());
         match &found.candidates {
             Ok(candidates) => lines.extend(candidate_lines(candidates)),
             Err(failure) => lines.push(render::unknown_sentence(leader_key, failure)),
@@ -65,13 +66,18 @@ impl Found {
         render::state_sentence_with_end(&self.state, leader_key, self.lease)
     }
 
-    /// Returns both: who leads, or why nobody does, and what etcd's alarms mean.
+    /// Returns all that is to say: who leads, or why nobody does and can, and what etcd's alarms mean.
     pub fn sentences(&self, leader_key: &LeaderKey) -> String {
-        let state = self.sentence(leader_key);
-        match self.alarm_sentence() {
-            Some(alarm) => format!("{state} {alarm}"),
-            None => state,
-        }
+        let state = Some(self.sentence(leader_key));
+        let all = [state, self.unhealthy_sentence(), self.alarm_sentence()];
+        all.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Returns one sentence that says that no listed candidate can lead, if nobody leads and that is so.
+    fn unhealthy_sentence(&self) -> Option<String> {
+        let nobody_leads = !self.state.situation.is_led();
+        let candidates = self.candidates.as_ref().ok().filter(|_| nobody_leads)?;
+        render::unhealthy_sentence(candidates)
     }
 
     /// Returns one sentence that says what etcd's alarms mean, if there are any.
@@ -154,7 +160,10 @@ fn candidate_lines(candidates: &Candidates) -> Vec<String> {
         return Vec::new();
     }
     let title = "candidates, in the order in which they would follow".to_owned();
-    let rows = aligned(candidates.listed.iter().map(candidate_row).collect());
+    let shows_priority = render::shows_priorities(candidates);
+    let listed = candidates.listed.iter();
+    let rows = listed.map(|candidate| candidate_row(candidate, shows_priority));
+    let rows = aligned(rows.collect());
     let rows = rows.into_iter().map(|row| format!("  {row}"));
     let mut lines: Vec<_> = [title].into_iter().chain(rows).collect();
     lines.extend(render::full_sentence(candidates));
@@ -162,7 +171,7 @@ fn candidate_lines(candidates: &Candidates) -> Vec<String> {
 }
 
 /// Returns the columns of a candidate's line.
-fn candidate_row(candidate: &ListedCandidate) -> [String; 6] {
+fn candidate_row(candidate: &ListedCandidate, shows_priority: bool) -> [String; 8] {
     let address = match render::address_clause(candidate.address.as_deref()) {
         clause if clause.is_empty() => "no address".to_owned(),
         clause => clause.trim_start().to_owned(),
@@ -175,13 +184,20 @@ fn candidate_row(candidate: &ListedCandidate) -> [String; 6] {
         Some(since) => format!("since {}", humantime::format_rfc3339_seconds(since)),
         None => "since an unknown time".to_owned(),
     };
+    let priority = if shows_priority {
+        format!("priority {}", candidate.priority)
+    } else {
+        String::new()
+    };
     [
         render::candidate_name(candidate.name.as_deref()),
         format!("seat {}", candidate.seat),
         address,
         version,
         since,
+        priority,
         if candidate.leads { "leads" } else { "" }.to_owned(),
+        render::health(candidate).unwrap_or_default(),
     ]
 }
 

@@ -30,8 +30,11 @@ fn candidate_fields(candidate: &ListedCandidate) -> Map<String, Value> {
         ("seat", json!(candidate.seat.to_string())),
         ("lease", json!(candidate.lease.to_string())),
         ("since", date(candidate.since)),
+        ("priority", json!(candidate.priority)),
+        ("healthy", json!(candidate.healthy)),
         ("leads", json!(candidate.leads)),
     ];
+    fields.extend(optional_text("reason", candidate.reason.as_deref()));
     fields.extend(rest.map(|(field, value)| (field.to_owned(), value)));
     fields
 }
@@ -42,6 +45,29 @@ pub(in crate::daemon) fn candidate_name(name: Option<&str>) -> String {
         Some(name) => format!("'{}'", Printable(name.as_bytes())),
         None => "a candidate without a name".to_owned(),
     }
+}
+
+/// Returns whether priorities matter among these candidates, so that they are worth showing.
+pub(in crate::daemon) fn shows_priorities(candidates: &Candidates) -> bool {
+    candidates.listed.iter().any(|it| it.priority != 0)
+}
+
+/// Returns what a candidate says of its health, if it does.
+pub(in crate::daemon) fn health(candidate: &ListedCandidate) -> Option<String> {
+    match (candidate.healthy?, &candidate.reason) {
+        (true, _) => Some("healthy".to_owned()),
+        (false, None) => Some("unhealthy".to_owned()),
+        (false, Some(reason)) => Some(format!("unhealthy: '{}'", Printable(reason.as_bytes()))),
+    }
+}
+
+/// Returns one sentence that says that no listed candidate can lead, if that is so.
+pub(in crate::daemon) fn unhealthy_sentence(candidates: &Candidates) -> Option<String> {
+    let listed = &candidates.listed;
+    // An unhealthy leader leads until its term is over.
+    let can_lead = |it: &ListedCandidate| it.leads || !it.is_unhealthy();
+    let nobody_can = !listed.is_empty() && !listed.iter().any(can_lead);
+    nobody_can.then(|| "No listed candidate can lead: all of them are unhealthy.".to_owned())
 }
 
 /// Returns one sentence that says that the list is incomplete, if it may be.
