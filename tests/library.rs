@@ -3,9 +3,10 @@
 mod support;
 
 use leader_election::{
-    Cluster, Config, Election, ElectionState, Leader, LeaderKey, LossReason, Observed, Observer,
-    Ttl,
+    Candidate, Candidates, Cluster, Config, Election, ElectionState, Leader, LeaderKey,
+    ListedCandidate, LossReason, Observed, Observer, Status, TermRecord, Ttl,
 };
+use std::sync::Arc;
 use std::time::Duration;
 use support::proxy::{Link, Proxy};
 use support::{PATIENCE, TTL, etcd::Etcd, let_pass, poll_until, seats};
@@ -30,6 +31,27 @@ fn run(test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("in time") });
+}
+
+/// Waits until a candidate knows that another one says this of its health, and why.
+async fn said_by(
+    candidate: &Candidate,
+    name: &str,
+    healthy: bool,
+    reason: Option<&str>,
+) -> ListedCandidate {
+    let shown = |status: &Status| {
+        let listed = Candidates::of(status)?.listed;
+        let is_it = |it: &ListedCandidate| {
+            it.name.as_deref() == Some(name)
+                && it.healthy == Some(healthy)
+                && it.reason.as_deref() == reason
+        };
+        listed.into_iter().find(is_it)
+    };
+    let mut status = candidate.status();
+    let known = status.wait_for(|status| shown(status).is_some()).await;
+    shown(&known.unwrap()).unwrap()
 }
 
 /// Waits until etcd holds neither key of the election.
@@ -57,6 +79,46 @@ fn leadership_is_held_until_it_is_dropped_and_then_passes_on() {
         first.withdraw().await.unwrap();
         second.withdraw().await.unwrap();
         assert_eq!(etcd.key("leader"), None);
+    });
+}
+
+#[test]
+fn a_leader_that_stands_back_hands_over_and_leads_again_after_the_other_one_has_stood_back() {
+    let etcd = Etcd::newest();
+    run(async {
+        let mut first = election(&etcd, "first").join().unwrap();
+        let mut leadership = first.elected().await.unwrap();
+        let mut second = election(&etcd, "second").join().unwrap();
+        let mut status = first.status();
+        let lists_both = |status: &Status| {
+            Candidates::of(status).is_some_and(|candidates| candidates.listed.len() == 2)
+        };
+        status.wait_for(lists_both).await.unwrap();
+
+        first.stand_back("no disk");
+        assert_eq!(leadership.lost().await, LossReason::StoodBack);
+        drop(leadership);
+        let mut leadership = second.elected().await.unwrap();
+        let listed = said_by(&second, "first", false, Some("no disk")).await;
+        assert!(listed.is_unhealthy() && !listed.leads);
+        assert!(first.status().borrow().stands_back);
+
+        first.stand_forward();
+        said_by(&second, "first", true, None).await;
+        second.stand_back("no network");
+        assert_eq!(leadership.lost().await, LossReason::StoodBack);
+        drop(leadership);
+        assert!(first.elected().await.unwrap().is_leader());
+        said_by(&first, "second", false, Some("no network")).await;
+
+        let ends = |terms: &Option<Arc<[TermRecord]>>| {
+            let terms = terms.iter().flat_map(|terms| terms.iter());
+            terms
+                .filter(|term| term.ended_as.as_deref() == Some("stood_back"))
+                .count()
+        };
+        let mut terms = first.terms();
+        terms.wait_for(|terms| ends(terms) == 2).await.unwrap();
     });
 }
 
