@@ -182,8 +182,8 @@ pub enum NotRecorded {
 
 /// The end of a term.
 impl Leadership {
-    /// Ends the term, and waits until another candidate can lead: until the term is handed to the one that
-    /// has waited for longest, or its keys are released; or until that has been tried for a TTL, after
+    /// Ends the term, and waits until another candidate can lead: until the term is handed to the best
+    /// one, or its keys are released; or until that has been tried for a TTL, after
     /// which the lease has expired. What acts must have stopped.
     ///
     /// Dropping does the same without waiting. The candidate continues to take part, and lets others be
