@@ -15,6 +15,8 @@
 //! - `stopping`: which of COMMAND's processes are told to stop.
 //! - `reaping`: how COMMAND and all its descendants are killed.
 //! - `launch`: how a guard is started.
+//! - `children`: which of its children the daemon kills, and how it reaps them.
+//! - `helper`: how a guard begins.
 //! - `messages`: what the daemon and the guard send each other.
 //! - `revoke`: how the lease of a daemon that is gone is revoked.
 //! - `lookup`: how COMMAND is checked before the election.
@@ -24,10 +26,12 @@
 //! - `environment`: what COMMAND's environment does not contain.
 
 mod bounded_run;
+mod children;
 mod command_log;
 mod environment;
 mod guard;
 mod guarded_run;
+mod helper;
 mod launch;
 mod lookup;
 mod messages;
@@ -41,6 +45,7 @@ mod supervisor;
 use std::time::Duration;
 
 pub(super) use bounded_run::{BoundedRunner, RunEvent};
+pub(super) use children::Children;
 pub(super) use guard::run_if_guard;
 pub(super) use guarded_run::RunOutcome;
 pub(super) use launch::name_revoking_process;

@@ -4,7 +4,8 @@
 use super::{
     cli::{self, CommandToRun, RunOptions, Task, Work},
     descriptors::{self, Plan},
-    exec, exit_code,
+    exec::{self, Children},
+    exit_code,
     http::Server,
     log::{self, LOG_TIMEOUT, SHORT_LOG_TIMEOUT},
     notify::{Notifier, Watchdog},
@@ -199,7 +200,10 @@ async fn take_part(
             .map(|listener| Server::new(listener, &config, candidate.status(), candidate.terms())),
     };
     let mut watchdog = Watchdog::from_environment(candidate.liveness());
-    let mut workload = Workload::new(command, &config, &candidate)?;
+    let children = command.as_ref().map(|_| Children::adopt()).transpose();
+    let children = children.context("could not get ready to run COMMAND")?;
+    let children = children.unwrap_or_default();
+    let mut workload = Workload::new(command, &config, &candidate, children)?;
     let mut stop_requested = None;
     let is_over = |(request, _)| clock::now().since(request) >= TIME_OF_ONE_REQUEST;
     let mut election_runs = true;

@@ -2,7 +2,7 @@
 
 use super::{
     cli::CommandToRun,
-    exec::{KILL_TIMEOUT, Orphans, RunOutcome, Supervisor},
+    exec::{Children, KILL_TIMEOUT, Orphans, RunOutcome, Supervisor},
     exit_code,
     render::duration,
 };
@@ -69,20 +69,21 @@ impl Workload {
     /// Prepares for the terms of a candidate.
     ///
     /// # Errors
-    /// If the system is short of file descriptors, or does not list the children of a process.
+    /// If the system is short of file descriptors.
     pub fn new(
         command: Option<CommandToRun>,
         config: &Config,
         candidate: &Candidate,
+        children: Children,
     ) -> anyhow::Result<Self> {
         let Some(command) = command else {
-            let orphans = Orphans::new().context("could not get ready to reap orphans")?;
+            let orphans = Orphans::new(children).context("could not get ready to reap orphans")?;
             return Ok(Self::Idle {
                 held: None,
                 orphans,
             });
         };
-        let work = CommandWork::new(&command, config, candidate);
+        let work = CommandWork::new(&command, config, candidate, children);
         let work = work.context("could not get ready to run COMMAND")?;
         Ok(Self::Command(Box::new(work)))
     }
@@ -152,9 +153,14 @@ impl Workload {
 }
 
 impl CommandWork {
-    fn new(command: &CommandToRun, config: &Config, candidate: &Candidate) -> io::Result<Self> {
+    fn new(
+        command: &CommandToRun,
+        config: &Config,
+        candidate: &Candidate,
+        children: Children,
+    ) -> io::Result<Self> {
         Ok(Self {
-            supervisor: Supervisor::new(command, config, candidate.status())?,
+            supervisor: Supervisor::new(command, config, candidate.status(), children)?,
             runs_once: config.job().is_some(),
             hold: command.hold,
             alarm: Alarm::new()?,

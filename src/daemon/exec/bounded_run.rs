@@ -173,9 +173,9 @@ impl BoundedRunner {
     fn reap_children(&mut self) {
         // What cannot be reaped now can be reaped later.
         while let Ok(reaped @ (Reaped::Ended(..) | Reaped::Suspended(_))) = reaping::reap() {
-            if let (Reaped::Ended(child, code), Some(run)) = (reaped, &mut self.run) {
+            if let (Reaped::Ended(child, end), Some(run)) = (reaped, &mut self.run) {
                 if run.process == child {
-                    run.code = Some(code);
+                    run.code = Some(end.code());
                 }
                 run.spared.retain(|spared| *spared != child);
             }

@@ -6,37 +6,27 @@
 
 use super::{
     environment::remove_private_variables,
+    helper,
     launch::GuardArguments,
     messages::{Order, Report, receive_stdin, take_lines},
     reaping::{self, RETRY_INTERVAL, Reaped, Remaining},
     schedule::Schedule,
     stopping::Stopping,
 };
-use crate::{clock, daemon::signals, protocol::Moment};
+use crate::{clock, protocol::Moment};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::{AsFd, OwnedFd},
     io::Errno,
-    process::{Pid, Signal, getpgid, kill_process, kill_process_group, setsid},
+    process::{Pid, Signal, getpgid, kill_process, kill_process_group},
 };
 use std::{
     ffi::OsString,
     io::{self, ErrorKind, Read, Write},
     os::unix::{net::UnixStream, process::CommandExt},
     process::{Command, ExitCode, Stdio},
-    sync::{Arc, atomic::AtomicBool},
     thread,
 };
-
-/// Signals that may reach a guard together with its daemon, and that only the daemon acts on.
-const IGNORED_SIGNALS: [Signal; 6] = [
-    Signal::HUP,
-    Signal::INT,
-    Signal::QUIT,
-    Signal::TERM,
-    Signal::USR1,
-    Signal::USR2,
-];
 
 /// Runs this process as a guard, if the arguments ask for that.
 pub(in crate::daemon) fn run_if_guard(
@@ -101,27 +91,7 @@ struct Run {
 
 impl Guard {
     fn new(arguments: &GuardArguments) -> io::Result<Self> {
-        reaping::become_subreaper()?;
-        rustix::thread::set_name(c"leader-guard")?;
-        // In the session of a terminal, COMMAND would never be in the foreground, and the terminal could suspend it for
-        // good.
-        setsid()?;
-        let ignored_from_start = signals::ignored_from_start();
-        let stays_ignored = |signal: Signal| {
-            // `nohup` and the like are meant for COMMAND as well, unless that is how it is told to stop.
-            ignored_from_start.contains(signal.as_raw()) && signal != arguments.stop_signal
-        };
-        for signal in IGNORED_SIGNALS.into_iter().chain([arguments.stop_signal]) {
-            if stays_ignored(signal) || signal_hook::consts::FORBIDDEN.contains(&signal.as_raw()) {
-                continue;
-            }
-            // A handler that does nothing, because COMMAND would inherit that a signal is ignored.
-            signal_hook::flag::register(signal.as_raw(), Arc::new(AtomicBool::new(false)))?;
-        }
-        let (child_ended, writer) = UnixStream::pair()?;
-        child_ended.set_nonblocking(true)?;
-        signal_hook::low_level::pipe::register(Signal::CHILD.as_raw(), writer)?;
-
+        let child_ended = helper::begin(c"leader-guard", Some(arguments.stop_signal))?;
         let daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let stdin = receive_stdin(&daemon)?;
         daemon.set_nonblocking(true)?;
@@ -241,11 +211,11 @@ impl Guard {
     fn reap_children(&mut self) -> bool {
         loop {
             match reaping::reap() {
-                Ok(Reaped::Ended(child, code)) => {
+                Ok(Reaped::Ended(child, end)) => {
                     if let Progress::Started(run) = &mut self.progress
                         && run.command == child
                     {
-                        run.record_end(code, self.stop_signal);
+                        run.record_end(end.code(), self.stop_signal);
                     }
                 }
                 // COMMAND may suspend itself and its descendants.

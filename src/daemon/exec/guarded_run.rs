@@ -106,9 +106,12 @@ impl GuardedRun {
         self.kill_requested_at = Some(clock::now());
     }
 
-    /// Returns true iff `child` is the guard.
-    pub fn is_guard(&self, child: Pid) -> bool {
-        self.guard == GuardProcess::Running(child)
+    /// Returns the guard's process, unless it was reaped.
+    pub fn guard(&self) -> Option<Pid> {
+        match self.guard {
+            GuardProcess::Running(guard) => Some(guard),
+            GuardProcess::Ended(_) => None,
+        }
     }
 
     /// Records that the guard has ended and was reaped.
@@ -143,11 +146,7 @@ impl GuardedRun {
         for report in reports {
             match report {
                 Report::Started { process } => {
-                    let guard = match self.guard {
-                        GuardProcess::Running(guard) => Some(guard),
-                        GuardProcess::Ended(_) => None,
-                    };
-                    log.started(process, guard, self.term.token);
+                    log.started(process, self.guard(), self.term.token);
                 }
                 Report::NotStarted { error } => self.outcome = Some(RunOutcome::NotStarted(error)),
                 Report::Stopped => self.outcome = Some(RunOutcome::Stopped),

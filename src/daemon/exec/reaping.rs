@@ -79,11 +79,30 @@ pub(super) fn kill_children(spared: &[Pid]) -> Remaining {
     remaining
 }
 
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::daemon) enum End {
+    /// With this exit code.
+    Exited(u8),
+    /// By the signal with this number.
+    Killed(u8),
+}
+
+impl End {
+    /// Returns the exit code that a shell would give: 128 + n for signal n.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Killed(signal) => signal.saturating_add(128),
+        }
+    }
+}
+
 /// What [`reap`] has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reaped {
-    /// A child that ended, with its exit code, or 128 + n for signal n.
-    Ended(Pid, u8),
+    /// A child that ended, and how.
+    Ended(Pid, End),
     /// A child that was suspended by a signal such as SIGSTOP, and is not reaped.
     Suspended(Pid),
     /// Children of which none has ended.
@@ -101,10 +120,11 @@ pub(super) fn reap() -> io::Result<Reaped> {
     match rustix::io::retry_on_intr(|| wait(options)) {
         Ok(Some((child, status))) if status.stopped() => Ok(Reaped::Suspended(child)),
         Ok(Some((child, status))) => {
-            let killed = || status.terminating_signal().map(|signal| 128 + signal);
-            let code = status.exit_status().or_else(killed);
-            let code = code.and_then(|code| u8::try_from(code).ok());
-            Ok(Reaped::Ended(child, code.unwrap_or(u8::MAX)))
+            let number = |number: Option<i32>| u8::try_from(number?).ok();
+            let exited = number(status.exit_status()).map(End::Exited);
+            let killed = || number(status.terminating_signal()).map(End::Killed);
+            let end = exited.or_else(killed).unwrap_or(End::Exited(u8::MAX));
+            Ok(Reaped::Ended(child, end))
         }
         Ok(None) => Ok(Reaped::NoneEnded),
         Err(Errno::CHILD) => Ok(Reaped::NoChildren),

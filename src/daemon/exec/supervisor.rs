@@ -1,9 +1,10 @@
 //! Runs COMMAND in each term of this replica, one guarded run after the other.
 
 use super::{
+    children::Children,
     command_log::CommandLog,
     guarded_run::{GuardedRun, RunOutcome},
-    reaping::{self, RETRY_INTERVAL, Reaped, Remaining},
+    reaping::{RETRY_INTERVAL, Remaining},
 };
 use crate::{
     clock::{self, Alarm},
@@ -12,7 +13,7 @@ use crate::{
     election::Leadership,
     protocol::{FencingToken, Status, Timing},
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::{convert::Infallible, io};
 use tokio::{
     signal::unix::{self, SignalKind},
@@ -28,8 +29,7 @@ pub(in crate::daemon) struct Supervisor {
     status: watch::Receiver<Status>,
     child_ended: unix::Signal,
     alarm: Alarm,
-    /// The children that this process had from the start, left by an entrypoint that `exec`ed it.
-    spared: Vec<Pid>,
+    children: Children,
     log: CommandLog,
     /// The run of this term, and the leadership that is given back when it is over.
     run: Option<(GuardedRun, Leadership)>,
@@ -39,11 +39,12 @@ impl Supervisor {
     /// Prepares to run COMMAND.
     ///
     /// # Errors
-    /// If the system is short of file descriptors, or does not list the children of a process.
+    /// If the system is short of file descriptors.
     pub fn new(
         command: &CommandToRun,
         config: &Config,
         status: watch::Receiver<Status>,
+        children: Children,
     ) -> io::Result<Self> {
         Ok(Self {
             name: config.name().clone(),
@@ -51,7 +52,7 @@ impl Supervisor {
             timing: Timing::new(config.ttl().as_duration(), config.grace()),
             stop_signal: command.stop_signal,
             status,
-            spared: reaping::become_subreaper()?,
+            children,
             child_ended: unix::signal(SignalKind::child())?,
             alarm: Alarm::new()?,
             log: CommandLog::new(config.name(), &command.program),
@@ -71,6 +72,9 @@ impl Supervisor {
             self.stop_signal,
             &environment,
         )?;
+        if let Some(guard) = run.guard() {
+            self.children.spare(guard);
+        }
         self.run = Some((run, leadership));
         Ok(())
     }
@@ -120,9 +124,12 @@ impl Supervisor {
             };
             run.receive_reports(&self.log);
             let guard_is_up_to_date = run.update_guard(&self.status.borrow_and_update());
-            let remaining = run
-                .must_kill()
-                .then(|| reaping::kill_children(&self.spared));
+            let remaining = run.must_kill().then(|| {
+                if let Some(guard) = run.guard() {
+                    self.children.give_up(guard);
+                }
+                self.children.kill_others()
+            });
             if let Some(Remaining::KillDenied(process)) = remaining {
                 run.log_kill_denied(process.as_raw_nonzero().get(), &self.log);
             }
@@ -161,20 +168,13 @@ impl Supervisor {
 
     /// Reaps all children that have ended.
     fn reap_children(&mut self) {
-        // What cannot be reaped now can be reaped later.
-        while let Ok(reaped) = reaping::reap() {
-            match (reaped, &mut self.run) {
-                (Reaped::Ended(child, code), Some((run, _))) if run.is_guard(child) => {
-                    run.record_guard_end(code);
-                }
-                (Reaped::Ended(child, _), _) => self.spared.retain(|spared| *spared != child),
-                // A suspended guard can neither kill in time nor report the end of COMMAND.
-                (Reaped::Suspended(child), Some((run, _))) if run.is_guard(child) => {
-                    let _ = kill_process(child, Signal::CONT);
-                }
-                (Reaped::Suspended(_), _) => {}
-                (Reaped::NoneEnded | Reaped::NoChildren, _) => break,
+        let Self { children, run, .. } = self;
+        children.reap(|child, code| {
+            if let Some((run, _)) = run
+                && run.guard() == Some(child)
+            {
+                run.record_guard_end(code);
             }
-        }
+        });
     }
 }

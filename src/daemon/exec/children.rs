@@ -1,0 +1,71 @@
+//! The daemon's children: its helpers, those that it had from the start, and those that it adopts.
+
+use super::reaping::{self, Reaped, Remaining};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{cell::RefCell, io, rc::Rc};
+
+/// Which of the daemon's children are not to be killed with what a dead helper has left behind. All parts of
+/// the daemon share it.
+#[derive(Clone, Debug, Default)]
+pub(in crate::daemon) struct Children(Rc<RefCell<Spared>>);
+
+#[derive(Debug, Default)]
+struct Spared {
+    /// Left by an entrypoint that `exec`ed this program.
+    from_start: Vec<Pid>,
+    helpers: Vec<Pid>,
+}
+
+impl Children {
+    /// Makes this process the parent of every descendant whose own parent ends, and spares the children that
+    /// it has already. The default is for a daemon that has no helpers, and kills nothing.
+    ///
+    /// # Errors
+    /// If the kernel does not list the children of a process.
+    pub fn adopt() -> io::Result<Self> {
+        let spared = Spared {
+            from_start: reaping::become_subreaper()?,
+            helpers: Vec::new(),
+        };
+        Ok(Self(Rc::new(RefCell::new(spared))))
+    }
+
+    /// Spares a helper.
+    pub(super) fn spare(&self, helper: Pid) {
+        self.0.borrow_mut().helpers.push(helper);
+    }
+
+    /// Spares a helper no more.
+    pub(super) fn give_up(&self, helper: Pid) {
+        let helpers = &mut self.0.borrow_mut().helpers;
+        helpers.retain(|spared| *spared != helper);
+    }
+
+    /// Kills all present children that are not spared.
+    pub(super) fn kill_others(&self) -> Remaining {
+        let spared = self.0.borrow();
+        reaping::kill_children(&[&*spared.from_start, &spared.helpers].concat())
+    }
+
+    /// Reaps all children that have ended, and calls `ended` with each of them and its exit code.
+    pub(super) fn reap(&self, mut ended: impl FnMut(Pid, u8)) {
+        // What cannot be reaped now can be reaped later.
+        while let Ok(reaped) = reaping::reap() {
+            let mut spared = self.0.borrow_mut();
+            match reaped {
+                Reaped::Ended(child, end) => {
+                    // Its number may become that of another process.
+                    spared.from_start.retain(|spared| *spared != child);
+                    spared.helpers.retain(|spared| *spared != child);
+                    ended(child, end.code());
+                }
+                // A suspended helper can neither kill in time nor report anything.
+                Reaped::Suspended(child) if spared.helpers.contains(&child) => {
+                    let _ = kill_process(child, Signal::CONT);
+                }
+                Reaped::Suspended(_) => {}
+                Reaped::NoneEnded | Reaped::NoChildren => break,
+            }
+        }
+    }
+}
