@@ -1,9 +1,10 @@
-//! The program: command line, log, signals, COMMAND, HTTP, and the commands for operators.
+//! The program: command line, log, signals, COMMAND, health, HTTP, and the commands for operators.
 
 mod cli;
 mod descriptors;
 mod exec;
 mod exit_code;
+mod health;
 mod http;
 mod log;
 mod notify;

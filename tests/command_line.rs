@@ -11,7 +11,7 @@ use support::etcd::Etcd;
 use support::operator::{at, run};
 
 /// The variables of the options that only candidates have.
-const OF_CANDIDATES: [&str; 8] = [
+const OF_CANDIDATES: [&str; 15] = [
     "NAME",
     "TTL",
     "ADVERTISE",
@@ -20,6 +20,13 @@ const OF_CANDIDATES: [&str; 8] = [
     "GRACE",
     "STOP_TIMEOUT",
     "HTTP",
+    "PRIORITY",
+    "PRIORITY_DELAY",
+    "HEALTH_COMMAND",
+    "HEALTH_INTERVAL",
+    "HEALTH_TIMEOUT",
+    "HEALTH_RISE",
+    "HEALTH_FALL",
 ];
 
 /// The variables of the options that say which election is meant and how to reach its etcd.
@@ -56,6 +63,8 @@ fn options_of_candidates_are_refused_with_a_subcommand() {
             ("--grace", "300ms"),
             ("--stop-timeout", "1s"),
             ("--http", "127.0.0.1:1"),
+            ("--priority", "1"),
+            ("--health-command", "true"),
         ] {
             for arguments in [[option, value, subcommand], [subcommand, option, value]] {
                 let run = run(at("127.0.0.1:1", &arguments));
@@ -219,6 +228,13 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
         "--grace",
         "--stop-timeout",
         "--http",
+        "--priority",
+        "--priority-delay",
+        "--health-command",
+        "--health-interval",
+        "--health-timeout",
+        "--health-rise",
+        "--health-fall",
         "--log-format",
         "--log",
         "--if-leader",

@@ -223,6 +223,7 @@ fn too_few_file_descriptors_are_an_error_at_the_start_and_the_number_it_names_is
         (&[] as &[&str], 1),
         (&["--http", &http], 1),
         (&["--http", &http, "--", "sleep", "60"], 125),
+        (&["--health-command", "true", "--", "sleep", "60"], 125),
     ] {
         let mut needed = 0;
         for limit in [6, 12] {

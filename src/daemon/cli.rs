@@ -3,13 +3,15 @@
 mod commands;
 mod documents;
 mod election_args;
+mod health_args;
 mod run_args;
 mod values;
 mod variables;
 
 pub(super) use commands::{EtcdCommand, LocalCommand, StepDownArgs};
 pub(super) use documents::{completions, man_page};
-pub(super) use run_args::{CommandToRun, RunOptions, Work};
+pub(super) use health_args::HealthCheck;
+pub(super) use run_args::{CommandToRun, Part, RunOptions, Work};
 pub(super) use variables::variable;
 
 use crate::{
@@ -87,6 +89,9 @@ Examples:
 
   A cron job on several machines, which runs on one of them each minute:
     leader-election --wait 0s --hold 50s -- /usr/bin/job
+
+  Lead only while this machine is not under maintenance, and rather than the other replicas:
+    leader-election --health-command 'test ! -e /run/maintenance' --priority 10
 
   Without the lines that say that the lease was refreshed:
     leader-election --log info,leader_election::refresh=warn

@@ -13,11 +13,14 @@ const ALWAYS: u64 = 20;
 const PER_ENDPOINT: u64 = 2;
 /// What watching over COMMAND needs at most.
 const FOR_COMMAND: u64 = 8;
+/// What running the health command needs at most.
+const FOR_HEALTH: u64 = 8;
 
 /// What a process is going to do.
 pub(super) struct Plan {
     pub endpoints: usize,
     pub has_command: bool,
+    pub has_health: bool,
     pub has_http: bool,
 }
 
@@ -40,6 +43,9 @@ pub(super) fn check(plan: &Plan) -> anyhow::Result<()> {
     let mut needed = open + ALWAYS + endpoints.saturating_mul(PER_ENDPOINT);
     if plan.has_command {
         needed += FOR_COMMAND;
+    }
+    if plan.has_health {
+        needed += FOR_HEALTH;
     }
     if plan.has_http {
         // HTTP connections may take a quarter of all.

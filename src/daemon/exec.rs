@@ -4,6 +4,12 @@
 //! daemon ---- socket ---- guard ---- COMMAND ---- whatever it starts
 //! ```
 //!
+//! A helper of its own runs the health command, by which the daemon decides whether it may lead:
+//!
+//! ```text
+//! daemon ---- socket ---- health runner ---- health command ---- whatever it starts
+//! ```
+//!
 //! The daemon starts a guard for each term: this program once more, as a small process of its own.
 //! The guard starts COMMAND, stops it and kills it. Either of the two kills all that is left if the
 //! other one dies.
@@ -16,7 +22,8 @@
 //! - `reaping`: how COMMAND and all its descendants are killed.
 //! - `launch`: how a guard is started.
 //! - `children`: which of its children the daemon kills, and how it reaps them.
-//! - `helper`: how a guard begins.
+//! - `helper`: how a guard or a health runner begins.
+//! - `health`: how the health command is run.
 //! - `messages`: what the daemon and the guard send each other.
 //! - `revoke`: how the lease of a daemon that is gone is revoked.
 //! - `lookup`: how COMMAND is checked before the election.
@@ -31,6 +38,7 @@ mod command_log;
 mod environment;
 mod guard;
 mod guarded_run;
+mod health;
 mod helper;
 mod launch;
 mod lookup;
@@ -48,9 +56,11 @@ pub(super) use bounded_run::{BoundedRunner, RunEvent};
 pub(super) use children::Children;
 pub(super) use guard::run_if_guard;
 pub(super) use guarded_run::RunOutcome;
+pub(super) use health::{HealthEvent, HealthRuns, Outcome, run_if_health_runner};
 pub(super) use launch::name_revoking_process;
 pub(super) use lookup::check_command;
 pub(super) use orphans::Orphans;
+pub(super) use reaping::End;
 pub(super) use revoke::revoke_lease;
 pub(super) use supervisor::Supervisor;
 

@@ -1,11 +1,12 @@
-//! Wires the parts of the program: command line, log, signals, election, COMMAND and HTTP. The part
+//! Wires the parts of the program: command line, log, signals, election, COMMAND, health and HTTP. The part
 //! that ends first decides the exit code.
 
 use super::{
-    cli::{self, CommandToRun, RunOptions, Task, Work},
+    cli::{self, Part, RunOptions, Task, Work},
     descriptors::{self, Plan},
     exec::{self, Children},
     exit_code,
+    health::Health,
     http::Server,
     log::{self, LOG_TIMEOUT, SHORT_LOG_TIMEOUT},
     notify::{Notifier, Watchdog},
@@ -38,7 +39,8 @@ use tracing::{error, info, warn};
 pub fn run() -> ExitCode {
     // If that fails, signals that were blocked stay so.
     let _ = signals::unblock_all();
-    if let Some(exit) = exec::run_if_guard(env::args_os()) {
+    let helper = exec::run_if_guard(env::args_os());
+    if let Some(exit) = helper.or_else(|| exec::run_if_health_runner(env::args_os())) {
         return exit;
     }
     let code = match cli::parse() {
@@ -51,6 +53,7 @@ pub fn run() -> ExitCode {
             let plan = Plan {
                 endpoints: cluster.endpoints().len(),
                 has_command: command.runs_command(),
+                has_health: false,
                 has_http: false,
             };
             let ready = descriptors::check(&plan).and_then(|()| check_files(&cluster, ops::warn));
@@ -76,15 +79,12 @@ fn run_daemon(options: RunOptions) -> u8 {
     if matches!(options.work, Work::Release(_)) {
         exec::name_revoking_process();
     }
-    let has_command = matches!(
-        options.work,
-        Work::TakePart {
-            command: Some(_),
-            ..
-        }
-    );
+    let (has_command, takes_part) = match &options.work {
+        Work::TakePart(part) => (part.command.is_some(), true),
+        Work::Release(_) => (false, false),
+    };
     // Standard output is COMMAND's, even after its daemon has died.
-    let logs_to_stdout = matches!(options.work, Work::TakePart { command: None, .. });
+    let logs_to_stdout = takes_part && !has_command;
     let log = log::start(options.log_format, options.log, logs_to_stdout);
     if let Some(error) = options.invalid_rust_log {
         let error = Printable(error.as_bytes());
@@ -92,7 +92,7 @@ fn run_daemon(options: RunOptions) -> u8 {
     }
     let files = check_files(options.config.cluster(), |text| warn!("{text}"));
     let outcome = files.and_then(|()| match options.work {
-        Work::TakePart { command, http } => run_election(options.config, command, http),
+        Work::TakePart(part) => run_election(options.config, part),
         Work::Release(lease) => {
             block_on(exec::revoke_lease(options.config, lease)).map(|()| Outcome::Withdrawn)
         }
@@ -136,24 +136,22 @@ fn check_files(cluster: &Cluster, warn: impl FnOnce(&str)) -> anyhow::Result<()>
     Ok(())
 }
 
-fn run_election(
-    config: Config,
-    command: Option<CommandToRun>,
-    http: Option<SocketAddr>,
-) -> anyhow::Result<Outcome> {
+fn run_election(config: Config, part: Part) -> anyhow::Result<Outcome> {
     descriptors::check(&Plan {
         endpoints: config.cluster().endpoints().len(),
-        has_command: command.is_some(),
-        has_http: http.is_some(),
+        has_command: part.command.is_some(),
+        has_health: part.health.is_some(),
+        has_http: part.http.is_some(),
     })?;
-    let checked = command
+    let checked = part
+        .command
         .as_ref()
         .map(|command| exec::check_command(&command.program));
     if let Some(Err(error)) = checked {
         error!("{error}");
         return Ok(Outcome::Ended(error.exit_code()));
     }
-    block_on(take_part(config, command, http))
+    block_on(take_part(config, part))
 }
 
 /// Runs a future on a runtime of one thread.
@@ -171,12 +169,9 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     result
 }
 
-async fn take_part(
-    config: Config,
-    command: Option<CommandToRun>,
-    http: Option<SocketAddr>,
-) -> anyhow::Result<Outcome> {
-    let mut signals = Signals::new(command.is_some()).context("could not listen to signals")?;
+async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
+    let mut signals =
+        Signals::new(part.command.is_some()).context("could not listen to signals")?;
     let name = Printable(config.name().as_str().as_bytes()).to_string();
     let endpoints: Vec<_> = (config.cluster().endpoints().iter())
         .map(ToString::to_string)
@@ -184,10 +179,13 @@ async fn take_part(
     info!(name, "Starting the server '{name}'");
     info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
 
-    let listener = match http {
+    let listener = match part.http {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
+    let children = children_of(&part)?;
+    let mut health = Health::new(&name, part.health, &children)
+        .context("could not get ready to run the health command")?;
     let mut election = Election::new(config.clone());
     let mut events = election.events();
     let mut candidate = election
@@ -200,10 +198,7 @@ async fn take_part(
             .map(|listener| Server::new(listener, &config, candidate.status(), candidate.terms())),
     };
     let mut watchdog = Watchdog::from_environment(candidate.liveness());
-    let children = command.as_ref().map(|_| Children::adopt()).transpose();
-    let children = children.context("could not get ready to run COMMAND")?;
-    let children = children.unwrap_or_default();
-    let mut workload = Workload::new(command, &config, &candidate, children)?;
+    let mut workload = Workload::new(part.command, &config, &candidate, children)?;
     let mut stop_requested = None;
     let is_over = |(request, _)| clock::now().since(request) >= TIME_OF_ONE_REQUEST;
     let mut election_runs = true;
@@ -224,6 +219,7 @@ async fn take_part(
                     stop_requested = Some((clock::now(), signal));
                     outputs.notifier.report_stopping();
                     candidate.begin_withdrawal();
+                    health.begin_stop();
                 }
             },
             () = watchdog.passed(), if election_runs => outputs.notifier.report_alive(),
@@ -243,16 +239,17 @@ async fn take_part(
                     candidate.begin_withdrawal();
                 }
             }
+            verdict = health.changed(), if election_runs => {
+                let verdict = verdict.context("could not watch over the health command")?;
+                outputs.report_health(verdict.as_ref().err());
+                verdict.map_or_else(
+                    |reason| candidate.stand_back(reason),
+                    |()| candidate.stand_forward(),
+                );
+            }
             ended = workload.ended() => {
                 let (ended, leadership) = ended.context("could not watch over COMMAND")?;
-                let ended = match ended {
-                    Ended::Exited(_) if stop_requested.is_some() => None,
-                    Ended::Stopped => None,
-                    Ended::Exited(code) | Ended::Held(code) => Some(Ok(Outcome::Ended(code))),
-                    Ended::Completed(Ok(_)) => Some(Ok(Outcome::Ended(exit_code::SUCCESS))),
-                    Ended::Completed(Err(error)) => Some(Err(not_recorded(error, &config))),
-                };
-                if let Some(ended) = ended {
+                if let Some(ended) = outcome_of_work(&ended, stop_requested.is_some(), &config) {
                     outcome = ended;
                     candidate.begin_withdrawal();
                 }
@@ -268,6 +265,7 @@ async fn take_part(
     // Giving the lease back may take longer than the service manager's watchdog waits.
     outputs.notifier.report_stopping();
     candidate.withdraw().await.context("the election ended")?;
+    health.stop().await;
     match (outcome, stop_requested) {
         // The job is not done, and in `leader-election --once ID -- ./migrate && exec ./server`, the
         // server must not start.
@@ -286,6 +284,33 @@ fn outcome_of(event: &Event, config: &Config) -> Option<anyhow::Result<Outcome>>
         Event::JobDenied { failure } => Some(Err(job_denied(failure, config))),
         _ => None,
     }
+}
+
+/// Returns the outcome if this end of the work of a term decides it.
+fn outcome_of_work(
+    ended: &Ended,
+    stop_requested: bool,
+    config: &Config,
+) -> Option<anyhow::Result<Outcome>> {
+    match ended {
+        Ended::Exited(_) if stop_requested => None,
+        Ended::Stopped => None,
+        Ended::Exited(code) | Ended::Held(code) => Some(Ok(Outcome::Ended(*code))),
+        Ended::Completed(Ok(_)) => Some(Ok(Outcome::Ended(exit_code::SUCCESS))),
+        Ended::Completed(Err(error)) => Some(Err(not_recorded(*error, config))),
+    }
+}
+
+/// Returns how this process treats its children. Without a COMMAND and a health command, it has none of its own.
+fn children_of(part: &Part) -> anyhow::Result<Children> {
+    if part.command.is_none() && part.health.is_none() {
+        return Ok(Children::default());
+    }
+    let what = part
+        .command
+        .as_ref()
+        .map_or("the health command", |_| "COMMAND");
+    Children::adopt().with_context(|| format!("could not get ready to run {what}"))
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -308,6 +333,13 @@ impl Outputs {
             server.record(&event);
         }
         self.reporter.report(event);
+    }
+
+    /// Reports why this replica is not healthy, or that it is.
+    fn report_health(&self, reason: Option<&String>) {
+        if let Some(server) = &self.server {
+            server.record_health(reason.map(String::as_str));
+        }
     }
 
     /// Serves HTTP, if an address is given, until that fails. Cancel safe.

@@ -2,9 +2,10 @@
 
 use super::{
     super::log::Format,
+    health_args::{HealthArgs, HealthCheck},
     values::{
-        default_filter, parse_address, parse_duration, parse_filter, parse_grace,
-        parse_stop_signal, parse_ttl, parse_wait,
+        PriorityDelay, default_filter, parse_address, parse_duration, parse_filter, parse_grace,
+        parse_priority_delay, parse_stop_signal, parse_ttl, parse_wait,
     },
     variables::variable,
 };
@@ -100,6 +101,32 @@ pub(super) struct RunArgs {
     )]
     hold: Option<Duration>,
 
+    /// Lead rather than replicas with a lower number, which may be negative: a term is handed to the
+    /// highest one, and a leader yields to a higher one
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        env = "LEADER_ELECTION_PRIORITY",
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
+    priority: i32,
+
+    /// How long a replica with a higher priority must have been able to lead before this one, as the
+    /// leader, yields to it: at most 24h; off: it never yields
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_PRIORITY_DELAY",
+        default_value = "30s",
+        value_parser = parse_priority_delay,
+        allow_hyphen_values = true
+    )]
+    priority_delay: PriorityDelay,
+
+    #[command(flatten)]
+    health: HealthArgs,
+
     /// Serve this replica's state over HTTP: /leader, /follower, /live, /ready, /status, /metrics
     #[arg(
         long,
@@ -143,13 +170,20 @@ pub(in crate::daemon) struct RunOptions {
 
 /// What a daemon does.
 pub(in crate::daemon) enum Work {
-    /// Takes part in the election; runs COMMAND while it leads and serves HTTP, if they are given.
-    TakePart {
-        command: Option<CommandToRun>,
-        http: Option<SocketAddr>,
-    },
+    /// Takes part in the election.
+    TakePart(Part),
     /// Revokes the lease of a daemon that is gone.
     Release(LeaseId),
+}
+
+/// What a replica does beside the election, as far as it is given.
+pub(in crate::daemon) struct Part {
+    /// Runs while this replica leads.
+    pub command: Option<CommandToRun>,
+    /// Serves this replica's state.
+    pub http: Option<SocketAddr>,
+    /// Decides whether it may lead.
+    pub health: Option<HealthCheck>,
 }
 
 /// What to run while this replica leads.
@@ -181,6 +215,8 @@ impl RunArgs {
         let mut config = Config::new(name, cluster)
             .with_leader_key(leader_key)
             .with_stop_timeout(self.stop_timeout)
+            .with_priority(self.priority)
+            .with_priority_delay(self.priority_delay.0)
             .with_ttl_and_grace(self.ttl, grace)
             .map_err(|error| error.to_string())?;
         if self.once.is_some() && self.hold.is_some() {
@@ -198,6 +234,10 @@ impl RunArgs {
         if let Some(address) = self.advertise {
             config = config.with_address(address);
         }
+        let health = self.health.validate()?;
+        if health.is_some() {
+            config = config.standing_back("its health is not known yet");
+        }
         let mut invalid_rust_log = None;
         let log = self.log.unwrap_or_else(|| {
             let Some(filter) = variable("RUST_LOG") else {
@@ -213,16 +253,20 @@ impl RunArgs {
                     default_filter()
                 })
         });
-        let http = self.http;
         let stop_signal = self.stop_signal;
         let command = program.map(|program| CommandToRun {
             program,
             stop_signal,
             hold: self.hold.unwrap_or_default(),
         });
+        let part = Part {
+            command,
+            http: self.http,
+            health,
+        };
         Ok(RunOptions {
             config,
-            work: release.map_or(Work::TakePart { command, http }, Work::Release),
+            work: release.map_or(Work::TakePart(part), Work::Release),
             log_format: self.log_format,
             log,
             invalid_rust_log,

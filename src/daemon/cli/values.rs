@@ -2,7 +2,7 @@
 
 use crate::protocol::{InvalidTtl, LeaseId, Ttl};
 use rustix::process::Signal;
-use std::{net::SocketAddr, num::ParseIntError, str::FromStr, time::Duration};
+use std::{net::SocketAddr, num::ParseIntError, ops::RangeInclusive, str::FromStr, time::Duration};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// The shortest grace: killing takes a tenth of it.
@@ -13,6 +13,9 @@ const LONGEST_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// The longest time to wait for leadership, or to hold it after COMMAND has ended.
 const LONGEST_WAIT: Duration = Duration::from_hours(31 * 24);
+
+/// The times that a health command may have.
+const HEALTH_TIMES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
 
 /// How the targets of this program's log lines begin.
 const OWN_TARGET: &str = "leader_election";
@@ -84,6 +87,37 @@ pub(super) fn parse_wait(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|duration| *duration <= LONGEST_WAIT)
         .ok_or_else(|| "give a duration such as 0s, 30s or 5m, at most 31d".to_owned())
+}
+
+/// How long a leader lets a better candidate wait before it yields, if it ever does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PriorityDelay(pub Option<Duration>);
+
+/// Parses how long a leader lets a better candidate wait.
+pub(super) fn parse_priority_delay(text: &str) -> Result<PriorityDelay, String> {
+    if text == "off" {
+        return Ok(PriorityDelay(None));
+    }
+    parse_duration(text)
+        .ok()
+        .filter(|duration| *duration <= LONGEST_TIMEOUT)
+        .map(|duration| PriorityDelay(Some(duration)))
+        .ok_or_else(|| "give a duration such as 0s, 30s or 5m, at most 24h, or off".to_owned())
+}
+
+/// Parses how often the health command runs, or how long it may take.
+pub(super) fn parse_health_time(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .ok()
+        .filter(|duration| HEALTH_TIMES.contains(duration))
+        .ok_or_else(|| "give a duration from 100ms to 1h, such as 500ms or 10s".to_owned())
+}
+
+/// Parses how many runs in a row count.
+pub(super) fn parse_count(text: &str) -> Result<u32, &'static str> {
+    let count = text.parse().ok();
+    let count = count.filter(|count| (1..=100).contains(count));
+    count.ok_or("give a number from 1 to 100")
 }
 
 /// Parses the address at which HTTP is served.
@@ -177,6 +211,33 @@ mod tests {
         }
         for empty in ["", ",", " "] {
             assert!(parse_filter(empty).is_err(), "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn a_priority_delay_is_a_duration_or_off() {
+        let seconds = |seconds| Ok(PriorityDelay(Some(Duration::from_secs(seconds))));
+        assert_eq!(parse_priority_delay("off"), Ok(PriorityDelay(None)));
+        assert_eq!(parse_priority_delay("0s"), seconds(0));
+        assert_eq!(parse_priority_delay("24h"), seconds(24 * 3600));
+        for text in ["", "on", "-1s", "25h"] {
+            assert!(parse_priority_delay(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_times_and_counts_of_a_health_command_have_bounds() {
+        for (text, is_valid) in [
+            ("100ms", true),
+            ("1h", true),
+            ("99ms", false),
+            ("3601", false),
+            ("", false),
+        ] {
+            assert_eq!(parse_health_time(text).is_ok(), is_valid, "{text}");
+        }
+        for (text, is_valid) in [("1", true), ("100", true), ("0", false), ("101", false)] {
+            assert_eq!(parse_count(text).is_ok(), is_valid, "{text}");
         }
     }
 

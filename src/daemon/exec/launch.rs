@@ -1,15 +1,16 @@
-//! Starts this program once more: as the guard of a COMMAND, or to revoke the lease of a daemon
-//! that is gone.
+//! Starts this program once more: as the guard of a COMMAND, to revoke the lease of a daemon that is
+//! gone, or to run the health command.
 //!
-//! Both get the daemon's own command line, so that they have its options and do what it does:
+//! The first two get the daemon's own command line, so that they have its options and do what it does:
 //!
 //! ```text
 //! leader-election --guard LEASE SIGNAL OPTIONS -- COMMAND
 //! leader-election OPTIONS --release LEASE
+//! leader-election --health-runner INTERVAL TIMEOUT COMMAND
 //! ```
 
-use super::messages::send_stdin;
-use crate::protocol::LeaseId;
+use super::{environment::remove_private_variables, messages::send_stdin};
+use crate::{daemon::cli::HealthCheck, protocol::LeaseId};
 use rustix::process::{Pid, Signal};
 use std::{
     env,
@@ -17,11 +18,14 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::process::CommandExt},
     process::{Command, Stdio},
+    time::Duration,
 };
 use tokio::net::UnixStream;
 
 /// The first argument of a guard.
 const GUARD: &str = "--guard";
+/// The first argument of the process that runs the health command.
+const HEALTH_RUNNER: &str = "--health-runner";
 /// The option that makes this program revoke a lease, and do nothing else.
 const RELEASE: &str = "--release";
 /// This program's file, even if it was replaced or deleted since.
@@ -40,23 +44,52 @@ pub(super) fn start_guard(
     stop_signal: Signal,
     environment: &[(&str, String)],
 ) -> io::Result<(Pid, UnixStream)> {
-    let (socket, socket_of_guard) = std::os::unix::net::UnixStream::pair()?;
+    let (socket, socket_of_guard) = socket_pair()?;
     send_stdin(&socket)?;
-    socket.set_nonblocking(true)?;
-    let socket = UnixStream::from_std(socket)?;
-    let mut arguments = env::args_os();
-    let mut guard = Command::new(THIS_PROGRAM);
-    if let Some(program) = arguments.next() {
-        guard.arg0(program);
-    }
-    let guard = guard
+    let guard = this_program()
         .args([GUARD, &lease.to_string()])
         .arg(stop_signal.as_raw().to_string())
-        .args(arguments)
+        .args(env::args_os().skip(1))
         .envs(environment.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::from(OwnedFd::from(socket_of_guard)))
+        .stdin(Stdio::from(socket_of_guard))
         .spawn()?;
     Ok((Pid::from_child(&guard), socket))
+}
+
+/// Starts the process that runs the health command; returns it, and this end of the socket between the two.
+///
+/// # Errors
+/// If the system is short of processes or file descriptors.
+pub(super) fn start_health_runner(check: &HealthCheck) -> io::Result<(Pid, UnixStream)> {
+    let (socket, socket_of_runner) = socket_pair()?;
+    let mut runner = this_program();
+    runner
+        .arg(HEALTH_RUNNER)
+        .args([check.interval, check.timeout].map(|time| time.as_nanos().to_string()))
+        .arg(&check.command)
+        .stdin(Stdio::from(socket_of_runner))
+        // It reports everything over the socket, and so nothing that it runs can hold these open.
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    remove_private_variables(&mut runner);
+    let runner = runner.spawn()?;
+    Ok((Pid::from_child(&runner), socket))
+}
+
+/// Returns this program, under the name that it was started with.
+fn this_program() -> Command {
+    let mut command = Command::new(THIS_PROGRAM);
+    if let Some(program) = env::args_os().next() {
+        command.arg0(program);
+    }
+    command
+}
+
+/// Returns this end of a socket, and the other one for a helper.
+fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (socket, socket_of_helper) = std::os::unix::net::UnixStream::pair()?;
+    socket.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(socket)?, socket_of_helper.into()))
 }
 
 /// Names a process that revokes a lease, as `ps` shows it: the kernel names it after the last part
@@ -121,6 +154,36 @@ impl GuardArguments {
     }
 }
 
+/// The command line of the process that runs the health command.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HealthArguments {
+    /// The time from start to start.
+    pub interval: Duration,
+    /// How long a run may take.
+    pub timeout: Duration,
+    /// What `sh -c` runs.
+    pub command: OsString,
+}
+
+impl HealthArguments {
+    /// Parses a command line; returns `None` if it is not that of this process.
+    pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
+        if arguments.nth(1)? != HEALTH_RUNNER {
+            return None;
+        }
+        let mut time = || {
+            let nanos = arguments.next()?.to_str()?.parse().ok()?;
+            Some(Duration::from_nanos(nanos))
+        };
+        let (interval, timeout) = (time()?, time()?);
+        Some(Self {
+            interval,
+            timeout,
+            command: arguments.next()?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +200,25 @@ mod tests {
         assert_eq!(arguments.stop_signal, Signal::QUIT);
         assert_eq!(arguments.options, ["--ttl", "2s"]);
         assert_eq!(arguments.command, ["run", "--guard", "--", "it"]);
+    }
+
+    #[test]
+    fn the_health_runner_gets_its_times_and_its_command() {
+        let parse = |words: &[&str]| HealthArguments::parse(words.iter().map(OsString::from));
+        let arguments = parse(&["program", "--health-runner", "1000", "10", "test ! -e x"]);
+        let expected = HealthArguments {
+            interval: Duration::from_micros(1),
+            timeout: Duration::from_nanos(10),
+            command: "test ! -e x".into(),
+        };
+        assert_eq!(arguments, Some(expected));
+        for line in [
+            &["program", "--health-runner", "1000", "10"][..],
+            &["program", "--health-runner", "1s", "10", "true"],
+            &["program", "true", "--health-runner", "1000", "10"],
+        ] {
+            assert_eq!(parse(line), None, "{line:?}");
+        }
     }
 
     #[test]

@@ -71,11 +71,10 @@ fn live(state: &ReplicaState) -> Response {
 }
 
 fn ready(state: &ReplicaState) -> Response {
-    condition(
-        state.etcd_answers(),
-        "etcd answers",
-        "etcd has not answered yet, or does not any more",
-    )
+    match state.check_readiness() {
+        Ok(()) => sentence(StatusCode::OK, "etcd answers"),
+        Err(reason) => sentence(StatusCode::SERVICE_UNAVAILABLE, &reason),
+    }
 }
 
 fn status(state: &ReplicaState) -> Response {

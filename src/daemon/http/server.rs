@@ -68,6 +68,11 @@ impl Server {
         self.state.record(event);
     }
 
+    /// Records why this replica stands back, or that it does not.
+    pub fn record_health(&self, reason: Option<&str>) {
+        self.state.record_health(reason);
+    }
+
     /// Serves for as long as it is polled. Returns only if a connection's task panicked.
     ///
     /// Cancel safe.

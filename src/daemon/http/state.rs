@@ -53,6 +53,8 @@ struct Known {
     /// When it was first seen to act past its deadline, if it still does.
     overdue_since: Option<Moment>,
     transitions: VecDeque<Transition>,
+    /// Why it stands back, if it does.
+    stands_back_because: Option<String>,
 }
 
 /// All that this replica knows, at one instant.
@@ -104,6 +106,7 @@ impl ReplicaState {
                 etcd_answers: None,
                 overdue_since: None,
                 transitions: VecDeque::new(),
+                stands_back_because: config.stands_back().map(str::to_owned),
             }),
             metrics: Metrics::new(),
         }
@@ -137,6 +140,11 @@ impl ReplicaState {
         }
     }
 
+    /// Records why this replica stands back, or that it does not.
+    pub fn record_health(&self, reason: Option<&str>) {
+        self.lock().stands_back_because = reason.map(str::to_owned);
+    }
+
     /// Returns true iff this replica leads at this instant.
     pub fn is_leader(&self) -> bool {
         CurrentRole::at(clock::now(), self.status.borrow().role) == CurrentRole::Leader
@@ -151,10 +159,21 @@ impl ReplicaState {
             && self.lock().etcd_answers(&status, now)
     }
 
-    /// Returns true iff etcd has answered and still does.
-    pub fn etcd_answers(&self) -> bool {
+    /// Checks that this replica could lead.
+    ///
+    /// # Errors
+    /// If it could not; the error says why.
+    pub fn check_readiness(&self) -> Result<(), String> {
         let status = self.status.borrow();
-        self.lock().etcd_answers(&status, clock::now())
+        let known = self.lock();
+        if !known.etcd_answers(&status, clock::now()) {
+            return Err("etcd has not answered yet, or does not any more".to_owned());
+        }
+        match &known.stands_back_because {
+            _ if !status.stands_back => Ok(()),
+            Some(reason) => Err(format!("this replica stands back: {reason}")),
+            None => Err("this replica stands back".to_owned()),
+        }
     }
 
     /// Checks that the election goes on as it should.

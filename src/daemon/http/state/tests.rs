@@ -97,9 +97,13 @@ fn what_is_known_of_the_leader_is_given_with_its_age_and_no_longer_than_a_ttl() 
         assert_eq!(document["leader_unknown_because"].as_str(), reason);
         assert_eq!(document["age"].is_null(), sent.is_none());
         assert_eq!(state.is_follower(), leader.is_some());
-        assert_eq!(state.etcd_answers(), sent != Some(old));
-        assert_eq!(document["etcd_answers"], state.etcd_answers());
+        assert_eq!(state.check_readiness().is_ok(), sent != Some(old));
+        assert_eq!(document["etcd_answers"], sent != Some(old));
     }
+    election.send_modify(|status| status.stands_back = true);
+    state.record_health(Some("exit code 1"));
+    let reason = state.check_readiness().unwrap_err();
+    assert_eq!(reason, "this replica stands back: exit code 1");
 }
 
 #[test]
