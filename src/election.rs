@@ -143,7 +143,7 @@ impl Candidate {
 
     /// Stands back: this candidate does not campaign, nobody hands a term to it, and a leadership of it is lost with
     /// [`LossReason::StoodBack`](crate::LossReason::StoodBack), to be handed to another candidate. It stays listed, with
-    /// the reason that is given with the first of several calls in a row.
+    /// the reason; another call while it stands back gives another reason, which costs a write.
     pub fn stand_back(&self, reason: impl Into<String>) {
         // If the driver is gone, so is the candidate.
         let _ = self.commands.send(Command::StandBack(reason.into()));

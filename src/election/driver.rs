@@ -221,9 +221,7 @@ impl Driver {
         let input = match command {
             Some(Command::Withdraw) => Input::Withdraw,
             Some(Command::StandBack(reason)) => {
-                if !matches!(self.health, Some(Err(_))) {
-                    self.health = Some(Err(reason));
-                }
+                self.health = Some(Err(reason));
                 Input::StandBack
             }
             Some(Command::StandForward) => {

@@ -16,6 +16,8 @@ pub(super) struct Registry {
     is_shown_to_lease: bool,
     /// The request under way that writes its seat, and until when it is waited for.
     write: Option<(CallId, Moment)>,
+    /// Whether the seat is to be written again though it says the same as far as the machine knows.
+    is_outdated: bool,
     /// Before this moment, it does not write its seat.
     next: Moment,
     /// How many requests to write its seat have not done so, one after the other.
@@ -53,6 +55,12 @@ impl Registry {
         self.write = None;
         self.next = Moment::default();
         self.vain = 0;
+        self.is_outdated = false;
+    }
+
+    /// Takes in that what the candidate says in its seat is another thing now.
+    pub fn outdate(&mut self) {
+        self.is_outdated = true;
     }
 
     /// Returns what a try reads.
@@ -157,7 +165,11 @@ impl Registry {
     ) -> Option<Transaction> {
         let seats = &self.shown.as_ref()?.seats;
         match seats.of(lease) {
-            Some(seat) if seat.acts == acts && seat.is_healthy == is_healthy => None,
+            Some(seat)
+                if seat.acts == acts && seat.is_healthy == is_healthy && !self.is_outdated =>
+            {
+                None
+            }
             Some(Seat { number, entry, .. }) => Some(Transaction::rewrite_seat(
                 *number,
                 entry.mod_revision,
@@ -244,6 +256,7 @@ impl Machine {
             let limit = lease.timing.limit();
             let call = self.calls.new_id();
             self.registry.write = Some((call, now + limit));
+            self.registry.is_outdated = false;
             self.actions.push_back(Action::Execute {
                 call,
                 transaction,

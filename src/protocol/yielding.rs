@@ -48,6 +48,8 @@ impl Machine {
     /// order.
     pub(super) fn stand_back(&mut self, now: Moment) {
         if std::mem::replace(&mut self.stands_back, true) {
+            // For another reason than before.
+            self.registry.outdate();
             return;
         }
         match &mut self.state {

@@ -160,6 +160,7 @@ pub struct SoFar {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Node {
     pub clock: Clock,
     pub actor: Actor,

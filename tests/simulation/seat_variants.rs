@@ -280,8 +280,8 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         edits: &[edit(
             REGISTRY,
             "transaction",
-            "Some(seat) if seat.acts == acts && seat.is_healthy == is_healthy => None,",
-            "",
+            "if seat.acts == acts && seat.is_healthy == is_healthy && !self.is_outdated =>",
+            "if seat.acts == acts && seat.priority > 100 =>",
         )],
     },
     Variant {

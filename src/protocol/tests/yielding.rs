@@ -239,10 +239,29 @@ fn the_seat_says_whether_the_candidate_can_lead() {
     let led = view(9, Some(key(OTHER, 3)), Some(key(OTHER, 3)));
     harness.answer(seated(led.clone(), vec![seat(0, lease, 8)], None));
     harness.handle(Input::StandBack);
-    let (_, transaction) = harness.take_beside();
+    let (call, transaction) = harness.take_beside();
     let number = seat(0, lease, 8).number;
-    assert_eq!(
-        transaction,
-        Transaction::rewrite_seat(number, 9, lease, None, false)
-    );
+    let rewrite = |revision| Transaction::rewrite_seat(number, revision, lease, None, false);
+    assert_eq!(transaction, rewrite(9));
+
+    // For another reason.
+    let unhealthy = |revision| {
+        let mut seat = seat(0, lease, 8);
+        seat.is_healthy = false;
+        seat.entry.mod_revision = revision;
+        seated(led.clone(), vec![seat], None)
+    };
+    harness.handle(Input::Executed {
+        call,
+        result: Ok(View {
+            revision: 10,
+            ..unhealthy(10)
+        }),
+    });
+    let writes_seat = |action: &Action| matches!(action, Action::Execute { .. });
+    assert!(!harness.has(writes_seat));
+    harness.handle(Input::StandBack);
+    let (_, transaction) = harness.take_beside();
+    assert_eq!(transaction, rewrite(10));
+    assert!(!harness.has(writes_seat));
 }
