@@ -3,7 +3,8 @@ mod support;
 
 use rustix::process::Signal;
 use std::fs;
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 use support::daemon::{Daemon, FOLLOWER, LEADER, LOST, json};
 use support::etcd::{Etcd, on_each_etcd};
 use support::health::{HEALTHY, UNHEALTHY, replica, start};
@@ -123,13 +124,7 @@ fn usage_errors_are_explained() {
         );
     }
     for (variable, value, expected) in [
-        (
-            "HEALTH_FALL",
-            "3",
-            "--health-fall is about a health command",
-        ),
         ("HEALTH_COMMAND", " ", "the health command is empty"),
-        ("HEALTH_INTERVAL", "x", "'LEADER_ELECTION_HEALTH_INTERVAL'"),
         ("PRIORITY", "x", "'LEADER_ELECTION_PRIORITY'"),
     ] {
         let mut command = at(&refusing(), &[]);
@@ -138,6 +133,55 @@ fn usage_errors_are_explained() {
         assert_eq!(run.code, 2, "{variable}: {:?}", run.err);
         assert!(run.err[0].contains(expected), "{variable}: {:?}", run.err);
     }
+}
+
+#[test]
+fn variables_about_a_health_command_that_there_is_not_are_ignored() {
+    let mut command = at(&refusing(), &["--wait", "0s", "--", "true"]);
+    command.env("LEADER_ELECTION_HEALTH_COMMAND", "");
+    command.env("LEADER_ELECTION_HEALTH_INTERVAL", "x");
+    command.env("LEADER_ELECTION_HEALTH_FALL", "1");
+    assert_eq!(run(command).code, 75);
+}
+
+#[test]
+fn a_health_command_may_begin_with_a_dash() {
+    let etcd = Etcd::newest();
+    let mut one = start("one", &etcd, "-x; true", &[]);
+    one.wait_for_next(HEALTHY);
+}
+
+#[test]
+fn a_job_that_runs_once_is_not_cut_short_by_a_better_replica() {
+    let etcd = Etcd::newest();
+    let start = |name: &str, priority: &str| {
+        let mut command = json(name, &etcd.endpoint());
+        command.args([
+            "--priority",
+            priority,
+            "--priority-delay",
+            "0s",
+            "--once",
+            "job",
+        ]);
+        command.args(["--", "sh", "-c", "echo begun; read line; true"]);
+        command.stdin(Stdio::piped());
+        Daemon::spawn(name, command)
+    };
+    let mut low = start("low", "0");
+    low.wait_for_next("begun");
+    let mut high = start("high", "5");
+    high.wait_for_next(FOLLOWER);
+    poll_until("both are listed", || {
+        (etcd.seats().len() == 2).then_some(())
+    });
+    low.skip();
+    low.wait_for_next_refreshes(3);
+    low.close_stdin();
+    for job in [&mut low, &mut high] {
+        assert_eq!(job.wait_exit().code(), Some(0));
+    }
+    assert!(!high.has_said("begun"));
 }
 
 #[test]
@@ -191,7 +235,16 @@ fn replicas_campaign_only_once_they_are_healthy_and_then_at_once() {
 fn a_leader_that_becomes_unhealthy_hands_over_after_exactly_as_many_failures_as_it_takes() {
     let etcd = Etcd::newest();
     let verdicts = Verdicts::new(0);
-    let options = ["--health-fall", "3", "--health-rise", "2", "--log", "debug"];
+    let options = [
+        "--health-fall",
+        "3",
+        "--health-rise",
+        "2",
+        "--log",
+        "debug",
+        "--health-interval",
+        "500ms",
+    ];
     let mut first = start("first", &etcd, &verdicts.command(), &options);
     first.wait_for_next(LEADER);
     let mut second = start("second", &etcd, "true", &[]);
@@ -238,16 +291,24 @@ fn a_leader_that_becomes_unhealthy_hands_over_after_exactly_as_many_failures_as_
 fn an_unhealthy_replica_does_not_run_a_command_and_a_single_try_waits_for_the_first_verdict() {
     let etcd = Etcd::newest();
     let with = |health: &str| {
-        let mut command = replica("one", &etcd.endpoint(), health, &["--wait", "0s"]);
+        let mut command = replica(
+            "one",
+            &etcd.endpoint(),
+            health,
+            &["--wait", "0s", "--health-interval", "5s"],
+        );
         command.args(["--", "echo", "it ran"]);
         Daemon::spawn("one", command)
     };
     let mut healthy = with("sleep 0.1");
     assert_eq!(healthy.wait_exit().code(), Some(0));
     assert!(healthy.has_said("it ran"));
+    let begun = Instant::now();
     let mut unhealthy = with("false");
     assert_eq!(unhealthy.wait_exit().code(), Some(75));
     assert!(!unhealthy.has_said("it ran"));
+    // It does not wait for etcd's longest time.
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 #[test]

@@ -24,6 +24,7 @@ use clap::{
 };
 use commands::Subcommand;
 use election_args::ElectionArgs;
+use health_args::{HEALTH_COMMAND, HEALTH_COMMAND_ID, IDS_ABOUT_HEALTH};
 use run_args::RunArgs;
 use std::{env, ffi::OsString};
 use values::parse_lease;
@@ -185,8 +186,15 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
         }
         None => {
             let (cluster, leader_key) = complete_election(election, &matches)?;
-            let ignored = command.map_or(&IDS_ABOUT_COMMAND[..], |_| &[]);
-            read_variables(&mut run, &matches, ignored)?;
+            let mut ignored = Vec::new();
+            if command.is_none() {
+                ignored.extend(IDS_ABOUT_COMMAND);
+            }
+            // Without a health command, its variables are left over: in a compose file, it may be `${HEALTH:-}`.
+            if !is_given(&matches, HEALTH_COMMAND_ID) && variable(HEALTH_COMMAND).is_none() {
+                ignored.extend(IDS_ABOUT_HEALTH);
+            }
+            read_variables(&mut run, &matches, &ignored)?;
             let program = command.and_then(<[_]>::first).cloned();
             let options = run.validate(program, cluster, leader_key, release);
             Ok(Task::Run(Box::new(options.map_err(invalid_values)?)))

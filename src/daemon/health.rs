@@ -174,6 +174,8 @@ struct Verdict {
     is_healthy: Option<bool>,
     /// How many runs in a row speak against that.
     against: u32,
+    /// Whether there has been a verdict.
+    has_judged: bool,
 }
 
 impl Verdict {
@@ -183,6 +185,7 @@ impl Verdict {
             fall,
             is_healthy: None,
             against: 0,
+            has_judged: false,
         }
     }
 
@@ -202,15 +205,18 @@ impl Verdict {
             return None;
         }
         self.against = 0;
+        self.has_judged = true;
         self.is_healthy = Some(has_succeeded);
         self.is_healthy
     }
 
-    /// Takes in that nothing runs the health command; returns the new verdict if that is another one.
+    /// Takes in that nothing runs the health command: nothing is known until the next run, which decides alone.
+    /// Returns the verdict until then if that is another one.
     fn fail_at_once(&mut self) -> Option<bool> {
         self.against = 0;
-        let was_unhealthy = self.is_healthy.replace(false) == Some(false);
-        (!was_unhealthy).then_some(false)
+        let was_healthy = self.is_healthy.take() == Some(true);
+        let is_first = !std::mem::replace(&mut self.has_judged, true);
+        (was_healthy || is_first).then_some(false)
     }
 }
 
@@ -245,13 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn without_its_runner_a_replica_is_unhealthy_at_once_and_has_to_rise_again() {
+    fn without_its_runner_a_replica_is_unhealthy_until_the_next_run_which_decides_alone() {
         let mut verdict = Verdict::new(2, 3);
         assert_eq!(verdict.fail_at_once(), Some(false));
         assert_eq!(verdict.fail_at_once(), None);
-        assert_eq!(judge(&mut verdict, "+"), "?");
+        assert_eq!(judge(&mut verdict, "+"), "h");
+        assert_eq!(verdict.fail_at_once(), Some(false));
         assert_eq!(verdict.fail_at_once(), None);
-        assert_eq!(judge(&mut verdict, "++"), "?h");
+        assert_eq!(judge(&mut verdict, "-++"), "u?h");
         assert_eq!(verdict.fail_at_once(), Some(false));
     }
 

@@ -143,6 +143,9 @@ fn run_election(config: Config, part: Part) -> anyhow::Result<Outcome> {
         has_health: part.health.is_some(),
         has_http: part.http.is_some(),
     })?;
+    if part.health.is_some() {
+        exec::check_command("sh".as_ref()).context("'sh' must run the health command")?;
+    }
     let checked = part
         .command
         .as_ref()

@@ -14,8 +14,8 @@ pub(super) struct Registry {
     /// Whether the response to a try has shown the seats since the lease was granted. Before, it takes no
     /// seat, so that its first campaign comes first.
     is_shown_to_lease: bool,
-    /// The request under way that writes its seat, and until when it is waited for.
-    write: Option<(CallId, Moment)>,
+    /// The request under way that writes its seat.
+    write: Option<Write>,
     /// Whether the seat is to be written again though it says the same as far as the machine knows.
     is_outdated: bool,
     /// Before this moment, it does not write its seat.
@@ -24,6 +24,16 @@ pub(super) struct Registry {
     vain: u32,
     access: Access,
     is_denial_reported: bool,
+}
+
+/// A request that writes the seat.
+#[derive(Debug)]
+struct Write {
+    call: CallId,
+    /// Until when it is waited for.
+    until: Moment,
+    /// Whether the seat was outdated.
+    was_outdated: bool,
 }
 
 /// The seats, as of a revision.
@@ -56,6 +66,12 @@ impl Registry {
         self.next = Moment::default();
         self.vain = 0;
         self.is_outdated = false;
+    }
+
+    /// Takes in that a request to write the seat may not have been carried out.
+    fn defer(&mut self, write: Option<Write>, next: Moment) {
+        self.next = next;
+        self.is_outdated |= write.is_some_and(|write| write.was_outdated);
     }
 
     /// Takes in that what the candidate says in its seat is another thing now.
@@ -129,7 +145,7 @@ impl Registry {
     }
 
     pub fn is_writing(&self, call: CallId) -> bool {
-        matches!(self.write, Some((write, _)) if write == call)
+        matches!(&self.write, Some(write) if write.call == call)
     }
 
     /// Takes in that etcd permits a try, which has shown the seats or not: if one that reads them was denied
@@ -255,8 +271,11 @@ impl Machine {
         if let Some(transaction) = registry.transaction(lease.id, acts, !self.stands_back) {
             let limit = lease.timing.limit();
             let call = self.calls.new_id();
-            self.registry.write = Some((call, now + limit));
-            self.registry.is_outdated = false;
+            self.registry.write = Some(Write {
+                call,
+                until: now + limit,
+                was_outdated: std::mem::take(&mut self.registry.is_outdated),
+            });
             self.actions.push_back(Action::Execute {
                 call,
                 transaction,
@@ -267,7 +286,7 @@ impl Machine {
 
     /// Takes in the outcome of writing the own seat.
     pub(super) fn handle_seat(&mut self, now: Moment, result: Result<View, Failure>) {
-        self.registry.write = None;
+        let write = self.registry.write.take();
         let next = now + self.timing().limit();
         let is_of_this_history =
             |known: &super::Known, view: &View| known.cluster_id == view.cluster_id;
@@ -291,7 +310,7 @@ impl Machine {
             Err(failure) if failure.kind == FailureKind::Denied => {
                 self.events.extend(self.registry.deny(now, failure));
             }
-            Err(_) => self.registry.next = next,
+            Err(_) => self.registry.defer(write, next),
         }
     }
 
@@ -300,7 +319,7 @@ impl Machine {
         if matches!(self.registry.access, Access::Denied { until } if now >= until) {
             self.registry.access = Access::Open;
         }
-        if matches!(self.registry.write, Some((_, until)) if now >= until) {
+        if matches!(&self.registry.write, Some(write) if now >= write.until) {
             self.interrupt_seat(now);
         }
     }
@@ -308,14 +327,16 @@ impl Machine {
     /// Gives up waiting for the request to write the own seat: it may still be carried out, so that a later
     /// response shows what it did.
     pub(super) fn interrupt_seat(&mut self, now: Moment) {
-        if self.registry.write.take().is_some() {
-            self.registry.next = now + self.timing().limit();
+        let next = now + self.timing().limit();
+        let write = self.registry.write.take();
+        if write.is_some() {
+            self.registry.defer(write, next);
         }
     }
 
     /// Returns when something about the own seat runs out. The next request is sent when a try shows the
     /// seats.
     pub(super) fn seat_timeout(&self) -> Option<Moment> {
-        self.registry.write.map(|(_, until)| until)
+        self.registry.write.as_ref().map(|write| write.until)
     }
 }

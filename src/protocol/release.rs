@@ -145,7 +145,8 @@ impl Machine {
                 lease: lease.id,
                 led: true,
             });
-        } else if reason.is_planned() {
+        } else if reason.is_planned() && reason != LossReason::StoodBack {
+            // One that stands back does not campaign anyway.
             self.hold_off = Some(now + lease.timing.hold_off());
         }
         let step = if is_orderly {

@@ -4,6 +4,7 @@
 use super::{
     Action, CallId, Candidacy, ElectionKey, Entry, Event, FencingToken, Known, Lease, LossReason,
     Machine, Moment, Question, State, Tenure, Term, handover::SignOfLife, view::Ownership,
+    yielding::Rivals,
 };
 
 /// What the keys show.
@@ -205,6 +206,7 @@ impl Machine {
             token,
             lease: lease.id,
         };
+        self.rivals = Rivals::default();
         self.state = State::Leader(Tenure {
             lease,
             term,

@@ -64,7 +64,7 @@ impl Machine {
         }
     }
 
-    fn give_up_waiting(&mut self, now: Moment) {
+    pub(super) fn give_up_waiting(&mut self, now: Moment) {
         let known = self.known.as_ref();
         let leader = known.filter(|known| known.situation().is_led());
         let leader = leader.and_then(|known| known.leader()).cloned();

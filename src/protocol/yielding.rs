@@ -47,6 +47,10 @@ impl Machine {
     /// Rule 26: a candidate that stands back does not campaign and is no successor; a leader ends its term in
     /// order.
     pub(super) fn stand_back(&mut self, now: Moment) {
+        if self.settings.tries_once() && self.wait_timeout().is_some() {
+            // It would have to wait.
+            self.give_up_waiting(now);
+        }
         if std::mem::replace(&mut self.stands_back, true) {
             // For another reason than before.
             self.registry.outdate();
@@ -60,7 +64,7 @@ impl Machine {
         }
     }
 
-    /// Rule 26: a candidate that stands back no longer campaigns at once if nobody leads.
+    /// Rule 26: ends standing back; campaigns at once if nobody leads.
     pub(super) fn stand_forward(&mut self, now: Moment) {
         if !std::mem::replace(&mut self.stands_back, false) {
             return;

@@ -19,7 +19,7 @@ pub struct SeatRecord {
     pub since: Option<SystemTime>,
     /// The fencing token of the term in which it leads, if it does.
     pub acts: Option<FencingToken>,
-    /// Its priority: a candidate with a higher one leads rather than one with a lower one.
+    /// Its priority: candidates with a higher priority come first.
     pub priority: i32,
     /// Whether it is healthy, if it says so. An unhealthy candidate does not lead next.
     pub healthy: Option<bool>,

@@ -394,6 +394,7 @@ impl World {
         deadline: Moment,
     ) -> Result<(), Violation> {
         self.check_term(node, term, deadline)?;
+        self.checks.handovers.began[node] = self.now;
         self.check_stands_back(node)?;
         self.check_job(node, term)?;
         let untaken =

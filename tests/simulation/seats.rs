@@ -54,6 +54,8 @@ pub struct Handovers {
     released: Vec<i64>,
     /// How often the seat of each lease was written.
     seat_writes: HashMap<i64, u32>,
+    /// When the last term of each process began.
+    pub began: Vec<Time>,
     /// When each revision wrote a seat.
     seats_written: HashMap<i64, Time>,
     /// When a candidate said last that it can lead, or that it cannot, or gave its seat up.
@@ -68,6 +70,7 @@ impl Handovers {
             meddled: 0,
             released: Vec::new(),
             seat_writes: HashMap::new(),
+            began: vec![0; nodes],
             seats_written: HashMap::new(),
             last_health: 0,
         }

@@ -143,8 +143,10 @@ impl World {
         // It may have learned a moment ago that it cannot lead, or have withdrawn.
         let meddled = self.now < self.checks.handovers.last_health + slack;
         let has_waited = |seat: &&&SeatKey| {
-            let written = self.checks.handovers.written_at(seat.key.mod_revision);
-            self.now - written + slack >= delay * 9 / 10
+            let handovers = &self.checks.handovers;
+            let written = handovers.written_at(seat.key.mod_revision);
+            let shown = written.max(handovers.began[node]);
+            self.now - shown + slack >= delay * 9 / 10
         };
         if !meddled && !better.iter().any(|seat| has_waited(&seat)) {
             return Err(self.violation(format!("node {} yields too soon", node + 1)));

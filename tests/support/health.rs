@@ -12,7 +12,10 @@ pub const UNHEALTHY: &str = "Unhealthy: the health command ";
 /// Returns the command line of a replica that runs this health command every 200 ms.
 pub fn replica(name: &str, endpoint: &str, health: &str, options: &[&str]) -> Command {
     let mut command = json(name, endpoint);
-    command.args(["--health-command", health, "--health-interval", "200ms"]);
+    command.args(["--health-command", health]);
+    if !options.contains(&"--health-interval") {
+        command.args(["--health-interval", "200ms"]);
+    }
     command.args(options);
     command
 }

@@ -7,6 +7,17 @@ use std::{ffi::OsString, time::Duration};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a run may take, unless an option says otherwise or the interval is shorter.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The option for the health command, and its variable.
+pub(super) const HEALTH_COMMAND_ID: &str = "health_command";
+pub(super) const HEALTH_COMMAND: &str = "LEADER_ELECTION_HEALTH_COMMAND";
+/// The options that mean nothing without it.
+pub(super) const IDS_ABOUT_HEALTH: [&str; 4] = [
+    "health_interval",
+    "health_timeout",
+    "health_rise",
+    "health_fall",
+];
+
 const RISE: u32 = 2;
 const FALL: u32 = 3;
 
@@ -18,11 +29,12 @@ const FALL: u32 = 3;
 )]
 pub(super) struct HealthArgs {
     /// Lead only while this command, which `sh -c` runs at each interval, ends with 0, such as
-    /// 'test ! -e /run/maintenance'. What it has started is killed at its end
+    /// 'test ! -e /run/maintenance'. The first run decides alone; until then, this replica does not lead.
+    /// What the command has started is killed at its end
     #[arg(
         long,
         value_name = "COMMAND",
-        env = "LEADER_ELECTION_HEALTH_COMMAND",
+        env = HEALTH_COMMAND,
         allow_hyphen_values = true
     )]
     health_command: Option<OsString>,
@@ -60,7 +72,7 @@ pub(super) struct HealthArgs {
     health_rise: Option<u32>,
 
     /// How many times in a row the health command must fail until a healthy replica is unhealthy, 1 to
-    /// 100; the first run alone decides [default: 3]
+    /// 100 [default: 3]
     #[arg(
         long,
         value_name = "COUNT",

@@ -225,6 +225,10 @@ impl RunArgs {
                     .to_owned(),
             );
         }
+        if self.once.is_some() || self.hold.is_some() {
+            // Neither a job nor a hold is to be cut short.
+            config = config.with_priority_delay(None);
+        }
         if let Some(wait) = self.wait {
             config = config.with_wait(wait);
         }

@@ -14,6 +14,8 @@ struct Spared {
     /// Left by an entrypoint that `exec`ed this program.
     from_start: Vec<Pid>,
     helpers: Vec<Pid>,
+    /// What was adopted while the health runner lived, which is a subreaper: it has started none of these.
+    not_of_health_runner: Vec<Pid>,
 }
 
 impl Children {
@@ -25,7 +27,7 @@ impl Children {
     pub fn adopt() -> io::Result<Self> {
         let spared = Spared {
             from_start: reaping::become_subreaper()?,
-            helpers: Vec::new(),
+            ..Spared::default()
         };
         Ok(Self(Rc::new(RefCell::new(spared))))
     }
@@ -39,6 +41,22 @@ impl Children {
     pub(super) fn give_up(&self, helper: Pid) {
         let helpers = &mut self.0.borrow_mut().helpers;
         helpers.retain(|spared| *spared != helper);
+    }
+
+    /// Takes in that the health runner lives: no present child is one that it has left behind.
+    pub(super) fn health_runner_lives(&self) {
+        // A child that cannot be listed now counts as one that the next dead health runner has left.
+        if let Ok(present) = reaping::children() {
+            self.0.borrow_mut().not_of_health_runner = present;
+        }
+    }
+
+    /// Kills what a dead health runner may have left behind: all present children that are not spared, and have
+    /// come since it last showed that it lives.
+    pub(super) fn kill_left_by_health_runner(&self) -> Remaining {
+        let spared = self.0.borrow();
+        let others = &spared.not_of_health_runner;
+        reaping::kill_children(&[&*spared.from_start, &spared.helpers, others].concat())
     }
 
     /// Kills all present children that are not spared.
@@ -57,6 +75,7 @@ impl Children {
                     // Its number may become that of another process.
                     spared.from_start.retain(|spared| *spared != child);
                     spared.helpers.retain(|spared| *spared != child);
+                    spared.not_of_health_runner.retain(|other| *other != child);
                     ended(child, end.code());
                 }
                 // A suspended helper can neither kill in time nor report anything.

@@ -180,7 +180,7 @@ impl HealthRuns {
                 }
                 return Ok(self.receive());
             }
-            State::Killing => match self.children.kill_others() {
+            State::Killing => match self.children.kill_left_by_health_runner() {
                 Remaining::Nothing if self.is_stopping => self.state = State::Stopped,
                 Remaining::Nothing => self.start_later(),
                 remaining => {
@@ -196,6 +196,7 @@ impl HealthRuns {
     fn start(&mut self) -> io::Result<()> {
         let (process, socket) = start_health_runner(&self.check)?;
         self.children.spare(process);
+        self.children.health_runner_lives();
         self.state = State::Running(Runner {
             process,
             socket,
@@ -243,6 +244,7 @@ impl HealthRuns {
         }
         let reports = reports.unwrap_or_default();
         if !reports.is_empty() {
+            self.children.health_runner_lives();
             runner.overdue_at = next_overdue_at;
             self.received.extend(reports);
         } else if clock::now() >= runner.overdue_at {

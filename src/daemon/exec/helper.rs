@@ -3,7 +3,7 @@
 
 use super::reaping;
 use crate::daemon::signals;
-use rustix::process::{Signal, setsid};
+use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 use std::{
     ffi::CStr,
     io,
@@ -31,6 +31,8 @@ const IGNORED_SIGNALS: [Signal; 6] = [
 pub(super) fn begin(name: &CStr, stop_signal: Option<Signal>) -> io::Result<UnixStream> {
     reaping::become_subreaper()?;
     rustix::thread::set_name(name)?;
+    // One that is suspended when the daemon dies must go on, to kill what it runs.
+    set_parent_process_death_signal(Some(Signal::CONT))?;
     // In the session of a terminal, the children would never be in the foreground, and the terminal could
     // suspend them for good.
     setsid()?;

@@ -64,7 +64,7 @@ impl Metrics {
         registry.register("healthy", help, healthy.clone());
 
         let priority = Gauge::default();
-        let help = "The priority of this replica: one with a higher one leads rather than it";
+        let help = "The priority of this replica: replicas with a higher priority come first";
         registry.register("priority", help, priority.clone());
 
         let transitions = Counter::default();

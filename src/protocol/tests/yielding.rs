@@ -173,6 +173,72 @@ fn an_interruption_restarts_the_delay_even_if_no_try_has_seen_it() {
 }
 
 #[test]
+fn a_lost_term_restarts_the_delay() {
+    let (mut harness, lease) = leader(Some(DELAY));
+    for _ in 0..3 {
+        second(&mut harness, lease, vec![better(13)]);
+    }
+    // Nothing responds until the term is over; then it wins again, and the other's seat is the same.
+    harness.pass(5 * SECOND);
+    harness.stop();
+    harness.pass(5 * SECOND);
+    if harness.has(|action| matches!(action, Action::Connect { .. })) {
+        harness.connect();
+    }
+    let lease = harness.grant();
+    let shown = seated(
+        view(50, Some(key(lease, 50)), Some(key(lease, 50))),
+        vec![better(13)],
+        None,
+    );
+    harness.answer(shown.clone());
+    assert!(harness.is_leader());
+    for _ in 0..2 {
+        harness.pass(SECOND);
+        check(&mut harness, Some(4));
+        harness.answer(shown.clone());
+        assert!(!has_probe(&harness));
+    }
+}
+
+#[test]
+fn a_reason_whose_write_has_failed_is_written_again() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    let led = view(9, Some(key(OTHER, 3)), Some(key(OTHER, 3)));
+    let unhealthy = Seat {
+        is_healthy: false,
+        ..seat(0, lease, 8)
+    };
+    let shown = seated(led, vec![unhealthy], None);
+    harness.handle(Input::StandBack);
+    harness.answer(shown.clone());
+    assert!(!harness.has(|action| matches!(action, Action::Execute { .. })));
+    harness.handle(Input::StandBack);
+    let (call, _) = harness.take_beside();
+    harness.handle(Input::Executed {
+        call,
+        result: Err(Failure::new(FailureKind::TimedOut, "late")),
+    });
+    harness.pass(2 * SECOND);
+    harness.answer(shown);
+    harness.take_beside();
+}
+
+#[test]
+fn a_candidate_that_tries_once_gives_up_when_it_learns_that_it_cannot_lead() {
+    let mut harness = Harness::with(1, |settings| {
+        settings.wait = Some(Duration::ZERO);
+        settings.stands_back = true;
+    });
+    harness.connect();
+    harness.handle(Input::StandBack);
+    let gave_up = |event: &Event| matches!(event, Event::GaveUp { .. });
+    assert!(harness.events.iter().any(gave_up));
+}
+
+#[test]
 fn a_leader_does_not_yield_without_a_delay_to_an_equal_or_if_it_was_chosen() {
     let equal = Seat {
         priority: 0,

@@ -39,7 +39,8 @@ impl Run {
         let (output, writer) = pipe()?;
         ioctl_fionbio(&output, true)?;
         let child = Command::new("sh")
-            .arg("-c")
+            // The command may begin with a dash.
+            .args(["-c", "--"])
             .arg(command)
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
