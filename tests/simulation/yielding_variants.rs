@@ -93,17 +93,6 @@ pub const YIELDING_VARIANTS: &[Variant] = &[
         )],
     },
     Variant {
-        name: "The delay goes on after a lost term",
-        mix: Mix::Swarm,
-        violation: "yields too soon",
-        edits: &[edit(
-            RULES,
-            "begin_term",
-            "self.rivals = Rivals::default();",
-            "",
-        )],
-    },
-    Variant {
         name: "A leader yields though an operator has chosen it",
         mix: Mix::Priorities,
         violation: "yields though somebody has chosen it",
