@@ -51,9 +51,9 @@ impl Machine {
             // It would have to wait.
             self.give_up_waiting(now);
         }
+        // The seat may show an earlier reason, even if a write that it can lead again was lost.
+        self.registry.outdate();
         if std::mem::replace(&mut self.stands_back, true) {
-            // For another reason than before.
-            self.registry.outdate();
             return;
         }
         match &mut self.state {
@@ -82,7 +82,12 @@ impl Machine {
             self.rivals = Rivals::default();
             return;
         };
-        let Some(delay) = self.settings.priority_delay else {
+        // A job that runs once is not to be cut short.
+        let Some(delay) = self
+            .settings
+            .priority_delay
+            .filter(|_| !self.settings.runs_once)
+        else {
             return;
         };
         let seats = self.registry.seats().unwrap_or_default();

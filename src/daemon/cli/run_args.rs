@@ -225,8 +225,8 @@ impl RunArgs {
                     .to_owned(),
             );
         }
-        if self.once.is_some() || self.hold.is_some() {
-            // Neither a job nor a hold is to be cut short.
+        if self.hold.is_some() {
+            // It is not to be cut short.
             config = config.with_priority_delay(None);
         }
         if let Some(wait) = self.wait {

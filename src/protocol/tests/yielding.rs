@@ -214,8 +214,7 @@ fn a_reason_whose_write_has_failed_is_written_again() {
     let shown = seated(led, vec![unhealthy], None);
     harness.handle(Input::StandBack);
     harness.answer(shown.clone());
-    assert!(!harness.has(|action| matches!(action, Action::Execute { .. })));
-    harness.handle(Input::StandBack);
+    // The seat says already that it cannot lead, for an earlier reason.
     let (call, _) = harness.take_beside();
     harness.handle(Input::Executed {
         call,
