@@ -156,6 +156,7 @@ mod tests {
             value: value.as_bytes().into(),
             lease: (lease != 0).then(|| LeaseId::new(lease)),
             create_revision: mod_revision,
+            settings: crate::protocol::TermSettings::default(),
             mod_revision,
         }
     }

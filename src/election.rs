@@ -10,7 +10,7 @@ pub use leadership::{Leadership, NotRecorded, PutError};
 use crate::{
     candidates::Candidates,
     config::Config,
-    protocol::{Event, Status},
+    protocol::{Event, FencingToken, Presence, Status},
     record::TermRecord,
 };
 use driver::{Command, Driver};
@@ -152,6 +152,17 @@ impl Candidate {
     /// Ends what [`stand_back`](Self::stand_back) began: this candidate campaigns at once if nobody leads.
     pub fn stand_forward(&self) {
         let _ = self.commands.send(Command::StandForward);
+    }
+
+    /// Takes in what is known, from outside etcd, of the leader of the term with this token, such as by a connection
+    /// to it. If its term has a fail-over limit, [`Presence::Broken`] makes this candidate challenge it. A wrong
+    /// suspicion costs the leader a small write.
+    ///
+    /// Without a report of [`Presence::Connected`], this candidate asks etcd twice in a limit how long the leader's
+    /// lease lasts.
+    pub fn report_presence(&self, of: FencingToken, presence: Presence) {
+        // If the driver is gone, so is the candidate.
+        let _ = self.commands.send(Command::Presence(of, presence));
     }
 
     /// Asks to take part no more: leadership is lost with [`LossReason::Withdrawn`](crate::LossReason::Withdrawn), and once it has been

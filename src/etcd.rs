@@ -26,7 +26,10 @@ use transact::Keys;
 pub(crate) use transact::Values;
 pub(crate) use watch::{Change, WatchEnd};
 
-use crate::protocol::{Entry, Failure, FailureKind, LeaseId, LeaseTime, Ttl};
+use crate::{
+    protocol::{ElectionKey, Entry, Failure, FailureKind, LeaseId, LeaseTime, TermSettings, Ttl},
+    record::ActingRecord,
+};
 use etcd_client::{Client, Error, KeyValue, LeaseGrantOptions};
 use failure::Hint;
 use keepalive::KeepAliveStream;
@@ -164,7 +167,17 @@ fn entry(key_value: &KeyValue) -> Entry {
             .map(LeaseId::new),
         create_revision: key_value.create_revision(),
         mod_revision: key_value.mod_revision(),
+        settings: TermSettings::default(),
     }
+}
+
+/// Returns one of the election's two keys, with what it says of its term.
+fn key_of_election(key: ElectionKey, key_value: &KeyValue) -> Entry {
+    let mut entry = entry(key_value);
+    if key == ElectionKey::Acting {
+        entry.settings = ActingRecord::decode(&entry.value).settings();
+    }
+    entry
 }
 
 /// Bounds an await: a call that hangs is worse than one that fails.

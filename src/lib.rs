@@ -120,7 +120,8 @@ pub use election::{Candidate, Election, Events, Leadership, Liveness, NotRecorde
 pub use observer::{Acting, ElectionState, Leader, Observed, Observer};
 pub use printable::Printable;
 pub use protocol::{
-    ElectionKey, Entry, Event, Failure, FailureKind, FencingToken, InvalidTtl, LeaseId, LossReason,
-    Moment, Role, SeatNumber, Situation, Status, Term, Ttl,
+    Beginning, ElectionKey, Entry, Event, FailOverLimit, Failure, FailureKind, FencingToken,
+    InvalidFailOverLimit, InvalidTtl, LeaseId, LossReason, Moment, Presence, Role, SeatNumber,
+    Situation, Status, Term, TermSettings, Ttl,
 };
 pub use record::{ActingRecord, DoneRecord, SeatRecord, TermRecord};

@@ -29,16 +29,21 @@
 //! | `protocol/rotation.rs` | which endpoint is asked next, and the back-off |
 //! | `protocol/release.rs` | stop acting, then release the keys and the lease |
 //! | `protocol/yielding.rs` | which candidates must not lead, and when a leader yields to a better one |
+//! | `protocol/challenge.rs` | how a leader responds to a challenge, and what that is worth |
+//! | `protocol/suspicion.rs` | when a follower challenges the leader, and when it takes over |
 //! | `protocol/handover.rs` | to whom a term is handed over, and whether it can be |
+//! | `protocol/access.rs` | which keys etcd permits |
 //! | `protocol/registry.rs` | when a candidate takes and writes its seat |
 //! | `protocol/seat.rs` | the seats, and the order in which their candidates follow |
 //! | `protocol/timing.rs` | every duration |
 //! | `protocol/reporter.rs` | what is news |
 
+mod access;
 mod acting_alone;
 mod answers;
 mod attempts;
 mod calls;
+mod challenge;
 mod event;
 mod failures;
 mod handover;
@@ -52,6 +57,7 @@ mod rotation;
 mod rules;
 mod seat;
 mod situation;
+mod suspicion;
 mod term;
 #[cfg(test)]
 mod tests;
@@ -63,24 +69,26 @@ mod waiting;
 mod yielding;
 
 pub use calls::CallId;
-pub use event::{Event, Failure, FailureKind, LossReason, Role, Status};
-pub use messages::{Action, Input, KeptAlive, LeaseTime, Settings};
+pub use event::{Beginning, Event, Failure, FailureKind, LossReason, Role, Status};
+pub use messages::{Action, Input, KeptAlive, LeaseTime, Presence, Settings};
 pub use rotation::Rotation;
 pub use seat::{InvalidSeat, Next, Seat, SeatNumber, Seats};
 pub use situation::Situation;
 pub use term::{FencingToken, LeaseId, Term};
-pub use timing::{InvalidTtl, Moment, Timing, Ttl};
+pub use timing::{FailOverLimit, InvalidFailOverLimit, InvalidTtl, Moment, Timing, Ttl};
 pub use transaction::{Effect, Guard, Reads, Transaction};
-pub use view::{ElectionKey, Entry, View};
+pub use view::{ElectionKey, Entry, TermSettings, View};
 
 use acting_alone::ActingAlone;
 use calls::Calls;
+use challenge::Deadline;
 use handover::SignOfLife;
 use job::{Look, Recording};
 use registry::Registry;
 use release::Release;
 use reporter::Reporter;
 use std::collections::VecDeque;
+use suspicion::Suspicions;
 use view::Known;
 use yielding::Rivals;
 
@@ -96,6 +104,10 @@ struct Lease {
 enum Question {
     Campaign,
     Read,
+    /// Whether the leader is alive.
+    Challenge,
+    /// To lead in place of one that has not responded.
+    TakeOver,
 }
 
 /// What a candidate without a term needs to know of its lease.
@@ -113,8 +125,9 @@ struct Candidacy {
 struct Tenure {
     lease: Lease,
     term: Term,
-    /// Until when it may act, unless renewed.
-    deadline: Moment,
+    deadline: Deadline,
+    /// The deadline that was reported last.
+    reported: Moment,
     /// When its leadership is taken back, unless somebody has taken it; `None` once that was tried.
     take_back_at: Option<Moment>,
 }
@@ -222,6 +235,7 @@ pub struct Machine {
     /// Whether it must not lead.
     stands_back: bool,
     rivals: Rivals,
+    suspicions: Suspicions,
     /// The id of the next lease.
     next_lease: LeaseId,
     /// How many campaigns on the present lease have had no response: any of them may still take effect.
@@ -258,6 +272,7 @@ impl Machine {
             sign_of_life: SignOfLife::default(),
             stands_back: settings.stands_back,
             rivals: Rivals::default(),
+            suspicions: Suspicions::default(),
             next_lease: settings.first_lease,
             open_campaigns: 0,
             keys_as_of: None,
@@ -293,6 +308,7 @@ impl Machine {
             Input::Completed { term } => self.handle_completed(now, term),
             Input::StandBack => self.stand_back(now),
             Input::StandForward => self.stand_forward(now),
+            Input::Presence { of, presence } => self.handle_presence(now, of, presence),
             Input::Withdraw => self.withdraw(now),
             Input::Abandoned => self.handle_abandoned(now),
             Input::Version { version } => {
@@ -329,13 +345,13 @@ impl Machine {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
         let state = match self.state {
-            State::Leader(tenure) => Some(tenure.lease.timing.stop_from(tenure.deadline)),
+            State::Leader(tenure) => Some(tenure.stop_from()),
             State::Stopping {
                 tenure,
                 by,
                 renewing,
                 ..
-            } => renewing.then(|| tenure.lease.timing.stop_from(tenure.deadline).min(by)),
+            } => renewing.then(|| tenure.stop_from().min(by)),
             State::Follower { candidacy, .. } => Some(candidacy.expires()),
             State::Elected {
                 candidacy, seen, ..
@@ -355,6 +371,7 @@ impl Machine {
             self.release_timeout(),
             self.seat_timeout(),
             self.wait_timeout(),
+            self.suspicion_timeout(),
             recording,
         ]
         .into_iter()
@@ -380,12 +397,15 @@ impl Machine {
                 State::Unleased { .. } | State::Follower { .. } | State::Elected { .. } => {
                     Role::Follower
                 }
-                State::Leader(Tenure { term, deadline, .. }) => Role::Leader { term, deadline },
+                State::Leader(Tenure { term, deadline, .. }) => Role::Leader {
+                    term,
+                    deadline: deadline.at(),
+                },
                 State::Stopping {
                     tenure, by, reason, ..
                 } => Role::Stopping {
                     term: tenure.term,
-                    by: by.min(tenure.lease.timing.kill_at(tenure.deadline)),
+                    by: by.min(tenure.lease.timing.kill_at(tenure.deadline.at())),
                     reason,
                 },
                 State::Withdrawn => Role::Withdrawn,

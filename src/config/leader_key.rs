@@ -82,6 +82,11 @@ impl LeaderKey {
         format!("{}/next", self.as_str())
     }
 
+    /// Returns the key that asks the leader to show that it is alive.
+    pub(crate) fn challenge(&self) -> String {
+        format!("{}/challenge", self.as_str())
+    }
+
     /// Returns the prefix of the records of terms.
     pub(crate) fn history(&self) -> String {
         format!("{}/history/", self.as_str())

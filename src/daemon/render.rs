@@ -191,6 +191,17 @@ pub(super) fn job_denied(failure: &Failure, config: &Config) -> anyhow::Error {
     )
 }
 
+/// Returns the error of an etcd user that may not read and write the challenge.
+pub(super) fn fail_over_denied(failure: &Failure, config: &Config) -> anyhow::Error {
+    let key = Printable(config.leader_key().as_str().as_bytes());
+    let reason = failure_reason(failure);
+    let advice = required_role(config.leader_key());
+    anyhow!(
+        "the etcd user may not read and write the key '{key}/challenge', which --fail-over requires \
+         ({reason}); {advice}"
+    )
+}
+
 /// Returns a clause that says which permissions an etcd user needs to use everything.
 pub(super) fn required_role(leader_key: &LeaderKey) -> String {
     let key = Printable(leader_key.as_str().as_bytes());

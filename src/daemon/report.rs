@@ -7,12 +7,15 @@ use crate::{
     clock,
     config::Config,
     printable::Printable,
-    protocol::{ElectionKey, Event, FencingToken, LossReason, Moment},
+    protocol::{ElectionKey, Event, FencingToken, LossReason, Moment, Term},
     record::{DoneRecord, SeatRecord},
     wall_clock,
 };
 use std::time::Duration;
 use tracing::{debug, info, warn};
+
+/// How often the renewal of a term is logged at most.
+const RENEWALS_LOGGED_EVERY: Duration = Duration::from_millis(900);
 
 /// Logs the events of one candidate.
 ///
@@ -31,6 +34,8 @@ pub(super) struct Reporter {
     wait: Option<Duration>,
     /// Whether the line about giving up the lease is logged.
     has_released: bool,
+    /// The term whose renewal was logged last, and when that was sent.
+    renewal_logged: Option<(Term, Moment)>,
 }
 
 impl Reporter {
@@ -49,11 +54,17 @@ impl Reporter {
                 .map_or_else(String::new, |job| printable(job.as_str())),
             wait: config.wait(),
             has_released: false,
+            renewal_logged: None,
         }
     }
 
     /// Logs an event, if it concerns a user.
     pub fn report(&mut self, event: Event) {
+        if let Event::Renewed { term, sent, .. } = event
+            && !self.is_worth_a_line(term, sent)
+        {
+            return;
+        }
         let name = self.name.as_str();
         match event {
             Event::Granted { lease, ttl } => {
@@ -124,6 +135,11 @@ impl Reporter {
                 let (token, lease) = (term.token.get(), term.lease);
                 info!(name, token, %lease, reason, "No longer the leader: {reason}.");
             }
+            Event::Challenging => debug!(
+                name,
+                "The leader may have failed; asking whether it is alive."
+            ),
+            Event::ChallengeAnswered => debug!(name, "The leader has shown that it is alive."),
             Event::SeatsDenied { .. } | Event::HandedOver { .. } => self.report_seats(&event),
             Event::Releasing { lease, led } => {
                 self.has_released = true;
@@ -142,6 +158,17 @@ impl Reporter {
             }
             other => self.warn(&other),
         }
+    }
+
+    /// Returns true iff the last line about a renewal of this term is a second old.
+    fn is_worth_a_line(&mut self, term: Term, sent: Moment) -> bool {
+        let last = self.renewal_logged.filter(|(of, _)| *of == term);
+        // A term with a short fail-over limit is renewed many times in a second. A pace of a second is not to be halved because a timer was late once.
+        let is_due = last.is_none_or(|(_, last)| sent.since(last) >= RENEWALS_LOGGED_EVERY);
+        if is_due {
+            self.renewal_logged = Some((term, sent));
+        }
+        is_due
     }
 
     /// Logs what concerns the candidates' seats.

@@ -11,7 +11,7 @@ use super::{
     log::{self, LOG_TIMEOUT, SHORT_LOG_TIMEOUT},
     notify::{Notifier, Watchdog},
     ops,
-    render::{failure_reason, job_denied, not_recorded},
+    render::{fail_over_denied, failure_reason, job_denied, not_recorded},
     report::Reporter,
     signals::{self, Received, Signals, TIME_OF_ONE_REQUEST},
     workload::{Ended, Workload},
@@ -30,9 +30,13 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
+    time::Duration,
 };
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tracing::{error, info, warn};
+
+/// A fail-over limit below this is worth a warning: a busy etcd sometimes takes that long.
+const SHORT_FAIL_OVER: Duration = Duration::from_millis(500);
 
 /// Runs the program from its command line to its exit code.
 #[must_use]
@@ -182,6 +186,17 @@ async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
     info!(name, "Starting the server '{name}'");
     info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
 
+    if let Some(limit) = config
+        .fail_over()
+        .filter(|limit| limit.as_duration() < SHORT_FAIL_OVER)
+    {
+        warn!(
+            name,
+            "--fail-over {limit} is short: a leader loses its term whenever etcd takes {} ms to respond; \
+             1s is recommended.",
+            limit.acts_for().as_millis()
+        );
+    }
     let listener = match part.http {
         Some(address) => Some(listen(address).await?),
         None => None,
@@ -285,6 +300,7 @@ fn outcome_of(event: &Event, config: &Config) -> Option<anyhow::Result<Outcome>>
         Event::JobDone { .. } => Some(Ok(Outcome::Ended(exit_code::SUCCESS))),
         Event::GaveUp { .. } => Some(Ok(Outcome::Ended(exit_code::NOT_ELECTED))),
         Event::JobDenied { failure } => Some(Err(job_denied(failure, config))),
+        Event::FailOverDenied { failure } => Some(Err(fail_over_denied(failure, config))),
         _ => None,
     }
 }

@@ -112,6 +112,7 @@ mod tests {
         let key = |mod_revision: i64| {
             (mod_revision != 0).then(|| Entry {
                 create_revision: mod_revision,
+                settings: crate::protocol::TermSettings::default(),
                 value: b"a"[..].into(),
                 lease: Some(LeaseId::new(1)),
                 mod_revision,

@@ -10,8 +10,8 @@ use crate::{
     config::Config,
     etcd::{Connection, Target},
     protocol::{
-        CallId, Entry, Event, Failure, Input, LeaseId, Machine, Moment, Role, Settings, Status,
-        Term,
+        CallId, Entry, Event, Failure, FencingToken, Input, LeaseId, Machine, Moment, Presence,
+        Role, Settings, Status, Term,
     },
     wall_clock,
 };
@@ -28,6 +28,8 @@ pub(super) enum Command {
     /// To lead no more, and why.
     StandBack(String),
     StandForward,
+    /// What is known of the leader of a term from outside etcd.
+    Presence(FencingToken, Presence),
     Stopped(Term),
     /// The same, with a wait until the lease is released.
     Resigned {
@@ -115,6 +117,7 @@ impl Driver {
             priority: config.priority(),
             priority_delay: config.priority_delay(),
             stands_back: config.stands_back().is_some(),
+            fail_over: config.fail_over(),
             first_lease: backoff::draw_lease(),
         };
         let machine = Machine::new(settings, clock::now());
@@ -228,6 +231,7 @@ impl Driver {
                 self.health = Some(Ok(()));
                 Input::StandForward
             }
+            Some(Command::Presence(of, presence)) => Input::Presence { of, presence },
             Some(Command::Stopped(term)) => Input::Stopped { term },
             Some(Command::Resigned { term, resigned }) => {
                 self.resigning.push((term.lease, resigned));

@@ -9,7 +9,7 @@ use crate::{
     clock,
     config::{Address, Config},
     etcd::Connection,
-    protocol::{Entry, Event, LeaseId, LossReason, Moment, Status, Term, Timing},
+    protocol::{Beginning, Entry, Event, LeaseId, LossReason, Moment, Status, Term, Timing},
     record::TermRecord,
     wall_clock,
 };
@@ -166,13 +166,11 @@ impl History {
     pub fn record(&mut self, event: &Event) {
         match *event {
             Event::Leading {
-                term,
-                was_handed_over,
-                ..
+                term, beginning, ..
             } => {
                 self.term = Some(term);
                 self.end_is_recorded = false;
-                let record = self.begin(term, was_handed_over);
+                let record = self.begin(term, beginning);
                 self.note(Note::Began(term, record));
             }
             Event::Lost { term, reason } => {
@@ -215,11 +213,11 @@ impl History {
         let _ = self.notes.send(note);
     }
 
-    fn begin(&mut self, term: Term, was_handed_over: bool) -> TermRecord {
-        let came = if was_handed_over {
-            TermRecord::HANDED_OVER
-        } else {
-            TermRecord::ELECTED
+    fn begin(&mut self, term: Term, beginning: Beginning) -> TermRecord {
+        let came = match beginning {
+            Beginning::HandOver => TermRecord::HANDED_OVER,
+            Beginning::TakeOver => TermRecord::TOOK_OVER,
+            Beginning::Campaign => TermRecord::ELECTED,
         };
         let now = clock::now();
         TermRecord {
@@ -275,6 +273,7 @@ mod tests {
             lease: (lease != 0).then_some(LeaseId::new(lease)),
             create_revision: mod_revision,
             mod_revision,
+            settings: crate::protocol::TermSettings::default(),
         };
         Status {
             role: Role::Follower,
@@ -296,7 +295,7 @@ mod tests {
             history.observe(status, |_| false);
         }
         history.observe(&status(Some((9, 9))), |_| false);
-        let record = history.begin(TERM, false);
+        let record = history.begin(TERM, Beginning::Campaign);
         assert_eq!(history.term_ended, None, "it counts once");
         record
     }
@@ -339,7 +338,7 @@ mod tests {
             history.record(&Event::Leading {
                 term: TERM,
                 deadline: clock::now(),
-                was_handed_over: true,
+                beginning: Beginning::HandOver,
             });
             for reason in reasons {
                 history.record(&Event::Lost { term: TERM, reason });

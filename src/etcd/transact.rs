@@ -1,13 +1,13 @@
 //! Executes the protocol's transactions.
 
-use super::{Connection, entry, no_header};
+use super::{Connection, entry, key_of_election, no_header};
 use crate::{
     config::{Address, Config, JobId, LeaderKey},
     protocol::{
         Effect, ElectionKey, Entry, Failure, Guard, LeaseId, Next, Reads, Seat, SeatNumber, Seats,
         Term, Transaction, View,
     },
-    record::{ActingRecord, DoneRecord, NextRecord, SeatRecord},
+    record::{ActingRecord, ChallengeRecord, DoneRecord, NextRecord, SeatRecord},
 };
 use etcd_client::{
     Compare, CompareOp, GetOptions, GetResponse, PutOptions, Txn, TxnOp, TxnOpResponse,
@@ -72,6 +72,7 @@ impl Keys {
             .flat_map(|(key, guard)| compares(self.name(key), guard))
             .collect();
         guards.extend(compares(&self.key.next(), transaction.next));
+        guards.extend(compares(&self.key.challenge(), transaction.challenge));
         for (seat, guard) in transaction.seat_guards() {
             guards.extend(compares(&self.key.seat(seat), guard));
         }
@@ -88,6 +89,9 @@ impl Keys {
             .chain(self.done(transaction))
             .map(|key| TxnOp::get(key, None))
             .collect();
+        if transaction.about_challenge {
+            reads.push(TxnOp::get(self.key.challenge(), None));
+        }
         if transaction.reads == Reads::KeysAndSeats {
             reads.push(TxnOp::get(self.key.next(), None));
             let (first, end) = self.seat_range();
@@ -105,12 +109,23 @@ impl Keys {
         };
         let delete = |key: &str| TxnOp::delete(key, None);
         let own_seat = transaction.own_seat.map(|(seat, _)| self.key.seat(seat));
+        let challenge = transaction.about_challenge.then(|| self.key.challenge());
         match transaction.effect {
             Effect::None => Vec::new(),
-            Effect::Lead { lease } => vec![
-                put(&self.leader, &values.leader, lease),
-                put(&self.acting, &values.acting, lease),
-            ],
+            Effect::Lead { lease, .. } => {
+                let mut writes = vec![
+                    put(&self.leader, &values.leader, lease),
+                    put(&self.acting, &values.acting, lease),
+                ];
+                writes.extend(challenge.as_deref().map(delete));
+                writes
+            }
+            Effect::Challenge => vec![TxnOp::put(
+                self.key.challenge(),
+                values.challenge.as_str(),
+                None,
+            )],
+            Effect::Confirm => vec![delete(&self.key.challenge())],
             Effect::HandOver { lease, .. } => {
                 let mut writes = vec![
                     put(&self.leader, &values.leader, lease),
@@ -118,6 +133,7 @@ impl Keys {
                     delete(&self.key.next()),
                 ];
                 writes.extend(own_seat.as_deref().map(delete));
+                writes.extend(challenge.as_deref().map(delete));
                 writes
             }
             Effect::Release => {
@@ -168,15 +184,25 @@ pub(crate) struct Values {
     acting: String,
     seat: String,
     next: String,
+    challenge: String,
     /// What [`Effect::Put`] puts: a key and its value.
     put: Option<(String, Vec<u8>)>,
 }
 
 impl Values {
     /// Returns the values for a transaction that a candidate sends now; in `term`, if there is one.
-    pub fn now(config: &Config, term: Option<Term>) -> Self {
+    pub fn now(config: &Config, transaction: &Transaction, term: Option<Term>) -> Self {
         let name = config.name().as_str();
-        let address = config.address().map(Address::as_str);
+        let takes_over = matches!(
+            transaction.effect,
+            Effect::Lead {
+                takes_over: true,
+                ..
+            }
+        );
+        let mut acting = ActingRecord::now(name, config.address().map(Address::as_str));
+        acting.fail_over = config.fail_over();
+        acting.took_over = takes_over;
         let put = config.job().map(|job| {
             // Outside a term, nothing is put: only the permission is asked for.
             let record = term.map(|term| DoneRecord::now(name, term.token).encode());
@@ -185,8 +211,18 @@ impl Values {
         });
         Self {
             leader: name.to_owned(),
-            acting: ActingRecord::now(name, address).encode(),
+            acting: acting.encode(),
+            challenge: ChallengeRecord::encode(name),
             put,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the values for a transaction that challenges the leader.
+    #[cfg(feature = "daemon")]
+    pub fn challenge(name: &str) -> Self {
+        Self {
+            challenge: ChallengeRecord::encode(name),
             ..Self::default()
         }
     }
@@ -271,7 +307,7 @@ impl Connection {
             raft_term: header.raft_term(),
             leader: None,
             acting: None,
-            is_chosen: false,
+            challenge: None,
             done: None,
             seats: None,
         };
@@ -284,12 +320,14 @@ impl Connection {
             });
         let first = |get: &GetResponse| get.kvs().first().map(entry);
         for (key, get) in transaction.reads.keys().iter().zip(&mut shown) {
-            *shown_in(&mut view, *key) = first(&get);
+            let found = get.kvs().first();
+            *shown_in(&mut view, *key) = found.map(|found| key_of_election(*key, found));
         }
-        let acting = view.acting.as_ref();
-        view.is_chosen = acting.is_some_and(|acting| ActingRecord::decode(&acting.value).chosen);
         if transaction.about_job {
             view.done = shown.next().as_ref().and_then(first);
+        }
+        if transaction.about_challenge {
+            view.challenge = shown.next().as_ref().and_then(first);
         }
         if transaction.reads == Reads::KeysAndSeats {
             let next = shown.next().as_ref().and_then(first);

@@ -1,6 +1,6 @@
 //! The two watches of an election, on one stream, and what the keys held in the past.
 
-use super::{Connection, entry};
+use super::{Connection, key_of_election};
 use crate::protocol::{ElectionKey, Entry, Failure, FailureKind};
 use etcd_client::{EventType, GetOptions, WatchOptions, WatchStream};
 use std::time::Duration;
@@ -79,7 +79,8 @@ impl Connection {
         let options = GetOptions::new().with_revision(revision);
         let asking = kv.get(self.target.keys.name(key), Some(options));
         let response = self.call(limit, "asking for a key's past", asking).await?;
-        Ok(response.kvs().first().map(entry))
+        let found = response.kvs().first();
+        Ok(found.map(|found| key_of_election(key, found)))
     }
 }
 
@@ -117,11 +118,12 @@ impl Watch {
         }
         let changes = answer.events().iter().filter_map(|event| {
             let key_value = event.kv()?;
+            let key = self.connection.target.keys.named(key_value.key())?;
             Some(Change {
-                key: self.connection.target.keys.named(key_value.key())?,
+                key,
                 revision: key_value.mod_revision(),
                 entry: match event.event_type() {
-                    EventType::Put => Some(entry(key_value)),
+                    EventType::Put => Some(key_of_election(key, key_value)),
                     EventType::Delete => None,
                 },
             })

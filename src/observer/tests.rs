@@ -16,6 +16,7 @@ fn entry(mod_revision: i64) -> Entry {
         value: br#"{"name":"a","address":"there","since":1}"#.as_slice().into(),
         lease: Some(LeaseId::new(7)),
         create_revision: mod_revision,
+        settings: crate::protocol::TermSettings::default(),
         mod_revision,
     }
 }
@@ -27,7 +28,7 @@ fn view(revision: i64, leader: Option<i64>, acting: Option<i64>) -> View {
         raft_term: 1,
         leader: leader.map(entry),
         acting: acting.map(entry),
-        is_chosen: false,
+        challenge: None,
         done: None,
         seats: None,
     }

@@ -1,9 +1,10 @@
 //! What follows from the responses to requests: when a try is answered, and what that is worth.
 
 use super::{
-    Action, CallId, Candidacy, Event, Failure, FailureKind, FencingToken, KeptAlive, Known, Lease,
+    Action, CallId, Candidacy, Effect, Event, Failure, FailureKind, KeptAlive, Known, Lease,
     Machine, Moment, Question, State, Tenure, Timing, Transaction, View,
     calls::{CallKind, Transacted},
+    challenge::Deadline,
 };
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ impl Machine {
                 self.watch = None;
                 self.interrupt_releases(now);
                 self.interrupt_seat(now);
+                self.interrupt_polling();
                 self.calls.connected(endpoint);
                 if self.state.lease().is_some() {
                     self.ask_version();
@@ -120,23 +122,36 @@ impl Machine {
     }
 
     /// Prepares for sending a try: if its answer is lost, a read finds out what it did.
-    pub(super) fn begin_try(&mut self, transaction: &Transaction) {
+    pub(super) fn begin_try(&mut self, now: Moment, transaction: &Transaction) {
         if let State::Follower { question, .. } = &mut self.state {
             *question = Question::Read;
         }
         if transaction.is_campaign() {
             self.open_campaigns += 1;
-            self.events.extend(self.reporter.campaigning());
+        }
+        match transaction.effect {
+            // One that takes over says so once it has.
+            Effect::Lead {
+                takes_over: false, ..
+            } => self.events.extend(self.reporter.campaigning()),
+            Effect::Challenge => self.note_challenge_sent(now),
+            _ => {}
         }
         self.note_record_sent(transaction);
     }
 
     /// Lets a candidate whose campaign was not carried out campaign once more.
-    pub(super) fn campaign_again(&mut self) {
+    pub(super) fn campaign_again(&mut self, transaction: &Transaction) {
+        let asks = match transaction.effect {
+            Effect::Lead {
+                takes_over: true, ..
+            } => Question::TakeOver,
+            _ => Question::Campaign,
+        };
         if let State::Follower { question, .. } = &mut self.state
             && !self.stands_back
         {
-            *question = Question::Campaign;
+            *question = asks;
         }
     }
 
@@ -175,9 +190,8 @@ impl Machine {
             Err(failure) if failure.kind == FailureKind::LeaseNotFound => {
                 return self.lose_lease(now);
             }
-            Err(failure) if self.is_denied_job(&failure) => {
-                return self.refuse_job(now, failure);
-            }
+            Err(failure) if self.refuse_to_join(now, &failure) => return,
+            Err(failure) if self.refuse_challenge(now, id, &failure) => return,
             Err(failure) if self.deny_seats(id, &failure) => return,
             Err(failure) if self.refuse_record(now, id, &failure) => return,
             Err(failure) => return self.fail_call(now, id, Some(failure)),
@@ -196,12 +210,16 @@ impl Machine {
         let first_unseen = view.revision + 1;
         let record = view.done.clone();
         let seats = view.seats.clone();
-        let seen = Known::from_view(view);
+        let mut seen = Known::from_view(view);
         let is_first = call.transacted.is_none();
+        let about_challenge = call.is_about_challenge();
+        seen.shows_challenge = about_challenge;
+        let is_unchallenged = about_challenge && seen.challenge().is_none();
         call.transacted = Some(Transacted {
             raft_term,
             outdated,
             shows: call.lease().and_then(|lease| seen.acting_token(lease)),
+            is_unchallenged,
         });
         let (sent, kind) = (call.sent, call.kind);
         if is_first && call.is_campaign() {
@@ -217,7 +235,11 @@ impl Machine {
         if !outdated {
             self.open_watch(first_unseen);
             self.known = Some(seen);
+            self.suspicions.permit(now, about_challenge);
             self.judge_answer(now, sent);
+            if is_unchallenged {
+                self.record_unchallenged(sent);
+            }
         }
         match kind {
             CallKind::Look { .. } => self.complete_look(now, id),
@@ -263,27 +285,23 @@ impl Machine {
             // Another connection has taken the place of its own; what it shows counts all the same.
             if !transacted.outdated {
                 self.report_answer();
-                self.accept_answer(now, sent, kept_alive, transacted.shows);
+                self.accept_answer(now, sent, kept_alive, transacted);
             }
             return;
         }
         if transacted.outdated {
             return self.calls.next_now();
         }
-        // A read that leads to a campaign settles nothing: that may be refused again and again.
-        let campaigns_next = matches!(
-            self.state,
-            State::Follower {
-                question: Question::Campaign,
-                ..
-            }
-        );
-        let campaigned =
-            matches!(kind, CallKind::Try { transaction, .. } if transaction.is_campaign());
-        if campaigned || !campaigns_next {
+        // A read that leads to a write settles nothing: that may be refused again and again.
+        let writes_next = match self.state {
+            State::Follower { question, .. } => question != Question::Read,
+            _ => false,
+        };
+        let wrote = matches!(kind, CallKind::Try { transaction, .. } if transaction.writes());
+        if wrote || !writes_next {
             self.report_answer();
         }
-        if let Some(next) = self.accept_answer(now, sent, kept_alive, transacted.shows) {
+        if let Some(next) = self.accept_answer(now, sent, kept_alive, transacted) {
             self.calls.next_at(next);
         }
         self.judge_rivals(now);
@@ -304,9 +322,12 @@ impl Machine {
         now: Moment,
         sent: Moment,
         kept_alive: KeptAlive,
-        shows: Option<FencingToken>,
+        transacted: Transacted,
     ) -> Option<Moment> {
         self.allow_record();
+        let shows = transacted.shows;
+        let must_confirm = self.must_confirm();
+        let of_suspicion = self.when_suspicion_asks();
         let acts_until = |lease: &Lease| {
             let ttl = Duration::from_secs(kept_alive.ttl.unsigned_abs());
             let shorter = lease.timing.ttl().saturating_sub(ttl);
@@ -326,7 +347,8 @@ impl Machine {
                 } else {
                     let every = candidacy.lease.timing.follow_every();
                     let next = sent + self.registry.pace(candidacy.lease.id, every);
-                    acting_alone.map_or(next, |alone| alone.next_try(sent, next))
+                    let next = acting_alone.map_or(next, |alone| alone.next_try(sent, next));
+                    of_suspicion.map_or(next, |asks| next.min(asks).max(now))
                 }
             }
             State::Elected {
@@ -335,13 +357,22 @@ impl Machine {
                 candidacy.answered = candidacy.answered.max(sent);
                 candidacy.follows_lost_lease = false;
                 let (lease, token) = (candidacy.lease, *token);
-                let deadline = acts_until(&lease);
+                let unchallenged = lease
+                    .timing
+                    .fail_over()
+                    .map(|limit| sent + limit.acts_for());
+                let deadline = Deadline {
+                    leased: acts_until(&lease),
+                    unchallenged,
+                };
+                let is_unchallenged = unchallenged.is_none() || transacted.is_unchallenged;
                 // A watch may have been faster than the second half of the answer.
                 let both = self
                     .known
                     .as_ref()
                     .is_some_and(|known| known.token(lease.id) == Some(token));
-                if both && shows == Some(token) && now < lease.timing.stop_from(deadline) {
+                let in_time = now < lease.timing.stop_from(deadline.at());
+                if both && shows == Some(token) && is_unchallenged && in_time {
                     if self.stands_back {
                         self.hand_on(now, lease, token);
                         return Some(now);
@@ -354,11 +385,15 @@ impl Machine {
                 lease,
                 term,
                 deadline,
+                reported,
                 ..
             }) => {
-                let renewed = acts_until(lease);
-                if shows == Some(term.token) && renewed > *deadline {
-                    *deadline = renewed;
+                if shows == Some(term.token) {
+                    deadline.leased = acts_until(lease).max(deadline.leased);
+                }
+                let renewed = deadline.at();
+                if renewed > *reported {
+                    *reported = renewed;
                     self.events.push_back(Event::Renewed {
                         term: *term,
                         sent,
@@ -373,12 +408,13 @@ impl Machine {
                 ..
             } => {
                 if shows == Some(tenure.term.token) {
-                    tenure.deadline = acts_until(&tenure.lease).max(tenure.deadline);
+                    let leased = acts_until(&tenure.lease);
+                    tenure.deadline.leased = leased.max(tenure.deadline.leased);
                 }
                 sent + tenure.lease.timing.renew_every()
             }
             State::Stopping { .. } | State::Unleased { .. } | State::Withdrawn => return None,
         };
-        Some(next)
+        Some(if must_confirm { now } else { next })
     }
 }

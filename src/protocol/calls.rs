@@ -46,6 +46,8 @@ pub(super) struct Transacted {
     pub outdated: bool,
     /// The term whose `leader/acting` it shows bound to the lease of its try, if any.
     pub shows: Option<FencingToken>,
+    /// Whether it shows that there is no challenge.
+    pub is_unchallenged: bool,
 }
 
 /// A call under way.
@@ -68,6 +70,16 @@ impl Call {
         match self.kind {
             CallKind::Try { lease, .. } => Some(lease),
             CallKind::Grant { .. } | CallKind::Look { .. } => None,
+        }
+    }
+
+    /// Returns true iff its response shows the challenge.
+    pub fn is_about_challenge(&self) -> bool {
+        match self.kind {
+            CallKind::Try { transaction, .. } | CallKind::Look { transaction } => {
+                transaction.about_challenge
+            }
+            CallKind::Grant { .. } => false,
         }
     }
 

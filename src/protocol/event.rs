@@ -30,8 +30,8 @@ pub enum Event {
         term: Term,
         /// Until when, unless renewed.
         deadline: Moment,
-        /// Whether the leader before handed its term over; otherwise this candidate won a campaign.
-        was_handed_over: bool,
+        /// How this candidate came to lead.
+        beginning: Beginning,
     },
     /// A term of this candidate is over, and was handed to another candidate, which leads now.
     HandedOver {
@@ -43,6 +43,16 @@ pub enum Event {
     /// etcd does not permit the candidates' seats or `KEY/next` to be read or written: this candidate is
     /// not listed, and hands its terms to nobody. Reported once.
     SeatsDenied {
+        /// What etcd said.
+        failure: Failure,
+    },
+    /// This follower suspects that the leader has failed, and challenges it.
+    Challenging,
+    /// The leader has responded to a challenge.
+    ChallengeAnswered,
+    /// etcd does not permit reading or writing the challenge, which this candidate needs because its terms have a
+    /// fail-over limit. It withdraws without having taken part.
+    FailOverDenied {
         /// What etcd said.
         failure: Failure,
     },
@@ -165,6 +175,18 @@ pub enum Event {
     },
 }
 
+/// How a candidate came to lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Beginning {
+    /// It won a campaign.
+    Campaign,
+    /// The leader before handed its term over.
+    HandOver,
+    /// It took over from a leader that did not respond to a challenge.
+    TakeOver,
+}
+
 /// Why leadership ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -189,6 +211,8 @@ pub enum LossReason {
     StoodBack,
     /// A candidate with a higher priority has been able to lead for long enough.
     Outranked,
+    /// Another candidate took over, because this one had not responded to a challenge in time.
+    TakenOver,
     /// What ran the election has ended by itself.
     Died,
 }
@@ -206,6 +230,7 @@ impl LossReason {
         Self::Resigned,
         Self::StoodBack,
         Self::Outranked,
+        Self::TakenOver,
         Self::Died,
     ];
 
@@ -223,6 +248,7 @@ impl LossReason {
             Self::Resigned => "resigned",
             Self::StoodBack => "stood_back",
             Self::Outranked => "outranked",
+            Self::TakenOver => "taken_over",
             Self::Died => "died",
         }
     }
@@ -254,6 +280,7 @@ impl fmt::Display for LossReason {
             Self::Resigned => "it resigned",
             Self::StoodBack => "it stood back",
             Self::Outranked => "it yielded to a candidate with a higher priority",
+            Self::TakenOver => "another candidate took over",
             Self::Died => "the election ended by itself",
         })
     }

@@ -115,6 +115,7 @@ impl Machine {
         self.watch = None;
         self.interrupt_releases(now);
         self.interrupt_seat(now);
+        self.interrupt_polling();
     }
 
     pub(super) fn back_off(&mut self, at_most: Duration) {

@@ -25,6 +25,8 @@ pub(super) struct Handover {
     /// Whether a campaign on the term's lease has had no response: it could write the keys again once they
     /// are deleted.
     has_open_campaign: bool,
+    /// Whether it deletes the challenge, which was about the term that ends.
+    about_challenge: bool,
 }
 
 /// How what is known of the seats came to be known.
@@ -124,7 +126,7 @@ impl Handover {
                 match Transaction::hand_over(self.term, self.leader_stands, seats, to) {
                     Some(transaction) => Stage::Send {
                         to: to.clone(),
-                        transaction,
+                        transaction: transaction.about_challenge(self.about_challenge),
                     },
                     None => return self.release(),
                 }
@@ -209,6 +211,7 @@ impl Machine {
             silent: 0,
             seats: Knowledge::Earlier,
             has_open_campaign: self.open_campaigns > 0,
+            about_challenge: self.is_about_challenge(),
         };
         let is_others = !leader_stands && known.leader().is_some();
         let seats = self.registry.seats();
@@ -261,6 +264,9 @@ impl Machine {
         id: CallId,
         result: Result<Option<LeaseTime>, Failure>,
     ) {
+        if self.handle_poll(now, id, &result) {
+            return;
+        }
         let asked = &mut self.sign_of_life.asked;
         if let Some((_, lease, sent)) = asked.take_if(|(call, ..)| *call == id) {
             // Without a response that is of use, the hand-over asks itself.

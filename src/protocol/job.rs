@@ -18,23 +18,33 @@ pub(super) enum Look {
     /// Whether it may write the record. That is a separate request: a full database refuses it, which
     /// must not hide that the job is done.
     Permission,
+    /// Whether it may read and write the challenge, because its terms have a fail-over limit.
+    Challenge,
 }
 
 impl Look {
     /// Returns what to look at first, if anything. Without a look, a lease could be granted for nothing.
     pub fn first(settings: Settings) -> Option<Self> {
-        (settings.runs_once || settings.tries_once()).then_some(Self::Keys)
+        let looks = settings.runs_once || settings.tries_once();
+        let challenge = settings.fail_over.map(|_| Self::Challenge);
+        if looks { Some(Self::Keys) } else { challenge }
     }
 
     /// Returns what to look at next.
     pub fn next(self, settings: Settings) -> Option<Self> {
-        (self == Self::Keys && settings.runs_once).then_some(Self::Permission)
+        let challenge = settings.fail_over.map(|_| Self::Challenge);
+        match self {
+            Self::Keys if settings.runs_once => Some(Self::Permission),
+            Self::Keys | Self::Permission => challenge,
+            Self::Challenge => None,
+        }
     }
 
     pub fn transaction(self, settings: Settings) -> Transaction {
         match self {
             Self::Keys => Transaction::READ.about_job(settings.runs_once),
             Self::Permission => Transaction::probe(),
+            Self::Challenge => Transaction::probe_challenge(),
         }
     }
 }
@@ -114,7 +124,7 @@ impl Machine {
     /// then on.
     pub(super) fn note_record_sent(&mut self, transaction: &Transaction) {
         if let Some(recording) = &mut self.recording
-            && *transaction == Transaction::record(recording.term)
+            && transaction.is_record(recording.term)
         {
             recording.unresolved += 1;
         }
@@ -132,7 +142,7 @@ impl Machine {
         let Some(recording) = &mut self.recording else {
             return false;
         };
-        if transaction != Transaction::record(recording.term) {
+        if !transaction.is_record(recording.term) {
             return false;
         }
         if failure.kind == FailureKind::Denied {
@@ -239,17 +249,22 @@ impl Machine {
         }
     }
 
-    /// Returns true iff a failure shows, before this candidate has taken part, that its user may not
-    /// record the job.
-    pub(super) fn is_denied_job(&self, failure: &Failure) -> bool {
-        self.look.is_some() && self.settings.runs_once && failure.kind == FailureKind::Denied
-    }
-
-    /// Rule 20: withdraws without taking part, because the job could not be recorded.
-    pub(super) fn refuse_job(&mut self, now: Moment, failure: Failure) {
+    /// Rules 20 and 28: if a failure shows, before this candidate has taken part, that its user may not do what it
+    /// must be able to do as the leader, withdraws without taking part, and returns true.
+    pub(super) fn refuse_to_join(&mut self, now: Moment, failure: &Failure) -> bool {
+        let failure = failure.clone();
+        let event = match self.look {
+            _ if failure.kind != FailureKind::Denied => return false,
+            Some(Look::Challenge) => Event::FailOverDenied { failure },
+            Some(Look::Keys | Look::Permission) if self.settings.runs_once => {
+                Event::JobDenied { failure }
+            }
+            Some(_) | None => return false,
+        };
         self.calls.abandon();
         self.look = None;
-        self.events.push_back(Event::JobDenied { failure });
+        self.events.push_back(event);
         self.withdraw(now);
+        true
     }
 }

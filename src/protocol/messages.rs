@@ -1,6 +1,9 @@
 //! What goes into the machine and what comes out of it.
 
-use super::{CallId, ElectionKey, Entry, Failure, LeaseId, Moment, Term, Transaction, Ttl, View};
+use super::{
+    CallId, ElectionKey, Entry, FailOverLimit, Failure, FencingToken, LeaseId, Moment, Term,
+    Transaction, Ttl, View,
+};
 use std::{num::NonZeroUsize, time::Duration};
 
 /// What a machine needs to know about its election.
@@ -26,6 +29,8 @@ pub struct Settings {
     pub priority_delay: Option<Duration>,
     /// Whether it stands back from the start.
     pub stands_back: bool,
+    /// Within which time it responds to a challenge when it leads, if it does.
+    pub fail_over: Option<FailOverLimit>,
     /// The ids of its leases count up from this one. It is drawn at random, so that no other candidate uses
     /// the same ids.
     pub first_lease: LeaseId,
@@ -38,6 +43,17 @@ pub struct LeaseTime {
     pub granted: Duration,
     /// How long it lasts if it is not renewed, rounded down.
     pub remaining: Duration,
+}
+
+/// What is known of a leader from outside etcd, such as by a connection to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is connected: if it fails, [`Broken`](Self::Broken) follows. etcd need not be asked about it.
+    Connected,
+    /// It appears to have failed: a connection to it broke without a reason, or is refused.
+    Broken,
+    /// Nothing is known.
+    Unknown,
 }
 
 /// What a caller gives to the machine.
@@ -127,6 +143,13 @@ pub enum Input {
     StandBack,
     /// The candidate may lead again.
     StandForward,
+    /// What is known, from outside etcd, of the leader of a term.
+    Presence {
+        /// The term.
+        of: FencingToken,
+        /// What is known.
+        presence: Presence,
+    },
     /// The candidate shall take no part any more.
     Withdraw,
     /// The outcome of [`Action::AskVersion`], if there is one.

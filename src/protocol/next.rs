@@ -10,10 +10,20 @@ impl Machine {
     pub(super) fn advance(&mut self, now: Moment) {
         self.advance_releases(now);
         self.advance_seat(now);
+        self.advance_polling(now);
         if !self.calls.may_start() || !self.calls.is_due(now) {
             return;
         }
         let timing = self.timing();
+        // The time to challenge the leader, or to take over, may have come since the last response.
+        if let Some(of_suspicion) = self.question_of_suspicion(now)
+            && let State::Follower {
+                question: question @ Question::Read,
+                ..
+            } = &mut self.state
+        {
+            *question = of_suspicion;
+        }
         match self.need() {
             None => {}
             Some(Need::Connection) => {
@@ -40,7 +50,7 @@ impl Machine {
                         limit: timing.limit(),
                     },
                     CallKind::Try { lease, transaction } => {
-                        self.begin_try(&transaction);
+                        self.begin_try(now, &transaction);
                         Action::Try {
                             call,
                             lease,
@@ -100,19 +110,22 @@ impl Machine {
     /// Returns the transaction of the next try.
     fn transaction(&self, lease: LeaseId) -> Transaction {
         let transaction = match (self.state, self.recording) {
-            (
-                State::Follower {
-                    question: Question::Campaign,
-                    ..
-                },
-                _,
-            ) => Transaction::campaign(lease),
-            (_, Some(recording)) => return recording.transaction(),
+            (State::Follower { question, .. }, _) => match question {
+                Question::Read => Transaction::READ,
+                Question::Campaign => Transaction::campaign(lease),
+                Question::Challenge | Question::TakeOver => self.suspecting(lease, question),
+            },
+            _ if self.must_confirm() => self.confirming(),
+            (_, Some(recording)) => {
+                let transaction = recording.transaction();
+                return transaction.about_challenge(self.is_about_challenge());
+            }
             _ => Transaction::READ,
         };
         transaction
             .reading(self.registry.reads())
             .about_job(self.settings.runs_once)
+            .about_challenge(self.is_about_challenge())
     }
 
     /// The durations that count now: of the lease, or of the TTL that will be asked for.

@@ -3,7 +3,7 @@
 
 use super::{
     Action, CallId, Event, Failure, FailureKind, FencingToken, LeaseId, Machine, Moment, Reads,
-    Seat, SeatNumber, Seats, State, Transaction, View, calls::CallKind,
+    Seat, SeatNumber, Seats, State, Transaction, View, access::Access, calls::CallKind,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -43,22 +43,7 @@ struct Shown {
     revision: i64,
 }
 
-/// Whether etcd permits reading and writing the seats.
-#[derive(Debug, Default)]
-enum Access {
-    /// It does, as far as is known.
-    #[default]
-    Open,
-    /// It has denied a request that reads them; perhaps because it denies everything.
-    Suspended(Failure),
-    /// It does not. It is asked again at this moment, since somebody may have granted the right.
-    Denied { until: Moment },
-}
-
 impl Registry {
-    /// How long the seats count as denied.
-    const DENIED_FOR: Duration = Duration::from_mins(1);
-
     /// Begins anew with a lease, which has no seat.
     pub fn begin(&mut self) {
         self.is_shown_to_lease = false;
@@ -81,9 +66,10 @@ impl Registry {
 
     /// Returns what a try reads.
     pub fn reads(&self) -> Reads {
-        match self.access {
-            Access::Open => Reads::KeysAndSeats,
-            Access::Suspended(_) | Access::Denied { .. } => Reads::Keys,
+        if self.access.is_open() {
+            Reads::KeysAndSeats
+        } else {
+            Reads::Keys
         }
     }
 
@@ -134,7 +120,7 @@ impl Registry {
     /// Returns the seats as last shown.
     pub fn seats(&self) -> Option<Arc<Seats>> {
         let shown = self.shown.as_ref()?;
-        matches!(self.access, Access::Open).then(|| Arc::clone(&shown.seats))
+        (self.access.is_open()).then(|| Arc::clone(&shown.seats))
     }
 
     /// Returns true iff the seats and `KEY/next` are known as of this revision or a later one.
@@ -151,22 +137,12 @@ impl Registry {
     /// Takes in that etcd permits a try, which has shown the seats or not: if one that reads them was denied
     /// before, the seats are.
     pub fn permit(&mut self, now: Moment, shows_seats: bool) -> Option<Event> {
-        match &self.access {
-            _ if shows_seats => {
-                self.access = Access::Open;
-                None
-            }
-            Access::Suspended(failure) => {
-                let failure = failure.clone();
-                self.deny(now, failure)
-            }
-            Access::Open | Access::Denied { .. } => None,
-        }
+        let failure = self.access.permit(now, shows_seats)?;
+        self.deny(now, failure)
     }
 
     fn deny(&mut self, now: Moment, failure: Failure) -> Option<Event> {
-        let until = now + Self::DENIED_FOR;
-        self.access = Access::Denied { until };
+        self.access.deny(now);
         self.shown = None;
         let is_news = !std::mem::replace(&mut self.is_denial_reported, true);
         is_news.then_some(Event::SeatsDenied { failure })
@@ -226,18 +202,14 @@ impl Machine {
         }
         if transaction.reads != Reads::KeysAndSeats {
             // It denies everything.
-            if matches!(self.registry.access, Access::Suspended(_)) {
-                self.registry.access = Access::Open;
-            }
+            self.registry.access.resume();
             return false;
         }
-        if matches!(self.registry.access, Access::Open) {
-            self.registry.access = Access::Suspended(failure.clone());
-        }
+        self.registry.access.suspend(failure);
         if transaction.is_campaign() {
             // It was not carried out.
             self.open_campaigns = self.open_campaigns.saturating_sub(1);
-            self.campaign_again();
+            self.campaign_again(&transaction);
         }
         if self.calls.finish(id).is_some() {
             self.calls.next_now();
@@ -259,7 +231,7 @@ impl Machine {
             | State::Withdrawn => return,
         };
         let registry = &self.registry;
-        let may_write = matches!(registry.access, Access::Open)
+        let may_write = registry.access.is_open()
             && registry.is_shown_to_lease
             && registry.write.is_none()
             && now >= registry.next
@@ -316,9 +288,7 @@ impl Machine {
 
     /// Lets the request to write the own seat run out, and the time for which the seats count as denied.
     pub(super) fn expire_seat(&mut self, now: Moment) {
-        if matches!(self.registry.access, Access::Denied { until } if now >= until) {
-            self.registry.access = Access::Open;
-        }
+        self.registry.access.expire(now);
         if matches!(&self.registry.write, Some(write) if now >= write.until) {
             self.interrupt_seat(now);
         }

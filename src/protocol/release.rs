@@ -110,14 +110,16 @@ impl Machine {
     }
 
     fn begin_release(&mut self, now: Moment, lease: Lease, step: Step) {
+        // Not those of a term with a fail-over limit: that is over.
+        let timing = lease.timing.within(None);
         self.releases.push(Release {
             lease: lease.id,
-            expires: now + lease.timing.ttl(),
-            limit: lease.timing.limit(),
+            expires: now + timing.ttl(),
+            limit: timing.limit(),
             step,
             call: None,
             next: now,
-            revoke_after: lease.timing.revoke_after(),
+            revoke_after: timing.revoke_after(),
         });
     }
 

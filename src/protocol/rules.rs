@@ -2,9 +2,9 @@
 //! gone and from the passing of time. The numbers are those of `docs/protocol.md`.
 
 use super::{
-    Action, CallId, Candidacy, ElectionKey, Entry, Event, FencingToken, Known, Lease, LossReason,
-    Machine, Moment, Question, State, Tenure, Term, handover::SignOfLife, view::Ownership,
-    yielding::Rivals,
+    Action, Beginning, CallId, Candidacy, ElectionKey, Entry, Event, FencingToken, Known, Lease,
+    LossReason, Machine, Moment, Question, State, Tenure, Term, challenge::Deadline,
+    handover::SignOfLife, suspicion::Suspicions, view::Ownership, yielding::Rivals,
 };
 
 /// What the keys show.
@@ -19,9 +19,17 @@ impl Machine {
             (State::Follower { .. }, None) if ownership == Ownership::Neither => {
                 self.follow(now, Some(sent));
             }
-            (State::Follower { candidacy, .. }, Some(token)) => {
-                // The leader that was followed has handed its term over.
+            (State::Follower { mut candidacy, .. }, Some(token)) => {
+                let settings = known.acting().map(|acting| acting.settings);
+                let settings = settings.unwrap_or_default();
+                // The leader that was followed has handed its term over, or was not alive.
                 self.events.extend(self.reporter.leader_gone());
+                if settings.was_taken_over {
+                    self.events.extend(self.reporter.campaigning());
+                }
+                // Rule 28: the term has the limit that its key says.
+                let timing = candidacy.lease.timing.within(settings.fail_over);
+                candidacy.lease.timing = timing;
                 self.state = State::Elected {
                     candidacy,
                     token,
@@ -46,7 +54,12 @@ impl Machine {
             Ownership::Both => {}
             // Another may act already: there is no time to ask.
             Ownership::LeaderAlone | Ownership::Neither => {
-                self.lose(now, LossReason::ActingKeyTaken, now);
+                let acting = known.acting();
+                let reason = match acting {
+                    Some(acting) if acting.settings.was_taken_over => LossReason::TakenOver,
+                    _ => LossReason::ActingKeyTaken,
+                };
+                self.lose(now, reason, now);
             }
             Ownership::ActingAlone => {
                 let reason = if known.leader().is_some() {
@@ -62,15 +75,9 @@ impl Machine {
     /// Rules 2 and 4: follows while both keys are somebody else's, and campaigns once both are
     /// absent. `sent` is when the try was sent whose response shows the keys, if it is not an event.
     pub(super) fn follow(&mut self, now: Moment, sent: Option<Moment>) {
-        let holds_off = self.holds_off(now);
+        self.judge_challenge(now, sent);
+        self.choose_question(now);
         let Some(known) = &self.known else { return };
-        if let State::Follower { question, .. } = &mut self.state {
-            *question = if known.both_absent() && !holds_off && !self.stands_back {
-                Question::Campaign
-            } else {
-                Question::Read
-            };
-        }
         if let Some((key, entry)) = known.without_lease() {
             let report = self.reporter.key_without_lease(key, entry);
             self.events.extend(report);
@@ -90,6 +97,20 @@ impl Machine {
         }
         self.judge_acting_alone(now, sent, alone);
         self.judge_wait(now);
+    }
+
+    /// Rules 2, 30 and 31: chooses what a follower does next.
+    pub(super) fn choose_question(&mut self, now: Moment) {
+        let Some(known) = &self.known else { return };
+        let may_campaign = known.both_absent() && !self.holds_off(now) && !self.stands_back;
+        let of_suspicion = self.question_of_suspicion(now);
+        if let State::Follower { question, .. } = &mut self.state {
+            *question = match of_suspicion {
+                _ if may_campaign => Question::Campaign,
+                Some(of_suspicion) => of_suspicion,
+                None => Question::Read,
+            };
+        }
     }
 
     /// Rule 9: takes in that the watch saw a key change. Watches are hints, transactions decide: an
@@ -172,6 +193,7 @@ impl Machine {
         self.known = None;
         self.registry.forget();
         self.sign_of_life = SignOfLife::default();
+        self.suspicions = Suspicions::default();
         self.keys_as_of = None;
         self.disconnect(now);
         match self.state {
@@ -179,7 +201,7 @@ impl Machine {
                 self.start_afresh(now, candidacy.lease);
             }
             State::Leader(tenure) | State::Stopping { tenure, .. } => {
-                let by = tenure.lease.timing.stop_by(now, tenure.deadline);
+                let by = tenure.stop_by(now);
                 self.lose(now, LossReason::HistoryWentBack, by);
             }
             State::Unleased { .. } | State::Withdrawn => {}
@@ -200,7 +222,7 @@ impl Machine {
         now: Moment,
         lease: Lease,
         token: FencingToken,
-        deadline: Moment,
+        deadline: Deadline,
     ) {
         let term = Term {
             token,
@@ -211,13 +233,16 @@ impl Machine {
             lease,
             term,
             deadline,
+            reported: deadline.at(),
             take_back_at: Some(now + lease.timing.ttl()),
         });
+        let deadline = deadline.at();
         self.actions.push_back(Action::Lead { term, deadline });
+        let beginning = self.known.as_ref().map(Known::beginning);
         self.events.push_back(Event::Leading {
             term,
             deadline,
-            was_handed_over: (self.known.as_ref()).is_some_and(Known::was_handed_over),
+            beginning: beginning.unwrap_or(Beginning::Campaign),
         });
     }
 
@@ -259,7 +284,7 @@ impl Machine {
         };
         self.state = State::Stopping {
             tenure,
-            by: by.max(now).min(tenure.deadline.max(now)),
+            by: by.max(now).min(tenure.deadline.at().max(now)),
             reason,
             renewing: false,
         };
@@ -310,6 +335,7 @@ impl Machine {
         self.expire_calls(now);
         self.expire_releases(now);
         self.expire_seat(now);
+        self.expire_suspicion(now);
     }
 
     /// Rules 3 and 6: ends a state whose time has passed.
@@ -320,8 +346,8 @@ impl Machine {
                 tenure,
                 renewing: true,
                 ..
-            } if now >= tenure.lease.timing.stop_from(tenure.deadline) => {
-                let by = tenure.lease.timing.stop_by(now, tenure.deadline);
+            } if now >= tenure.stop_from() => {
+                let by = tenure.stop_by(now);
                 self.lose(now, LossReason::NotRenewed, by);
             }
             // It had its time to finish: the lease is renewed no more, and ends by itself unless

@@ -102,16 +102,87 @@ impl fmt::Display for Ttl {
 #[error("a TTL is a whole number of seconds, at least 2s and at most 1h")]
 pub struct InvalidTtl;
 
-/// The durations of one lease, all of them ratios of its *granted* TTL.
+/// Within which time a leader responds to a challenge, or stops acting: whole milliseconds, from
+/// [`FailOverLimit::MIN`] to [`FailOverLimit::MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FailOverLimit(Duration);
+
+impl FailOverLimit {
+    /// The shortest limit.
+    pub const MIN: Self = Self(Duration::from_millis(200));
+    /// The longest limit: half of the longest TTL.
+    pub const MAX: Self = Self(Duration::from_mins(30));
+
+    /// Returns the limit as a duration.
+    #[must_use]
+    pub const fn as_duration(self) -> Duration {
+        self.0
+    }
+
+    /// Returns the limit in milliseconds, the unit of the keys.
+    #[must_use]
+    pub fn as_millis(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Returns how long a leader may act after it has sent a request that showed no challenge.
+    #[must_use]
+    pub fn acts_for(self) -> Duration {
+        self.0 - self.0 / 10
+    }
+
+    /// Returns how long a follower waits that sees a challenge, before it takes over: if all clocks run within a
+    /// tenth of true time, the leader has stopped acting by then.
+    #[must_use]
+    pub fn take_over_after(self) -> Duration {
+        self.0 + self.0 / 10
+    }
+}
+
+impl TryFrom<Duration> for FailOverLimit {
+    type Error = InvalidFailOverLimit;
+
+    fn try_from(limit: Duration) -> Result<Self, InvalidFailOverLimit> {
+        let is_whole = limit.subsec_nanos().is_multiple_of(1_000_000);
+        if is_whole && (Self::MIN.0..=Self::MAX.0).contains(&limit) {
+            Ok(Self(limit))
+        } else {
+            Err(InvalidFailOverLimit)
+        }
+    }
+}
+
+impl fmt::Display for FailOverLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As in the command line: the largest unit that needs no fraction.
+        match self.as_millis() {
+            millis if millis.is_multiple_of(1000) => write!(f, "{}s", millis / 1000),
+            millis => write!(f, "{millis}ms"),
+        }
+    }
+}
+
+/// The error of a duration that cannot be a [`FailOverLimit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a fail-over limit is a whole number of milliseconds, at least 200ms and at most 30m")]
+pub struct InvalidFailOverLimit;
+
+/// The durations of one lease, all of them ratios of its *granted* TTL; those of a term with a fail-over limit are
+/// ratios of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     ttl: Duration,
     grace: Duration,
+    fail_over: Option<FailOverLimit>,
 }
 
 impl Timing {
     /// The shortest limit of a connection: TCP and TLS take two round trips, on slow links too.
     const SHORTEST_CONNECT_LIMIT: Duration = Duration::from_secs(1);
+    /// The same in a term with a fail-over limit, which may be shorter than that.
+    const SHORTEST_QUICK_CONNECT_LIMIT: Duration = Duration::from_millis(250);
+    /// How long the kernel needs at most to carry out SIGKILL.
+    const SHORTEST_KILL_TIME: Duration = Duration::from_millis(40);
     /// The longest that one request to etcd may take, and one back-off may last.
     pub(super) const LONGEST_LIMIT: Duration = Duration::from_secs(5);
     /// The longest time in which a `leader/acting` that stands alone is expected to go.
@@ -123,7 +194,29 @@ impl Timing {
     /// where comparing clocks is all that stopping takes.
     #[must_use]
     pub const fn new(ttl: Duration, grace: Duration) -> Self {
-        Self { ttl, grace }
+        Self {
+            ttl,
+            grace,
+            fail_over: None,
+        }
+    }
+
+    /// Returns the durations for a term with this fail-over limit, if it has one.
+    #[must_use]
+    pub const fn within(self, fail_over: Option<FailOverLimit>) -> Self {
+        Self { fail_over, ..self }
+    }
+
+    /// Returns the fail-over limit of the term, if it has one.
+    #[must_use]
+    pub const fn fail_over(&self) -> Option<FailOverLimit> {
+        self.fail_over
+    }
+
+    /// Returns the time of which the pace of a term and its limits are ratios.
+    fn span(&self) -> Duration {
+        self.fail_over
+            .map_or(self.ttl, |limit| limit.as_duration().min(self.ttl))
     }
 
     /// Returns the granted TTL.
@@ -141,7 +234,7 @@ impl Timing {
     /// Returns the time between two tries of a leader, from send to send.
     #[must_use]
     pub fn renew_every(&self) -> Duration {
-        self.ttl / 5
+        self.span() / 5
     }
 
     /// Returns the time between two tries of a follower, from send to send.
@@ -154,19 +247,23 @@ impl Timing {
     /// endpoint may take to connect to before another is tried beside it.
     #[must_use]
     pub fn limit(&self) -> Duration {
-        (self.ttl / 5).min(Self::LONGEST_LIMIT)
+        (self.span() / 5).min(Self::LONGEST_LIMIT)
     }
 
     /// Returns how long a connection may take, without authentication: TCP, TLS and reading files.
     #[must_use]
     pub fn connect_limit(&self) -> Duration {
-        (2 * self.limit()).clamp(Self::SHORTEST_CONNECT_LIMIT, Self::LONGEST_LIMIT)
+        let shortest = match self.fail_over {
+            Some(_) => Self::SHORTEST_QUICK_CONNECT_LIMIT,
+            None => Self::SHORTEST_CONNECT_LIMIT,
+        };
+        (2 * self.limit()).clamp(shortest, Self::LONGEST_LIMIT)
     }
 
     /// Returns the longest back-off.
     #[must_use]
     pub fn longest_back_off(&self) -> Duration {
-        self.limit()
+        self.within(None).limit()
     }
 
     /// Returns how long a leader that was asked to step down leaves the field to others.
@@ -179,7 +276,7 @@ impl Timing {
     /// revocation keeps etcd busy while the successor sends its first try.
     #[must_use]
     pub fn revoke_after(&self) -> Duration {
-        self.limit() / 100
+        self.within(None).limit() / 100
     }
 
     /// Returns how long `leader/acting` must stand without a leader to be worth a report.
@@ -209,7 +306,13 @@ impl Timing {
     /// Returns when what has not stopped by itself is killed, so that it is dead by `deadline`.
     #[must_use]
     pub fn kill_at(&self, deadline: Moment) -> Moment {
-        deadline - self.grace / 10
+        deadline - self.time_to_kill()
+    }
+
+    /// Returns how long before the deadline what has not stopped is killed.
+    #[must_use]
+    pub fn time_to_kill(&self) -> Duration {
+        (self.grace / 10).max(Self::SHORTEST_KILL_TIME.min(self.grace))
     }
 
     /// Returns by when what learned at `now` that leadership is being lost must have stopped.
@@ -223,6 +326,7 @@ impl Timing {
     /// begin.
     #[must_use]
     pub fn survives_a_bad_endpoint(&self) -> bool {
-        self.renew_every() + 2 * self.limit() + self.margin() + self.grace < self.ttl
+        let span = self.span();
+        self.renew_every() + 2 * self.limit() + span / 10 + self.grace < span
     }
 }

@@ -37,7 +37,7 @@ pub enum Guard {
 
 impl Guard {
     /// Requires that a key stands as it was read.
-    fn standing(entry: &Entry) -> Self {
+    pub(super) fn standing(entry: &Entry) -> Self {
         Self::Unchanged {
             mod_revision: entry.mod_revision,
             lease: entry.lease.unwrap_or(LeaseId::new(0)),
@@ -50,13 +50,20 @@ impl Guard {
 pub enum Effect {
     /// Nothing.
     None,
-    /// Puts both keys, bound to one lease: the holder of that lease is elected.
+    /// Puts both keys, bound to one lease, and deletes the challenge if the transaction is about it: the holder of
+    /// that lease is elected.
     Lead {
         /// The lease.
         lease: LeaseId,
+        /// Whether it takes over from a leader that has not responded to a challenge.
+        takes_over: bool,
     },
-    /// Puts both keys, bound to the lease of the candidate whose seat is guarded, and deletes `KEY/next`
-    /// and the own seat: that candidate is elected.
+    /// Puts `KEY/challenge`, bound to no lease: asks the leader to show that it is alive.
+    Challenge,
+    /// Deletes `KEY/challenge`: the leader shows that it is alive.
+    Confirm,
+    /// Puts both keys, bound to the lease of the candidate whose seat is guarded, deletes `KEY/next`
+    /// and the own seat, and the challenge if the transaction is about it: that candidate is elected.
     HandOver {
         /// The lease of the successor.
         lease: LeaseId,
@@ -121,6 +128,10 @@ pub struct Transaction {
     pub acting: Guard,
     /// What it requires of `KEY/next`.
     pub next: Guard,
+    /// What it requires of `KEY/challenge`.
+    pub challenge: Guard,
+    /// Whether it is about `KEY/challenge`. Then its response shows that key. Otherwise it needs no right to it.
+    pub about_challenge: bool,
     /// What it requires of another candidate's seat, if it is about one.
     pub other_seat: Option<(SeatNumber, Guard)>,
     /// What it requires of the own seat, if it is about that.
@@ -140,6 +151,8 @@ impl Transaction {
         leader: Guard::Ignored,
         acting: Guard::Ignored,
         next: Guard::Ignored,
+        challenge: Guard::Ignored,
+        about_challenge: false,
         other_seat: None,
         own_seat: None,
         about_job: false,
@@ -160,9 +173,83 @@ impl Transaction {
         Self {
             leader: Guard::Absent,
             acting: Guard::Absent,
-            effect: Effect::Lead { lease },
+            effect: Effect::Lead {
+                lease,
+                takes_over: false,
+            },
             ..Self::READ
         }
+    }
+
+    /// Rule 30: challenges the holder of `leader/acting` as it was read, unless there is a challenge.
+    #[must_use]
+    pub fn challenge(acting: &Entry) -> Self {
+        Self {
+            acting: Guard::standing(acting),
+            challenge: Guard::Absent,
+            about_challenge: true,
+            effect: Effect::Challenge,
+            ..Self::READ
+        }
+    }
+
+    /// Rule 29: responds to a challenge in a term.
+    #[must_use]
+    pub const fn confirm(term: Term) -> Self {
+        Self {
+            acting: Guard::Unchanged {
+                mod_revision: term.token.get(),
+                lease: term.lease,
+            },
+            about_challenge: true,
+            effect: Effect::Confirm,
+            ..Self::READ
+        }
+    }
+
+    /// Rule 31: takes both keys over from a leader that has not responded to a challenge, if all three keys stand
+    /// as they were read.
+    #[must_use]
+    pub fn take_over(
+        lease: LeaseId,
+        leader: Option<&Entry>,
+        acting: &Entry,
+        challenge: Guard,
+    ) -> Self {
+        Self {
+            leader: leader.map_or(Guard::Absent, Guard::standing),
+            acting: Guard::standing(acting),
+            challenge,
+            about_challenge: true,
+            effect: Effect::Lead {
+                lease,
+                takes_over: true,
+            },
+            ..Self::READ
+        }
+    }
+
+    /// Asks whether the user may read and write the challenge, and writes nothing: no key has this revision. A full
+    /// database does not refuse it.
+    #[must_use]
+    pub const fn probe_challenge() -> Self {
+        Self::confirm(Term {
+            token: FencingToken::new(i64::MAX),
+            lease: LeaseId::new(0),
+        })
+    }
+
+    /// Sets whether it is about the challenge.
+    #[must_use]
+    pub const fn about_challenge(mut self, about_challenge: bool) -> Self {
+        self.about_challenge = about_challenge;
+        self
+    }
+
+    /// Returns true iff it records that the job was completed in a term.
+    #[must_use]
+    pub fn is_record(self, term: Term) -> bool {
+        self.about_challenge(false) == Self::record(term)
     }
 
     /// Sets whether it is about the job that runs once.
@@ -368,11 +455,11 @@ impl Transaction {
     pub const fn takes_room(&self) -> bool {
         !matches!(
             self.effect,
-            Effect::None | Effect::Release | Effect::DeleteLeader
+            Effect::None | Effect::Release | Effect::DeleteLeader | Effect::Confirm
         )
     }
 
-    /// Returns true iff it tries to get elected.
+    /// Returns true iff it tries to get elected, by a campaign or by taking over.
     #[must_use]
     pub const fn is_campaign(&self) -> bool {
         matches!(self.effect, Effect::Lead { .. })

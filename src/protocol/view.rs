@@ -2,8 +2,10 @@
 
 use super::{
     Situation,
+    event::Beginning,
     seat::Seats,
     term::{FencingToken, LeaseId, Term},
+    timing::FailOverLimit,
 };
 use std::sync::Arc;
 
@@ -32,6 +34,19 @@ pub struct Entry {
     pub create_revision: i64,
     /// The revision that last wrote it.
     pub mod_revision: i64,
+    /// What it says of the term that was begun by writing it, if it is `leader/acting`.
+    pub settings: TermSettings,
+}
+
+/// What `leader/acting` says of its term, fixed for as long as that lasts. Other keys say nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TermSettings {
+    /// Whether an operator has chosen its holder.
+    pub is_chosen: bool,
+    /// Whether its holder took over from a leader that did not respond to a challenge.
+    pub was_taken_over: bool,
+    /// Within which time its holder responds to a challenge, if it does.
+    pub fail_over: Option<FailOverLimit>,
 }
 
 impl Entry {
@@ -53,8 +68,8 @@ pub struct View {
     pub leader: Option<Entry>,
     /// The witness.
     pub acting: Option<Entry>,
-    /// Whether `leader/acting` says that an operator has chosen its holder.
-    pub is_chosen: bool,
+    /// `KEY/challenge`, if it exists and the transaction was about it.
+    pub challenge: Option<Entry>,
     /// The record of the job that runs once, if there is one and the transaction was about the job.
     pub done: Option<Entry>,
     /// The seats and `KEY/next`, if the transaction read them.
@@ -87,20 +102,20 @@ pub(super) struct Known {
     pub cluster_id: u64,
     leader: Option<Entry>,
     acting: Option<Entry>,
-    /// The revision that wrote a `leader/acting` which says that an operator has chosen its holder.
-    chosen_at: Option<i64>,
+    /// The challenge, as the last response showed it.
+    challenge: Option<Entry>,
+    /// Whether the last response showed the challenge, or that there is none.
+    pub shows_challenge: bool,
     leader_as_of: i64,
     acting_as_of: i64,
 }
 
 impl Known {
     pub fn from_view(view: View) -> Self {
-        let acting = view.acting.as_ref();
         Self {
             cluster_id: view.cluster_id,
-            chosen_at: acting
-                .filter(|_| view.is_chosen)
-                .map(|acting| acting.mod_revision),
+            challenge: view.challenge,
+            shows_challenge: false,
             leader: view.leader,
             acting: view.acting,
             leader_as_of: view.revision,
@@ -139,6 +154,21 @@ impl Known {
 
     pub fn acting(&self) -> Option<&Entry> {
         self.acting.as_ref()
+    }
+
+    /// Returns the challenge that the last response showed.
+    pub fn challenge(&self) -> Option<&Entry> {
+        self.challenge.as_ref()
+    }
+
+    /// Returns `leader/acting` and its limit if its term may be taken over once its holder has not responded to
+    /// a challenge for long enough: the keys are this term's, or `leader` is absent.
+    pub fn may_be_taken_over(&self) -> Option<(&Entry, FailOverLimit)> {
+        let acting = self.acting.as_ref()?;
+        let limit = acting.settings.fail_over?;
+        let mut leader = self.leader.iter();
+        let is_own = leader.all(|leader| leader.lease == acting.lease);
+        (acting.lease.is_some() && is_own).then_some((acting, limit))
     }
 
     pub fn situation(&self) -> Situation {
@@ -186,14 +216,17 @@ impl Known {
     /// Returns true iff `leader/acting` says that an operator has chosen its holder.
     pub fn is_chosen(&self) -> bool {
         let acting = self.acting.as_ref();
-        acting.is_some_and(|acting| self.chosen_at == Some(acting.mod_revision))
+        acting.is_some_and(|acting| acting.settings.is_chosen)
     }
 
-    /// Returns true iff `leader/acting` was handed over when it was written: it existed before, whereas a
-    /// campaign requires that it does not.
-    pub fn was_handed_over(&self) -> bool {
-        let acting = self.acting.as_ref();
-        acting.is_some_and(|acting| acting.create_revision < acting.mod_revision)
+    /// Returns how the holder of `leader/acting` came to lead. After a hand-over, the key existed before it was
+    /// written, whereas a campaign requires that it does not.
+    pub fn beginning(&self) -> Beginning {
+        match &self.acting {
+            Some(acting) if acting.settings.was_taken_over => Beginning::TakeOver,
+            Some(acting) if acting.create_revision < acting.mod_revision => Beginning::HandOver,
+            _ => Beginning::Campaign,
+        }
     }
 
     /// Returns true iff `leader/acting` stands as it was written when the term began.

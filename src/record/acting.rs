@@ -3,8 +3,11 @@
 //! Another field is written by [`ActingRecord::now`] and [`ActingRecord::encode`], read by
 //! [`ActingRecord::decode`], and shown by `src/observer.rs` and `src/daemon/render.rs`.
 
-use super::{seconds, time_from};
-use crate::wall_clock;
+use super::{limit_from, seconds, time_from};
+use crate::{
+    protocol::{FailOverLimit, TermSettings},
+    wall_clock,
+};
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
@@ -22,6 +25,10 @@ pub struct ActingRecord {
     pub since: Option<SystemTime>,
     /// Whether an operator has chosen the holder to lead.
     pub chosen: bool,
+    /// Whether the holder took over from a leader that did not respond to a challenge.
+    pub took_over: bool,
+    /// Within which time the holder responds to a challenge, if it does.
+    pub fail_over: Option<FailOverLimit>,
 }
 
 impl ActingRecord {
@@ -32,6 +39,8 @@ impl ActingRecord {
             address: address.map(str::to_owned),
             since: Some(wall_clock::now()),
             chosen: false,
+            took_over: false,
+            fail_over: None,
         }
     }
 
@@ -47,6 +56,12 @@ impl ActingRecord {
         if self.chosen {
             object["chosen"] = json!(true);
         }
+        if self.took_over {
+            object["took_over"] = json!(true);
+        }
+        if let Some(limit) = self.fail_over {
+            object["fail_over_ms"] = json!(limit.as_millis());
+        }
         object.to_string()
     }
 
@@ -60,6 +75,17 @@ impl ActingRecord {
             address: text("address"),
             since: time_from(&object["since"]),
             chosen: object["chosen"].as_bool() == Some(true),
+            took_over: object["took_over"].as_bool() == Some(true),
+            fail_over: limit_from(&object["fail_over_ms"]),
+        }
+    }
+
+    /// Returns what the protocol must know of it.
+    pub(crate) fn settings(&self) -> TermSettings {
+        TermSettings {
+            is_chosen: self.chosen,
+            was_taken_over: self.took_over,
+            fail_over: self.fail_over,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! What a candidate publishes about itself in `KEY/candidates/SEAT`.
 
-use super::{seconds, time_from};
-use crate::{protocol::FencingToken, wall_clock};
+use super::{limit_from, seconds, time_from};
+use crate::{
+    protocol::{FailOverLimit, FencingToken},
+    wall_clock,
+};
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
@@ -25,11 +28,20 @@ pub struct SeatRecord {
     pub healthy: Option<bool>,
     /// Why it is not healthy.
     pub reason: Option<String>,
+    /// Within which time it responds to a challenge when it leads, if it does.
+    pub fail_over: Option<FailOverLimit>,
 }
 
 impl SeatRecord {
     /// The fields that describe a candidate, and not the term that is handed to it.
-    const NOT_OF_A_TERM: [&str; 5] = ["acts", "version", "priority", "healthy", "reason"];
+    const NOT_OF_A_TERM: [&str; 6] = [
+        "acts",
+        "version",
+        "priority",
+        "healthy",
+        "reason",
+        "took_over",
+    ];
 
     /// Creates the record of a candidate of this version.
     pub(crate) fn new(name: &str, address: Option<&str>, since: SystemTime) -> Self {
@@ -42,6 +54,7 @@ impl SeatRecord {
             priority: 0,
             healthy: None,
             reason: None,
+            fail_over: None,
         }
     }
 
@@ -69,6 +82,9 @@ impl SeatRecord {
         if let Some(reason) = &self.reason {
             object["reason"] = json!(reason);
         }
+        if let Some(limit) = self.fail_over {
+            object["fail_over_ms"] = json!(limit.as_millis());
+        }
         object.to_string()
     }
 
@@ -88,6 +104,7 @@ impl SeatRecord {
                 .unwrap_or(0),
             healthy: object["healthy"].as_bool(),
             reason: text("reason"),
+            fail_over: limit_from(&object["fail_over_ms"]),
         }
     }
 

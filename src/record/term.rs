@@ -18,8 +18,8 @@ pub struct TermRecord {
     pub address: Option<String>,
     /// When it began to act, by its own wall clock.
     pub since: Option<SystemTime>,
-    /// How it came to lead: [`ELECTED`](Self::ELECTED), [`HANDED_OVER`](Self::HANDED_OVER), or what a
-    /// later version writes.
+    /// How it came to lead: [`ELECTED`](Self::ELECTED), [`HANDED_OVER`](Self::HANDED_OVER),
+    /// [`TOOK_OVER`](Self::TOOK_OVER), or what a later version writes.
     pub came: Option<String>,
     /// For how long nobody acted before, by its own clock: from when it saw that the term before had ended
     /// until it began to act. `None` if it did not see that.
@@ -40,6 +40,8 @@ impl TermRecord {
     pub const ELECTED: &str = "elected";
     /// The leader before handed its term over.
     pub const HANDED_OVER: &str = "handed_over";
+    /// The candidate took over from a leader that did not respond to a challenge.
+    pub const TOOK_OVER: &str = "took_over";
 
     /// Creates the record of a term that begins now.
     pub(crate) fn now(token: FencingToken, name: &str, address: Option<&str>, came: &str) -> Self {

@@ -4,7 +4,8 @@
 
 use super::Time;
 use crate::protocol::{
-    Effect, ElectionKey, FailureKind, FencingToken, Guard, LeaseId, Reads, SeatNumber, Transaction,
+    Effect, ElectionKey, FailOverLimit, FailureKind, FencingToken, Guard, LeaseId, Reads,
+    SeatNumber, TermSettings, Transaction,
 };
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub struct Key {
     pub mod_revision: i64,
     /// Whose name it holds.
     pub writer: usize,
+    /// What it says of its term, if it is `leader/acting`.
+    pub settings: TermSettings,
 }
 
 /// Both keys, leader's first.
@@ -111,6 +114,7 @@ pub struct Store {
     pub keys: Keys,
     pub seats: SeatKeys,
     pub next: Option<NextKey>,
+    pub challenge: Option<Key>,
     /// The revision of the last hand-over to a chosen candidate.
     pub chosen_at: i64,
     /// The record of the job that runs once.
@@ -156,6 +160,7 @@ impl Store {
             keys: [None; 2],
             seats: [None; SeatNumber::COUNT],
             next: None,
+            challenge: None,
             chosen_at: 0,
             done: None,
             records: Vec::new(),
@@ -167,6 +172,15 @@ impl Store {
 
     /// Writes or deletes keys in one revision.
     pub fn commit(&mut self, changes: &[(ElectionKey, Option<(i64, usize)>)]) {
+        self.commit_term(changes, TermSettings::default());
+    }
+
+    /// Writes or deletes keys in one revision, with what `leader/acting` says.
+    fn commit_term(
+        &mut self,
+        changes: &[(ElectionKey, Option<(i64, usize)>)],
+        settings: TermSettings,
+    ) {
         self.revision += 1;
         for &(key, to) in changes {
             let before = self.keys[place(key)];
@@ -175,6 +189,7 @@ impl Store {
                 create_revision: before.map_or(self.revision, |before| before.create_revision),
                 mod_revision: self.revision,
                 writer,
+                settings,
             });
             self.keys[place(key)] = now;
             self.history.push(Change {
@@ -203,6 +218,7 @@ impl Store {
                 create_revision: before.map_or(mod_revision, |seat| seat.key.create_revision),
                 mod_revision,
                 writer,
+                settings: TermSettings::default(),
             },
             acts,
             is_healthy,
@@ -216,8 +232,29 @@ impl Store {
             create_revision: self.revision,
             mod_revision: self.revision,
             writer,
+            settings: TermSettings::default(),
         };
         self.next = Some(NextKey { key, ends });
+    }
+
+    /// Writes a challenge, in a revision of its own.
+    pub fn put_challenge(&mut self, lease: i64, writer: usize) {
+        self.revision += 1;
+        let before = self.challenge;
+        self.challenge = Some(Key {
+            lease,
+            create_revision: before.map_or(self.revision, |before| before.create_revision),
+            mod_revision: self.revision,
+            writer,
+            settings: TermSettings::default(),
+        });
+    }
+
+    /// Deletes the challenge, in a revision of its own; false if there is none.
+    pub fn delete_challenge(&mut self) -> bool {
+        let was_there = self.challenge.take().is_some();
+        self.revision += i64::from(was_there);
+        was_there
     }
 
     /// Deletes the own seat of a transaction, in the present revision.
@@ -236,6 +273,7 @@ impl Store {
             create_revision: revision,
             mod_revision: revision,
             writer,
+            settings: TermSettings::default(),
         });
         self.records.push(Record { revision, token });
     }
@@ -254,6 +292,9 @@ impl Store {
         };
         self.leases.swap_remove(place);
         let mut is_removed = self.next.take_if(|next| next.key.lease == id).is_some();
+        is_removed |= (self.challenge)
+            .take_if(|challenge| challenge.lease == id)
+            .is_some();
         for seat in &mut self.seats {
             is_removed |= seat.take_if(|seat| seat.key.lease == id).is_some();
         }
@@ -348,7 +389,8 @@ pub struct Shown {
     pub raft_term: u64,
     pub revision: i64,
     pub keys: Keys,
-    pub chosen_at: i64,
+    /// The challenge, if the transaction was about it.
+    pub challenge: Option<Key>,
     pub done: Option<Key>,
     /// The seats and `KEY/next`, if they were read.
     pub seats: Option<Arc<(SeatKeys, Option<NextKey>)>>,
@@ -370,6 +412,8 @@ pub struct Etcd {
     /// The leases when the primary changed last: those that its predecessor knows.
     known_before: Vec<Lease>,
     pub refusal: Option<(Refusal, Time)>,
+    /// The fail-over limit of each process.
+    pub limits: Vec<Option<FailOverLimit>>,
     backup: Option<Store>,
 }
 
@@ -390,6 +434,7 @@ impl Etcd {
             granted: Vec::new(),
             known_before: Vec::new(),
             refusal: None,
+            limits: Vec::new(),
             backup: None,
         }
     }
@@ -626,6 +671,7 @@ impl Etcd {
         let is_allowed = (transaction.key_guards().into_iter())
             .all(|(key, guard)| holds(guard, self.store.key(key)))
             && holds(transaction.next, self.store.next.map(|next| next.key))
+            && holds(transaction.challenge, self.store.challenge)
             && transaction.seat_guards().all(|(seat, guard)| {
                 let seat = self.store.seats[seat_place(seat)];
                 holds(guard, seat.map(|seat| seat.key))
@@ -640,7 +686,7 @@ impl Etcd {
             raft_term: self.raft_term,
             revision: self.store.revision,
             keys: self.store.keys,
-            chosen_at: self.store.chosen_at,
+            challenge: self.store.challenge.filter(|_| transaction.about_challenge),
             done: self.store.done.filter(|_| transaction.about_job),
             seats: reads_seats.then(|| Arc::new((self.store.seats, self.store.next))),
         })
@@ -648,6 +694,7 @@ impl Etcd {
 
     fn take_effect(&mut self, writer: usize, transaction: &Transaction) -> Result<(), FailureKind> {
         let store = &mut self.store;
+        let limit_of = |writer: usize| self.limits.get(writer).copied().flatten();
         let mut check = |lease: LeaseId| {
             let is_there = store.lease(lease.get()).is_some();
             is_there
@@ -656,16 +703,39 @@ impl Etcd {
         };
         match transaction.effect {
             Effect::None => {}
-            Effect::Lead { lease } => {
+            Effect::Lead { lease, takes_over } => {
                 let own = Some((check(lease)?, writer));
-                store.commit(&[(ElectionKey::Leader, own), (ElectionKey::Acting, own)]);
+                let settings = TermSettings {
+                    is_chosen: false,
+                    was_taken_over: takes_over,
+                    fail_over: limit_of(writer),
+                };
+                let keys = [(ElectionKey::Leader, own), (ElectionKey::Acting, own)];
+                store.commit_term(&keys, settings);
+                if transaction.about_challenge {
+                    store.challenge = None;
+                }
+            }
+            Effect::Challenge => store.put_challenge(0, writer),
+            Effect::Confirm => {
+                store.delete_challenge();
             }
             Effect::HandOver { lease, is_chosen } => {
                 let lease = check(lease)?;
                 let seat = transaction.other_seat.map(|(seat, _)| seat_place(seat));
                 let seat = seat.and_then(|seat| store.seats[seat]);
-                let to = Some((lease, seat.map_or(writer, |seat| seat.key.writer)));
-                store.commit(&[(ElectionKey::Leader, to), (ElectionKey::Acting, to)]);
+                let successor = seat.map_or(writer, |seat| seat.key.writer);
+                let to = Some((lease, successor));
+                let settings = TermSettings {
+                    is_chosen,
+                    was_taken_over: false,
+                    fail_over: limit_of(successor),
+                };
+                let keys = [(ElectionKey::Leader, to), (ElectionKey::Acting, to)];
+                store.commit_term(&keys, settings);
+                if transaction.about_challenge {
+                    store.challenge = None;
+                }
                 if is_chosen {
                     store.chosen_at = store.revision;
                 }

@@ -454,6 +454,7 @@ impl World {
             lease: (key.lease != 0).then(|| LeaseId::new(key.lease)),
             create_revision: key.create_revision,
             mod_revision: key.mod_revision,
+            settings: key.settings,
         }
     }
 
@@ -464,7 +465,7 @@ impl World {
             revision: shown.revision,
             raft_term: shown.raft_term,
             leader,
-            is_chosen: shown.keys[1].is_some_and(|acting| acting.mod_revision == shown.chosen_at),
+            challenge: shown.challenge.map(|key| self.entry(key)),
             acting,
             done: shown.done.map(|record| self.entry(record)),
             seats: shown

@@ -238,7 +238,7 @@ impl World {
                 }
                 Ok(())
             }
-            Effect::Lead { lease } => self.check_elected(node, lease.get()),
+            Effect::Lead { lease, .. } => self.check_elected(node, lease.get()),
             Effect::Release => {
                 let acting = acting.map(|acting| acting.lease);
                 self.checks.handovers.released.extend(acting);

@@ -83,6 +83,9 @@ fn view_text(view: &View) -> String {
         view.revision,
         view.raft_term
     );
+    if let Some(challenge) = &view.challenge {
+        let _ = write!(text, ", challenge {}", key(Some(challenge)));
+    }
     if let Some(seats) = &view.seats {
         for seat in &seats.taken {
             let seat_text = format!(", seat {}: {}", seat.number, key(Some(&seat.entry)));
@@ -145,6 +148,7 @@ pub fn input_text(input: &Input) -> String {
         Input::Completed { term } => format!("the job of token {} is completed", term.token),
         Input::StandBack => "shall stand back".to_owned(),
         Input::StandForward => "may lead again".to_owned(),
+        Input::Presence { of, presence } => format!("the leader of {of} is {presence:?}"),
         Input::Withdraw => "is asked to withdraw".to_owned(),
         Input::Version { version } => format!("etcd is of version {version}"),
         Input::AuthenticationOff => "etcd's authentication is off".to_owned(),
@@ -190,7 +194,15 @@ pub fn action_text(action: &Action) -> String {
 
 fn asks(transaction: &Transaction) -> &'static str {
     match transaction.effect {
+        Effect::Lead {
+            takes_over: true, ..
+        } => "takes over",
         Effect::Lead { .. } => "campaigns",
+        Effect::Challenge => "challenges the leader",
+        Effect::Confirm if *transaction == Transaction::probe_challenge() => {
+            "asks whether it may be challenged"
+        }
+        Effect::Confirm => "confirms that it is alive",
         Effect::Put if *transaction == Transaction::probe() => "asks whether it may record its job",
         Effect::Put => "records its job",
         Effect::HandOver { .. } => "hands its term over",

@@ -130,6 +130,7 @@ impl World {
                     priority: 0,
                     priority_delay: None,
                     stands_back: false,
+                    fail_over: None,
                     ttl: Ttl::try_from(Duration::from_secs(ttl)).unwrap_or_default(),
                     grace: Duration::from_nanos(grace(ttl * SECOND)),
                     stop_timeout: Duration::from_nanos(plan.stop_timeout),

@@ -4,19 +4,22 @@ use super::{
     super::log::Format,
     health_args::{HealthArgs, HealthCheck},
     values::{
-        PriorityDelay, default_filter, parse_address, parse_duration, parse_filter, parse_grace,
-        parse_priority_delay, parse_stop_signal, parse_ttl, parse_wait,
+        PriorityDelay, default_filter, parse_address, parse_duration, parse_fail_over,
+        parse_filter, parse_grace, parse_priority_delay, parse_stop_signal, parse_ttl, parse_wait,
     },
     variables::variable,
 };
 use crate::{
     config::{Address, Cluster, Config, JobId, LeaderKey, Name},
     printable::Printable,
-    protocol::{LeaseId, Ttl},
+    protocol::{FailOverLimit, LeaseId, Ttl},
 };
 use rustix::process::Signal;
 use std::{ffi::OsString, net::SocketAddr, str::FromStr, time::Duration};
 use tracing_subscriber::filter::Targets;
+
+/// The shortest fail-over limit with a COMMAND, which gets a fifth of it to stop.
+const SHORTEST_FAIL_OVER_WITH_COMMAND: Duration = Duration::from_secs(1);
 
 // The comments on the fields are the help texts.
 #[derive(Debug, clap::Args)]
@@ -41,8 +44,21 @@ pub(super) struct RunArgs {
     )]
     ttl: Ttl,
 
+    /// When this replica leads and fails, let another one take over this time after it has noticed, and
+    /// not only when the lease has ended: 200ms (1s with a COMMAND) to half of the TTL; 1s is recommended,
+    /// with a --ttl of 10s. etcd must then always respond within 0.9 of this time, or the term ends; below
+    /// about 1.5s, a leader change inside etcd ends it too [default: off]
+    #[arg(
+        long,
+        value_name = "LIMIT",
+        env = "LEADER_ELECTION_FAIL_OVER",
+        value_parser = parse_fail_over,
+        allow_hyphen_values = true
+    )]
+    fail_over: Option<FailOverLimit>,
+
     /// How long COMMAND gets to stop when leadership is being lost; 100ms at least [default: a fifth
-    /// of the TTL]
+    /// of the TTL, or of --fail-over]
     #[arg(
         long,
         value_name = "DURATION",
@@ -209,9 +225,11 @@ impl RunArgs {
     ) -> Result<RunOptions, String> {
         let name = self.name.map_or_else(host_name, Ok)?;
         // Without a COMMAND, stopping takes no time: comparing clocks is all that it takes.
-        let grace = program.as_ref().map_or(Duration::ZERO, |_| {
-            self.grace.unwrap_or(self.ttl.as_duration() / 5)
-        });
+        let span = self.fail_over.map(FailOverLimit::as_duration);
+        let span = span.unwrap_or(self.ttl.as_duration());
+        let grace = program
+            .as_ref()
+            .map_or(Duration::ZERO, |_| self.grace.unwrap_or(span / 5));
         let mut config = Config::new(name, cluster)
             .with_leader_key(leader_key)
             .with_stop_timeout(self.stop_timeout)
@@ -219,6 +237,17 @@ impl RunArgs {
             .with_priority_delay(self.priority_delay.0)
             .with_ttl_and_grace(self.ttl, grace)
             .map_err(|error| error.to_string())?;
+        if let Some(limit) = self.fail_over {
+            if program.is_some() && limit.as_duration() < SHORTEST_FAIL_OVER_WITH_COMMAND {
+                return Err(format!(
+                    "--fail-over {limit} is too short for a COMMAND, which needs time to stop: 1s is the \
+                     shortest"
+                ));
+            }
+            config = config
+                .with_fail_over(limit)
+                .map_err(|error| error.to_string())?;
+        }
         if self.once.is_some() && self.hold.is_some() {
             return Err(
                 "--hold cannot be used with --once: the record already keeps the job from running again"

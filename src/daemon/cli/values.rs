@@ -1,6 +1,6 @@
 //! Parsers for the values of options; their errors say what to give instead.
 
-use crate::protocol::{InvalidTtl, LeaseId, Ttl};
+use crate::protocol::{FailOverLimit, InvalidFailOverLimit, InvalidTtl, LeaseId, Ttl};
 use rustix::process::Signal;
 use std::{net::SocketAddr, num::ParseIntError, ops::RangeInclusive, str::FromStr, time::Duration};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -33,6 +33,14 @@ pub(super) fn parse_ttl(text: &str) -> Result<Ttl, String> {
         .ok()
         .and_then(|duration| Ttl::try_from(duration).ok())
         .ok_or_else(|| InvalidTtl.to_string())
+}
+
+/// Parses within which time a leader responds to a challenge.
+pub(super) fn parse_fail_over(text: &str) -> Result<FailOverLimit, String> {
+    parse_duration(text)
+        .ok()
+        .and_then(|duration| FailOverLimit::try_from(duration).ok())
+        .ok_or_else(|| InvalidFailOverLimit.to_string())
 }
 
 pub(super) fn parse_grace(text: &str) -> Result<Duration, String> {

@@ -199,7 +199,7 @@ impl GuardedRun {
     /// Returns when a guard is late of which the end is not known, so that this process kills in its place:
     /// half-way between the moment at which the guard kills and the deadline.
     pub fn guard_late_at(&self) -> Moment {
-        self.kill_at + self.timing.grace() / 20
+        self.kill_at + self.timing.time_to_kill() / 2
     }
 
     /// Returns true iff this process must kill all its children, including a guard that is late.

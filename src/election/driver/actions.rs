@@ -140,6 +140,7 @@ impl Driver {
                 let mut record = SeatRecord::new(name, address, self.joined);
                 record.acts = acts;
                 record.priority = self.config.priority();
+                record.fail_over = self.config.fail_over();
                 // A verdict that is newer than the transaction is written by the next one.
                 record.healthy = self.health.as_ref().map(|_| is_healthy);
                 record.reason = match &self.health {
@@ -161,8 +162,8 @@ impl Driver {
     /// Returns what a transaction of the machine writes.
     fn values_for(&self, transaction: &Transaction) -> Values {
         let term = self.machine.status().role.term();
-        let recorded_in = term.filter(|term| *transaction == Transaction::record(*term));
-        Values::now(&self.config, recorded_in)
+        let recorded_in = term.filter(|term| transaction.is_record(*term));
+        Values::now(&self.config, transaction, recorded_in)
     }
 
     fn connection(&self) -> Result<Box<Connection>, Failure> {

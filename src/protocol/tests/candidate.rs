@@ -235,6 +235,7 @@ fn a_key_without_a_lease_is_complained_of_once_and_not_fought() {
         lease: None,
         create_revision: 5,
         mod_revision: 5,
+        settings: crate::protocol::TermSettings::default(),
     });
     harness.answer(view(10, stray.clone(), None));
     let complaint = Event::KeyWithoutLease {

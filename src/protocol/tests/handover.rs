@@ -4,8 +4,9 @@ use super::harness::{
     Harness, MILLI, OTHER, SECOND, follower, held_by, key, leader, unreachable, view,
 };
 use crate::protocol::{
-    Action, Effect, ElectionKey, Entry, Event, Failure, FailureKind, FencingToken, Guard, Input,
-    LeaseId, LeaseTime, Next, Reads, Role, Seat, SeatNumber, Seats, Transaction, View,
+    Action, Beginning, Effect, ElectionKey, Entry, Event, Failure, FailureKind, FencingToken,
+    Guard, Input, LeaseId, LeaseTime, Next, Reads, Role, Seat, SeatNumber, Seats, Transaction,
+    View,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -126,6 +127,8 @@ fn a_planned_stop_hands_the_term_to_the_candidate_that_has_waited_for_longest() 
             leader: unchanged(10, lease),
             acting: unchanged(10, lease),
             next: Guard::Absent,
+            challenge: Guard::Ignored,
+            about_challenge: false,
             other_seat: Some((first.number, unchanged(13, FIRST))),
             own_seat: Some((own.number, Guard::BoundTo { lease })),
             about_job: false,
@@ -421,7 +424,7 @@ fn a_candidate_to_which_a_term_is_handed_acts_once_its_own_try_is_answered() {
     harness.pass(100 * MILLI);
     assert!(!harness.answer(handed_to(lease)), "it need not campaign");
     let leads = |event: &Event| {
-        matches!(event, Event::Leading { term, deadline, was_handed_over: true }
+        matches!(event, Event::Leading { term, deadline, beginning: Beginning::HandOver }
             if term.token == FencingToken::new(30) && *deadline == sent + 4500 * MILLI)
     };
     assert!(harness.events.iter().any(leads), "{:?}", harness.events);

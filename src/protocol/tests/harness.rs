@@ -2,7 +2,7 @@
 
 use crate::protocol::{
     Action, CallId, Effect, ElectionKey, Entry, Event, Failure, FailureKind, Input, KeptAlive,
-    LeaseId, Machine, Moment, Role, Settings, Transaction, Ttl, View,
+    LeaseId, Machine, Moment, Role, Settings, TermSettings, Transaction, Ttl, View,
 };
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -40,6 +40,7 @@ impl Harness {
             priority: 0,
             priority_delay: None,
             stands_back: false,
+            fail_over: None,
             first_lease: LeaseId::new(0x101),
         };
         change(&mut settings);
@@ -259,6 +260,7 @@ pub(super) fn key(lease: LeaseId, mod_revision: i64) -> Entry {
         value: b"name"[..].into(),
         lease: Some(lease),
         create_revision: mod_revision,
+        settings: TermSettings::default(),
         mod_revision,
     }
 }
@@ -270,7 +272,7 @@ pub(super) fn view(revision: i64, leader: Option<Entry>, acting: Option<Entry>) 
         raft_term: 1,
         leader,
         acting,
-        is_chosen: false,
+        challenge: None,
         done: None,
         seats: None,
     }

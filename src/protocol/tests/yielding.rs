@@ -259,8 +259,11 @@ fn a_leader_does_not_yield_without_a_delay_to_an_equal_or_if_it_was_chosen() {
             if harness.has(|action| matches!(action, Action::AskLeaseTime { .. })) {
                 check(&mut harness, Some(4));
             }
-            let shown = seated(held_by(lease, 20), vec![candidate.clone()], None);
-            harness.answer(View { is_chosen, ..shown });
+            let mut shown = seated(held_by(lease, 20), vec![candidate.clone()], None);
+            if let Some(acting) = &mut shown.acting {
+                acting.settings.is_chosen = is_chosen;
+            }
+            harness.answer(shown);
         }
         assert!(!has_probe(&harness), "{delay:?} {candidate:?} {is_chosen}");
     }

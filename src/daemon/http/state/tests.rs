@@ -71,6 +71,7 @@ fn what_is_known_of_the_leader_is_given_with_its_age_and_no_longer_than_a_ttl() 
         lease,
         create_revision: 1,
         mod_revision: 1,
+        settings: crate::protocol::TermSettings::default(),
     };
     let (election, state) = state(Role::Follower);
     state.lock().etcd_answers = Some(true);
@@ -116,6 +117,7 @@ fn the_candidates_are_given_while_they_are_known_and_counted_by_a_metric() {
             lease: Some(LeaseId::new(lease)),
             create_revision: lease,
             mod_revision: lease,
+            settings: crate::protocol::TermSettings::default(),
         },
         has_name: true,
         is_healthy: true,
@@ -183,6 +185,7 @@ fn a_transition_keeps_no_more_of_a_value_than_it_shows() {
             lease: None,
             create_revision: 1,
             mod_revision: 1,
+            settings: crate::protocol::TermSettings::default(),
         };
         state.record(&Event::Following { leader });
         let document = document(&state.snapshot());
