@@ -2,6 +2,8 @@
 //! go wrong.
 use leader_election::protocol;
 
+#[path = "simulation/challenge_variants.rs"]
+mod challenge_variants;
 #[path = "simulation/job_variants.rs"]
 mod job_variants;
 #[path = "simulation/patch.rs"]

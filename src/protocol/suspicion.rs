@@ -4,7 +4,7 @@
 //! A suspicion may be wrong, and costs little. Safety rests on the wait between a challenge and a take-over.
 
 use super::{
-    Action, CallId, Effect, Event, FailOverLimit, Failure, FailureKind, FencingToken, Guard,
+    Action, CallId, Effect, Entry, Event, FailOverLimit, Failure, FailureKind, FencingToken, Guard,
     LeaseId, LeaseTime, Machine, Moment, Presence, Question, State, Transaction, access::Access,
     calls::CallKind,
 };
@@ -105,10 +105,18 @@ impl Machine {
         suspicions.suspicion = Some(suspicion);
     }
 
+    /// Returns what is known of the present term, its `leader/acting` and its limit, if it may be taken over. What is
+    /// known of an earlier term says nothing about it.
+    fn suspicion(&self) -> Option<(Suspicion, &Entry, FailOverLimit)> {
+        let suspicion = self.suspicions.suspicion?;
+        let (acting, limit) = self.known.as_ref()?.may_be_taken_over()?;
+        let is_same = suspicion.acting == acting.mod_revision;
+        is_same.then_some((suspicion, acting, limit))
+    }
+
     /// Returns when this follower challenges the leader or takes over, if that is due at some time.
     pub(super) fn when_suspicion_asks(&self) -> Option<Moment> {
-        let suspicion = self.suspicions.suspicion?;
-        let (_, limit) = self.known.as_ref()?.may_be_taken_over()?;
+        let (suspicion, _, limit) = self.suspicion()?;
         if self.stands_back || !self.is_about_challenge() {
             return None;
         }
@@ -124,7 +132,7 @@ impl Machine {
     /// Rules 30 and 31: returns what the suspicion makes this follower do now.
     pub(super) fn question_of_suspicion(&self, now: Moment) -> Option<Question> {
         let is_due = self.when_suspicion_asks().is_some_and(|due| now >= due);
-        let suspicion = self.suspicions.suspicion.filter(|_| is_due)?;
+        let (suspicion, ..) = self.suspicion().filter(|_| is_due)?;
         Some(match suspicion.challenge {
             Some(_) => Question::TakeOver,
             None => Question::Challenge,
@@ -133,15 +141,12 @@ impl Machine {
 
     /// Returns the transaction that challenges the leader, or takes over.
     pub(super) fn suspecting(&self, lease: LeaseId, question: Question) -> Transaction {
-        let known = self.known.as_ref();
-        let acting = known.and_then(|known| known.may_be_taken_over());
-        let suspicion = self.suspicions.suspicion;
-        let (Some((acting, _)), Some(suspicion)) = (acting, suspicion) else {
+        let Some((suspicion, acting, _)) = self.suspicion() else {
             return Transaction::READ;
         };
         match suspicion.challenge {
             Some(Standing { guard, .. }) if question == Question::TakeOver => {
-                let leader = known.and_then(|known| known.leader());
+                let leader = self.known.as_ref().and_then(|known| known.leader());
                 Transaction::take_over(lease, leader, acting, guard)
             }
             _ => Transaction::challenge(acting),
@@ -164,6 +169,10 @@ impl Machine {
             return;
         };
         suspicion.doubts = Some(now);
+        if suspicion.challenge.is_some() {
+            // The leader may have responded to it before it failed: a read shows that.
+            return self.calls.hurry();
+        }
         match self.when_suspicion_asks() {
             Some(due) if due > now => self.calls.next_by(due),
             Some(_) => self.calls.hurry(),

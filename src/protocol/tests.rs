@@ -1,4 +1,5 @@
 mod candidate;
+mod challenge;
 mod handover;
 mod harness;
 mod job;

@@ -2,6 +2,7 @@
 
 use super::{
     MILLI, SECOND, Time,
+    challenges::Challenges,
     etcd::{self, Change, Etcd},
     node::{Actor, Node, nanos},
     plan::{Kind, Mix, Plan},
@@ -58,6 +59,7 @@ pub struct Checks {
     /// What stands alone, and who has reported it.
     pub reports: Reports,
     pub handovers: Handovers,
+    pub challenges: Challenges,
 }
 
 impl Checks {
@@ -86,6 +88,7 @@ impl Checks {
             last_term: 0,
             reports: Reports::new(plan.nodes),
             handovers: Handovers::new(plan.nodes),
+            challenges: Challenges::new(plan.nodes),
         }
     }
 
@@ -106,6 +109,7 @@ impl Checks {
         self.withdraws[node] = false;
         self.holds_off_until[node] = 0;
         self.reports.started_anew(node);
+        self.challenges.started_anew(node);
     }
 
     /// A watch is replaced at once, but once in a period only; then the next read finds out.
@@ -340,8 +344,10 @@ impl World {
         }
         let lease = term.lease.get();
         // Another may act already: there is no time to ask.
-        if matches!(reason, LossReason::ActingKeyTaken | LossReason::LeaseGone)
-            && let Role::Stopping { by, .. } = self.nodes[node].role
+        if matches!(
+            reason,
+            LossReason::ActingKeyTaken | LossReason::TakenOver | LossReason::LeaseGone
+        ) && let Role::Stopping { by, .. } = self.nodes[node].role
             && by > self.nodes[node].clock.read(self.now)
         {
             return Err(self.violation(format!("node {} may go on though {reason}", node + 1)));
@@ -367,12 +373,17 @@ impl World {
                 this_history && !taken(ElectionKey::Leader)
             }
             LossReason::ActingKeyTaken => this_history && !taken(ElectionKey::Acting),
+            // Nobody takes over from a leader that lives and is heard.
+            LossReason::TakenOver if self.plan.mix == Mix::Quick => true,
+            LossReason::TakenOver => this_history && !taken(ElectionKey::Acting),
             LossReason::LeaseGone => {
                 let is_there = |held: &etcd::Lease| held.id == lease && self.now < held.expires;
                 this_history && self.etcd.store.leases.iter().any(is_there)
             }
             // Neither does one bad endpoint cost a term.
-            LossReason::NotRenewed => matches!(self.plan.mix, Mix::Calm | Mix::Endpoint),
+            LossReason::NotRenewed => {
+                matches!(self.plan.mix, Mix::Calm | Mix::Endpoint | Mix::Quick)
+            }
             _ => false,
         };
         if untrue {

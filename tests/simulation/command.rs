@@ -18,7 +18,7 @@ Runs schedules until a promise is not kept; exits with 1 then.
   --minutes M     for how long instead
   --seed S        the first one's seed (1); the others follow
   --mix NAME      swarm, calm, former, late, deaf, idle, children, people, histories, passwords,
-                  handovers, endpoint, transfers or jobs
+                  handovers, endpoint, transfers, priorities, rivals, quick or jobs
                   (by the seed)
   --trace         tells all that happens in the first one, and runs no other
 ";

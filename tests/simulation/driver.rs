@@ -107,6 +107,7 @@ impl World {
 
     /// Gives a machine an input, or the time alone, and carries out what follows.
     pub fn handle(&mut self, node: usize, input: Option<Input>) -> Result<(), Violation> {
+        let input = input.map(|input| self.as_seen_by(node, input));
         let now = self.now;
         let acted = self.nodes[node].acts(now);
         let (had, role) = (self.nodes[node].term(), self.nodes[node].role);
@@ -265,6 +266,7 @@ impl World {
                 if transaction.is_campaign() {
                     self.check_campaign(node)?;
                 }
+                self.check_challenge(node, &transaction)?;
                 self.keep_alive(node, call, lease, new_stream)?;
                 Asked::Transaction { call, transaction }
             }

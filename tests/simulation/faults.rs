@@ -4,7 +4,7 @@ use super::{
     MILLI, SECOND, Time,
     checks::Violation,
     etcd::{Lease, Refusal, Store, lease_id, owner},
-    node::Actor,
+    node::{Actor, nanos},
     plan::{Kind, Mix},
     trace::lease_name,
     world::{Event, ToNode, World},
@@ -72,7 +72,9 @@ impl World {
             }
             Kind::Restore => self.restore(),
             Kind::LoseData => self.lose_data(),
-            Kind::Pause | Kind::ClockRate | Kind::Crash => Ok(self.harm_process(kind)),
+            Kind::Pause | Kind::ShortPause | Kind::ClockRate | Kind::Crash => {
+                Ok(self.harm_process(kind))
+            }
             Kind::Resign | Kind::Withdraw | Kind::Abandon => Ok(self.stop_something(kind)),
             Kind::DeleteLeader
             | Kind::OverwriteLeader
@@ -81,6 +83,8 @@ impl World {
             | Kind::RevokeLease
             | Kind::DeleteBoth => self.interfere(kind),
             Kind::StandBack => Ok(self.stand_back()),
+            Kind::Suspect => Ok(self.suspect()),
+            Kind::PutChallenge | Kind::DeleteChallenge => self.meddle_with_challenge(kind),
             Kind::Forget => Ok(self.forget_job()),
             Kind::Choose | Kind::WriteNext | Kind::TakeSeat => self.meddle_with_seats(kind),
         }
@@ -314,13 +318,20 @@ impl World {
         let node = self.victim();
         let now = self.now;
         match kind {
-            Kind::Pause => {
+            Kind::Pause | Kind::ShortPause => {
                 let to = &self.nodes[node];
                 // What watches over a child must not be held up: that is no part of the promise.
                 if to.machine.is_none() || to.actor == Actor::Child && to.child.is_some() {
                     return false;
                 }
-                let until = self.some_time();
+                let limit = to.settings.fail_over;
+                let limit = limit.map_or(SECOND, |limit| nanos(limit.as_duration()));
+                let until = if kind == Kind::Pause {
+                    self.some_time()
+                } else {
+                    let lasts = self.rng.u64(0..3 * limit);
+                    self.capped(lasts)
+                };
                 // What a longer pause holds up already is not let go sooner.
                 let paused_until = &mut self.nodes[node].paused_until;
                 *paused_until = until.max(*paused_until);
@@ -345,7 +356,9 @@ impl World {
                 if self.nodes[node].machine.is_none() {
                     return false;
                 }
+                let term = self.nodes[node].acts(now);
                 self.crash(node);
+                self.break_presence(node, term);
                 let back = self.some_time();
                 self.push(back, Event::Start { node });
                 self.note(|_| format!("fault   crash: node {}, {}", node + 1, ends(back)));

@@ -3,6 +3,7 @@
 //!
 //! A schedule is all that happens from one seed; the same seed gives the same schedule.
 
+pub mod challenges;
 pub mod checks;
 pub mod driver;
 pub mod etcd;

@@ -55,6 +55,8 @@ kinds! {
     Untaken "leadership that nobody takes",
     Abandon "candidate dropped with its leadership",
     StandBack "candidate that cannot lead for a while",
+    Suspect "leader suspected without a reason",
+    ShortPause "process paused for about its limit",
     // Of people.
     Resign "leader stopped acting by itself",
     Withdraw "candidate withdrawn and restarted",
@@ -68,6 +70,8 @@ kinds! {
     Choose "successor chosen",
     WriteNext "KEY/next written at random",
     TakeSeat "seat deleted, or overwritten under another lease",
+    PutChallenge "challenge written by hand",
+    DeleteChallenge "challenge deleted by hand",
 }
 
 /// Which faults go together.
@@ -101,6 +105,10 @@ pub enum Mix {
     Transfers,
     /// Candidates of different priorities, some of which cannot lead for a while.
     Priorities,
+    /// Leaders with a limit, suspected rightly and wrongly, while messages, clocks and people interfere.
+    Rivals,
+    /// Leaders with a limit, and nothing fails but processes.
+    Quick,
     /// A job that runs once, and candidates that wait for a limited time.
     Jobs,
 }
@@ -121,6 +129,8 @@ impl Mix {
         Self::Endpoint,
         Self::Transfers,
         Self::Priorities,
+        Self::Rivals,
+        Self::Quick,
         Self::Jobs,
     ];
 
@@ -271,6 +281,48 @@ impl Mix {
                 K::Choose,
                 K::Crash,
             ],
+            Self::Rivals => vec![
+                K::Suspect,
+                K::Suspect,
+                K::Suspect,
+                K::Suspect,
+                K::Suspect,
+                K::Suspect,
+                K::PutChallenge,
+                K::DeleteChallenge,
+                K::ShortPause,
+                K::ShortPause,
+                K::Pause,
+                K::Crash,
+                K::Crash,
+                K::Lose,
+                K::Late,
+                K::Repeat,
+                K::LateWatch,
+                K::SlowEndpoint,
+                K::LoseTransactions,
+                K::ClockRate,
+                K::Linger,
+                K::Resign,
+                K::DeleteLeader,
+                K::OverwriteLeader,
+                K::Choose,
+                K::StandBack,
+            ],
+            Self::Quick => vec![
+                K::Suspect,
+                K::Suspect,
+                K::Suspect,
+                K::SlowWatch,
+                K::Crash,
+                K::Crash,
+                K::Crash,
+                K::Resign,
+                K::Withdraw,
+                K::DeleteLeader,
+                K::Choose,
+                K::Linger,
+            ],
             Self::Jobs => vec![
                 K::Lose,
                 K::Late,
@@ -308,6 +360,10 @@ pub struct Plan {
     pub stop_timeout: Time,
     /// Whether what acts is a job that runs once.
     pub runs_once: bool,
+    /// Whether some processes have a fail-over limit.
+    pub limits: bool,
+    /// Whether followers are connected to the leader, so that they notice when it crashes.
+    pub connects: bool,
     /// How long a message takes at most when nothing is wrong.
     pub latency: Time,
     pub kinds: Vec<Kind>,
@@ -330,25 +386,31 @@ impl Plan {
         });
         let kinds = mix.kinds(rng);
         let calm = mix == Mix::Calm;
-        let ttl = if calm {
+        let ttl = if calm || mix == Mix::Quick {
             [10, 30][rng.usize(0..2)]
         } else {
             [2, 2, 2, 3, 3, 5, 5, 5, 5, 5, 10, 10, 10, 30, 30, 120][rng.usize(0..16)]
         };
-        let raised = !calm && rng.u8(0..16) == 0;
+        let raised = !calm && mix != Mix::Quick && rng.u8(0..16) == 0;
         let granted = if raised { ttl.max(8) } else { ttl } * SECOND;
         let has = |kind| kinds.contains(&kind);
         let mut some = |kind| if has(kind) { rng.u32(1..80) } else { 0 };
         let (lost, late, repeated) = (some(Kind::Lose), some(Kind::Late), some(Kind::Repeat));
         let healthy = matches!(
             mix,
-            Mix::Calm | Mix::Handovers | Mix::Endpoint | Mix::Transfers | Mix::Priorities
+            Mix::Calm
+                | Mix::Handovers
+                | Mix::Endpoint
+                | Mix::Transfers
+                | Mix::Priorities
+                | Mix::Rivals
+                | Mix::Quick
         );
         let longest = if healthy { 3 } else { 4 };
         let latency = [MILLI / 5, MILLI, 5 * MILLI, granted / 60][rng.usize(0..longest)];
         let child = match mix {
             Mix::Children => true,
-            Mix::Swarm | Mix::Endpoint | Mix::Jobs => rng.u8(0..3) == 0,
+            Mix::Swarm | Mix::Endpoint | Mix::Jobs | Mix::Rivals => rng.u8(0..3) == 0,
             _ => false,
         };
         Self {
@@ -368,6 +430,12 @@ impl Plan {
                 Mix::Swarm => rng.u8(0..4) == 0,
                 _ => false,
             },
+            limits: match mix {
+                Mix::Rivals | Mix::Quick => true,
+                Mix::Swarm => rng.u8(0..3) == 0,
+                _ => false,
+            },
+            connects: mix == Mix::Quick && rng.bool(),
             latency,
             gap: granted * [1, 2, 4, 12][rng.usize(0..4)] / 4,
             lost,
@@ -380,8 +448,8 @@ impl Plan {
     }
 
     /// What the role of a process permits, or of which version it is; the first one has all rights.
-    pub fn rights(rng: &mut Rng, node: usize) -> Rights {
-        if node == 0 {
+    pub fn rights(&self, rng: &mut Rng, node: usize) -> Rights {
+        if node == 0 || self.mix == Mix::Quick {
             return Rights::All;
         }
         match rng.u8(0..8) {

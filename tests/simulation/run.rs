@@ -20,6 +20,8 @@ pub struct Tally {
     pub terms: u64,
     /// How many terms were handed over.
     pub handed_over: u64,
+    /// How many were taken over.
+    pub taken_over: u64,
     pub faults: Vec<u64>,
     /// The longest time until somebody acted after the faults stopped, in thousandths of what is
     /// promised.
@@ -35,6 +37,7 @@ impl Tally {
         self.events += other.events;
         self.terms += other.terms;
         self.handed_over += other.handed_over;
+        self.taken_over += other.taken_over;
         self.faults.resize(Kind::ALL.len(), 0);
         for (sum, count) in self.faults.iter_mut().zip(&other.faults) {
             *sum += count;
@@ -130,13 +133,14 @@ pub fn describe(failed: &Failed, mix: Option<Mix>, before: u64) -> String {
 /// What a run came to, for people.
 pub fn report(tally: &Tally) -> String {
     let mut text = format!(
-        "{} schedules, {} simulated hours, {} events, {} terms, {} of them handed over; after the faults somebody acted within {} % of \
+        "{} schedules, {} simulated hours, {} events, {} terms, {} of them handed over, {} taken over; after the faults somebody acted within {} % of \
          the time promised; nobody asked more than {} questions in a second\n",
         tally.schedules,
         tally.simulated / (3600 * SECOND),
         tally.events,
         tally.terms,
         tally.handed_over,
+        tally.taken_over,
         tally.slowest / 10,
         tally.most_asked,
     );

@@ -32,6 +32,7 @@ impl Rights {
     pub fn denies(self, transaction: &Transaction) -> bool {
         let about_seats = transaction.reads == Reads::KeysAndSeats
             || transaction.next != Guard::Ignored
+            || transaction.about_challenge
             || transaction.seat_guards().next().is_some();
         match self {
             Self::All => false,
@@ -238,7 +239,12 @@ impl World {
                 }
                 Ok(())
             }
-            Effect::Lead { lease, .. } => self.check_elected(node, lease.get()),
+            Effect::Lead { lease, takes_over } => {
+                if takes_over {
+                    self.check_take_over(node, before)?;
+                }
+                self.check_elected(node, lease.get())
+            }
             Effect::Release => {
                 let acting = acting.map(|acting| acting.lease);
                 self.checks.handovers.released.extend(acting);

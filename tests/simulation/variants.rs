@@ -4,6 +4,7 @@
 //! Each edit names the function that it changes.
 
 use crate::{
+    challenge_variants::CHALLENGE_VARIANTS,
     job_variants::JOB_VARIANTS,
     patch::{Edit, edit},
     seat_variants::SEAT_VARIANTS,
@@ -47,7 +48,10 @@ const VIEW: &str = "protocol/view.rs";
 
 /// Returns all variants, in the order of the table in `docs/protocol.md`.
 pub fn all() -> impl Iterator<Item = &'static Variant> {
-    let later = SEAT_VARIANTS.iter().chain(YIELDING_VARIANTS);
+    let later = SEAT_VARIANTS
+        .iter()
+        .chain(YIELDING_VARIANTS)
+        .chain(CHALLENGE_VARIANTS);
     VARIANTS.iter().chain(JOB_VARIANTS).chain(later)
 }
 

@@ -3,6 +3,7 @@
 
 use super::{
     MILLI, SECOND, Time,
+    challenges::{Crashed, set_limit},
     checks::{Checks, Violation},
     etcd::{Etcd, lease_id, owner, owner_and_number},
     network::{Path, Request},
@@ -58,6 +59,8 @@ pub enum Event {
     LedByNow,
     /// The candidate with the highest priority should lead.
     BestLeads,
+    /// Somebody should have taken over from a leader that has crashed.
+    Replaced(Crashed),
     End,
 }
 
@@ -138,7 +141,8 @@ impl World {
                 };
                 set_priority(&mut settings, &mut rng, plan.mix);
                 let clock = Clock::new(rng.u64(0..1000 * SECOND), rate);
-                let rights = Plan::rights(&mut rng, place);
+                let rights = plan.rights(&mut rng, place);
+                set_limit(&mut settings, &mut rng, &plan, rights);
                 Node::new(clock, plan.actor, settings, rights)
             })
             .collect::<Vec<_>>();
@@ -167,6 +171,11 @@ impl World {
             plan,
             nodes,
         };
+        world.etcd.limits = world
+            .nodes
+            .iter()
+            .map(|node| node.settings.fail_over)
+            .collect();
         world.note(|world| format!("{:#?}", world.plan));
         for node in 0..world.plan.nodes {
             let at = world.rng.u64(0..2 * SECOND);
@@ -280,6 +289,7 @@ impl World {
             Event::ExcuseEnds { lease } => self.check_excuse(lease),
             Event::LedAgain { node, life, since } => self.check_led_again(node, life, since),
             Event::BestLeads => self.check_best_leads(),
+            Event::Replaced(crashed) => self.check_replaced(&crashed),
             Event::Succeeded { revision } => self.check_succeeded(revision),
             Event::Quiet => self.become_quiet(),
             Event::LedByNow => self.check_led(),
