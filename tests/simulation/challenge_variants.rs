@@ -265,9 +265,9 @@ pub const CHALLENGE_VARIANTS: &[Variant] = &[
             "if suspicion.challenge.is_none() { suspicion.doubts = Some(now); }",
         )],
     ),
-    quick(
+    rivals(
         "A suspicion of an earlier term counts for the present one",
-        "challenges again too soon",
+        "challenges again too soon|acts without leader/acting|two act|takes over what may not",
         &[edit(
             SUSPICION,
             "suspicion",
