@@ -2,7 +2,9 @@
 
 use crate::{
     observer::Leader,
-    protocol::{Entry, FencingToken, LeaseId, Seat, SeatNumber, Seats, Status, View},
+    protocol::{
+        Entry, FailOverLimit, FencingToken, LeaseId, Seat, SeatNumber, Seats, Status, View,
+    },
     record::SeatRecord,
 };
 use std::time::SystemTime;
@@ -46,6 +48,8 @@ pub struct ListedCandidate {
     pub reason: Option<String>,
     /// Whether it leads.
     pub leads: bool,
+    /// Within which time it responds to a challenge when it leads, if it does.
+    pub fail_over: Option<FailOverLimit>,
 }
 
 impl Candidates {
@@ -127,6 +131,7 @@ impl ListedCandidate {
             priority,
             healthy,
             reason,
+            fail_over,
             ..
         } = SeatRecord::decode(&seat.entry.value);
         Some(Self {
@@ -140,6 +145,7 @@ impl ListedCandidate {
             healthy,
             reason,
             leads,
+            fail_over,
         })
     }
 }

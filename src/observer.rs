@@ -9,7 +9,9 @@ use crate::{
     candidates::Candidates,
     config::{Cluster, LeaderKey},
     etcd::Target,
-    protocol::{ElectionKey, Entry, Failure, FencingToken, LeaseId, Situation, View},
+    protocol::{
+        ElectionKey, Entry, FailOverLimit, Failure, FencingToken, LeaseId, Situation, View,
+    },
     record::ActingRecord,
 };
 use key_history::KeyHistory;
@@ -78,6 +80,10 @@ impl Drop for Observer {
 /// What an [`Observer`] reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most reports are states, there are few of them, and a box would be in the way of each user"
+)]
 pub enum Observed {
     /// The state of the election: at first, and after each change.
     State(ElectionState),
@@ -149,6 +155,10 @@ pub struct Leader {
     /// Whether `leader/acting` is of the same term: [`Situation::Led`]. If not, the situation is
     /// [`Situation::LedWithoutActing`].
     pub acts: bool,
+    /// Whether it took over from a leader that did not respond to a challenge.
+    pub took_over: bool,
+    /// Within which time it responds to a challenge, if it does.
+    pub fail_over: Option<FailOverLimit>,
 }
 
 /// Who may be acting.
@@ -181,6 +191,8 @@ impl Leader {
             address: record.address,
             since: record.since,
             acts,
+            took_over: record.took_over,
+            fail_over: record.fail_over,
         })
     }
 }

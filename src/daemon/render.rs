@@ -14,7 +14,9 @@ use crate::{
     config::{Config, LeaderKey},
     observer::{Acting, ElectionState, Leader},
     printable::Printable,
-    protocol::{ElectionKey, Failure, FailureKind, LeaseTime, LossReason, Situation},
+    protocol::{
+        ElectionKey, FailOverLimit, Failure, FailureKind, LeaseTime, LossReason, Situation,
+    },
     wall_clock,
 };
 use anyhow::anyhow;
@@ -49,7 +51,12 @@ pub(super) fn state_sentence(state: &ElectionState, leader_key: &LeaderKey) -> S
                 None => String::new(),
             };
             let name = Printable(&leader.name);
-            format!("'{name}' leads{address}, token {token}, lease {lease}{since}.")
+            let took_over = if leader.took_over {
+                "; it took over from a leader that did not respond"
+            } else {
+                ""
+            };
+            format!("'{name}' leads{address}, token {token}, lease {lease}{since}{took_over}.")
         }
         (Situation::LedWithoutActing, Some(leader)) => {
             let Leader { token, lease, .. } = leader;
@@ -295,7 +302,17 @@ fn leader_fields_up_to(longest: usize, leader: &Leader) -> Map<String, Value> {
         leader.address.as_deref(),
     ));
     fields.insert("acts".to_owned(), json!(leader.acts));
+    if leader.took_over {
+        fields.insert("took_over".to_owned(), json!(true));
+    }
+    fields.extend(fail_over_field(leader.fail_over));
     fields
+}
+
+/// Returns a field with a fail-over limit in seconds, if there is one.
+fn fail_over_field(limit: Option<FailOverLimit>) -> Option<(String, Value)> {
+    let seconds = limit?.as_duration().as_secs_f64();
+    Some(("fail_over".to_owned(), json!(seconds)))
 }
 
 /// Returns a time to the second as JSON.

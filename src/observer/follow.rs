@@ -234,7 +234,7 @@ impl Follower {
     async fn catch_up(&mut self, connection: &Connection) -> Result<bool, End> {
         while let Some(history) = &mut self.history {
             match history.next() {
-                Next::Report(state) => self.report(Observed::State(state)).await?,
+                Next::Report(state) => self.report(Observed::State(*state)).await?,
                 Next::Read { key, revision } => {
                     let entry = connection.read_at(key, revision, LIMIT).await?;
                     history.settle(key, revision, entry.as_ref());

@@ -35,7 +35,7 @@ struct Steps {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Report this.
-    Report(ElectionState),
+    Report(Box<ElectionState>),
     /// Read this key as it was at this revision, for [`KeyHistory::settle`].
     Read { key: ElectionKey, revision: i64 },
     /// Wait for what the watches deliver: there is more to come.
@@ -188,7 +188,7 @@ impl KeyHistory {
             };
             side.as_of = revision;
         }
-        Next::Report(self.state(revision))
+        Next::Report(Box::new(self.state(revision)))
     }
 
     fn state(&self, revision: i64) -> ElectionState {

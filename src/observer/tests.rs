@@ -75,7 +75,7 @@ fn deliver(history: &mut KeyHistory, past: &Past, events: Vec<Change>) -> Vec<El
         history.take(event);
         loop {
             match history.next() {
-                Next::Report(situation) => told.push(situation),
+                Next::Report(situation) => told.push(*situation),
                 Next::Read { key, revision } => {
                     let state = states[&revision][usize::from(key == ElectionKey::Acting)];
                     history.settle(key, revision, state.map(entry).as_ref());

@@ -138,6 +138,7 @@ mod tests {
             healthy: None,
             reason: None,
             leads: false,
+            fail_over: None,
         }
     }
 

@@ -130,6 +130,8 @@ fn leader_lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
         ),
         None => "not known".to_owned(),
     };
+    let limit = leader.fail_over;
+    let limit = limit.map_or_else(String::new, |limit| format!(", fail-over {limit}"));
     let since = match leader.since {
         Some(since) => {
             let date = humantime::format_rfc3339_seconds(since);
@@ -149,7 +151,7 @@ fn leader_lines(leader: &Leader, lease: Option<LeaseTime>) -> Vec<String> {
         format!("address  {address}"),
         format!("token    {}", leader.token),
         format!("lease    {}", leader.lease),
-        format!("ttl      {remaining}"),
+        format!("ttl      {remaining}{limit}"),
         format!("since    {since}"),
     ]
 }

@@ -1,6 +1,6 @@
 //! Renders the candidates.
 
-use super::{date, failure_reason, optional_text};
+use super::{date, fail_over_field, failure_reason, optional_text};
 use crate::{
     candidates::{Candidates, ListedCandidate},
     config::LeaderKey,
@@ -36,6 +36,7 @@ fn candidate_fields(candidate: &ListedCandidate) -> Map<String, Value> {
     ];
     fields.extend(optional_text("reason", candidate.reason.as_deref()));
     fields.extend(rest.map(|(field, value)| (field.to_owned(), value)));
+    fields.extend(fail_over_field(candidate.fail_over));
     fields
 }
 
