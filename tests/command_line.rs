@@ -11,9 +11,10 @@ use support::etcd::Etcd;
 use support::operator::{at, run};
 
 /// The variables of the options that only candidates have.
-const OF_CANDIDATES: [&str; 15] = [
+const OF_CANDIDATES: [&str; 16] = [
     "NAME",
     "TTL",
+    "FAIL_OVER",
     "ADVERTISE",
     "LOG_FORMAT",
     "LOG",
@@ -53,10 +54,19 @@ fn set(command: &mut Command, variables: &[&str], value: &[u8]) {
 
 #[test]
 fn options_of_candidates_are_refused_with_a_subcommand() {
-    for subcommand in ["status", "observe", "step-down", "done", "health", "man"] {
+    for subcommand in [
+        "status",
+        "observe",
+        "step-down",
+        "challenge",
+        "done",
+        "health",
+        "man",
+    ] {
         for (option, value) in [
             ("--name", "server1"),
             ("--ttl", "5s"),
+            ("--fail-over", "1s"),
             ("--advertise", "here"),
             ("--log-format", "json"),
             ("--log", "info"),
@@ -192,7 +202,7 @@ fn a_program_without_the_separator_before_it_is_refused_with_a_tip() {
 #[test]
 fn invalid_timeouts_are_refused() {
     for value in ["", "0", "0s", "-1", "x", "25h", "99999999999999999999"] {
-        for command_name in ["status", "step-down", "done"] {
+        for command_name in ["status", "step-down", "challenge", "done"] {
             let run = run(at(
                 "127.0.0.1:1",
                 &[command_name, &format!("--timeout={value}")],
@@ -209,6 +219,7 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
         "status",
         "observe",
         "step-down",
+        "challenge",
         "done",
         "health",
         "completions",
@@ -225,6 +236,7 @@ fn the_completions_and_the_man_page_name_every_command_and_option() {
         "--leader-key",
         "--advertise",
         "--ttl",
+        "--fail-over",
         "--grace",
         "--stop-timeout",
         "--http",

@@ -8,7 +8,7 @@ mod run_args;
 mod values;
 mod variables;
 
-pub(super) use commands::{EtcdCommand, LocalCommand, StepDownArgs};
+pub(super) use commands::{ChallengeArgs, EtcdCommand, LocalCommand, StepDownArgs};
 pub(super) use documents::{completions, man_page};
 pub(super) use health_args::HealthCheck;
 pub(super) use run_args::{CommandToRun, Part, RunOptions, Work};
@@ -104,6 +104,9 @@ Examples:
 
   A hand-over to a replica of your choice, such as before maintenance:
     leader-election step-down --to server2
+
+  A leader that must respond now, or another one takes over (with --fail-over):
+    leader-election challenge
 
   Who led before, from when until when, and how each term ended:
     leader-election history

@@ -3,12 +3,14 @@
 mod agenda;
 mod arrivals;
 mod ask;
+mod challenge;
 mod done;
 mod hand_over;
 mod health;
 mod history;
 mod observe;
 mod react;
+mod sent;
 mod status;
 mod step_down;
 mod table;
@@ -38,6 +40,7 @@ pub(super) async fn run_etcd_command(
             timeout, command, ..
         } => react::run(cluster, leader_key, command, timeout).await,
         EtcdCommand::StepDown(args) => step_down::run(cluster, leader_key, *args).await,
+        EtcdCommand::Challenge(args) => challenge::run(cluster, leader_key, args).await,
         EtcdCommand::History { json, timeout } => {
             history::run(cluster, leader_key, json, timeout).await
         }

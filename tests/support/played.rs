@@ -46,8 +46,16 @@ impl<'a> Played<'a> {
     /// Begins to lead: puts both keys in one transaction, as an election and a hand-over do, and deletes
     /// what a hand-over deletes. Returns the token.
     pub fn lead(&self) -> u64 {
+        self.lead_with(&json!({}))
+    }
+
+    /// Does the same, with these fields besides its name in `leader/acting`.
+    pub fn lead_with(&self, fields: &Value) -> u64 {
         let Self { name, lease, .. } = self;
-        let record = json!({ "name": name }).to_string();
+        let mut record = json!({ "name": name });
+        let fields = fields.as_object().expect("an object").clone();
+        record.as_object_mut().expect("an object").extend(fields);
+        let record = record.to_string();
         // Nothing is compared, and an empty line ends each part.
         let transaction = format!(
             "\nput --lease={lease} leader {name:?}\nput --lease={lease} leader/acting {record:?}\ndel \

@@ -81,6 +81,16 @@ pub(in crate::daemon) enum EtcdCommand {
     /// the request was refused, nobody leads in time, or etcd is unreachable or refuses.
     StepDown(Box<StepDownArgs>),
 
+    /// Have the leader show that it is alive, or another candidate take over
+    ///
+    /// Challenges a leader that was started with --fail-over: it responds at once, and leads on. If it does
+    /// not respond, a candidate takes over, 1.1 of that time after it has seen the challenge with its next
+    /// read, which a third of its TTL brings at the latest. Needs an etcd role that may read and write
+    /// KEY/challenge. Exit code 0: the leader has responded, or somebody leads in a later term. 3: nobody
+    /// leads. 1: the leader has no fail-over limit, its term is about to end, neither happens in time, or
+    /// etcd is unreachable or refuses.
+    Challenge(ChallengeArgs),
+
     /// Print the last terms: who led, from when until when, and how that began and ended
     ///
     /// Prints one line for each of the last 32 terms that are recorded under KEY/history/, the newest
@@ -186,6 +196,23 @@ pub(in crate::daemon) struct StepDownArgs {
     pub force: bool,
 
     /// How long to try, and to wait for the next leader
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = parse_timeout,
+        allow_hyphen_values = true
+    )]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::daemon) struct ChallengeArgs {
+    /// Do so only if this is who leads; else end with 1
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub if_leader: Option<OsString>,
+
+    /// How long to try, and to wait for the response or for the next leader
     #[arg(
         long,
         value_name = "DURATION",

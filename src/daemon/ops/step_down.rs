@@ -102,7 +102,7 @@ pub(super) async fn read_once_more(asker: &Asker, leader_key: &LeaderKey) -> any
 
 /// Reads both keys and etcd's alarms, and the seats if `with_seats`. If etcd refuses to show those, it also
 /// returns why.
-async fn read_with_alarms(
+pub(super) async fn read_with_alarms(
     connection: &Connection,
     limit: Duration,
     with_seats: bool,
@@ -123,7 +123,7 @@ async fn read_with_alarms(
 }
 
 /// Returns whether somebody leads in a later term than this leader's.
-fn is_next(state: &ElectionState, before: &Leader) -> bool {
+pub(super) fn is_next(state: &ElectionState, before: &Leader) -> bool {
     let leader = state.leader.as_ref();
     leader.is_some_and(|leader| leader.token > before.token)
 }

@@ -83,6 +83,8 @@ pub enum Call {
     RemoveRecord,
     /// The transaction that asks a leader to hand over to a chosen candidate.
     Choose,
+    /// The transaction by which an operator challenges a leader.
+    Challenge,
     /// A transaction that concerns the candidates' seats, such as a read of them.
     Seats,
     /// The request for the records that follow the first page of them.
@@ -128,6 +130,7 @@ impl Call {
             }
             // Only `KEY/next` holds a lease.
             Self::Choose => contains(message, br#"{"lease":"#),
+            Self::Challenge => contains(message, br#"{"name":"leader-election challenge"}"#),
             Self::Seats => contains(message, b"leader/candidates/"),
             // The range begins after a key, with that and a null byte.
             Self::LaterRecords => {

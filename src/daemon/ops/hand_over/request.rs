@@ -5,20 +5,17 @@ use crate::{
     config::LeaderKey,
     daemon::{
         exit_code,
-        ops::{ask::Asker, print, step_down::read_once_more},
+        ops::{ask::Asker, print, sent::Sent, step_down::read_once_more},
         render::{HISTORY_WENT_BACK, required_role, state_sentence},
     },
     etcd::Values,
     observer::{ElectionState, Leader},
     printable::Printable,
-    protocol::{Failure, FailureKind, FencingToken, Seat, Situation, Transaction, View},
+    protocol::{FencingToken, Seat, Situation, Transaction, View},
     record::SeatRecord,
 };
 use anyhow::{Context, bail};
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 use tokio::time::sleep;
 
 /// How often the command looks whether the candidate acts: an `Observer` reports the two keys only, and
@@ -239,40 +236,5 @@ impl Request<'_> {
             }
             None => format!(" '{name}' did not hand over: its lease expired, or its log says why."),
         }
-    }
-}
-
-/// What became of the attempts to send a request.
-#[derive(Default)]
-struct Sent {
-    /// At least one has had no response: it may be carried out later.
-    under_way: AtomicBool,
-    /// At least one was refused.
-    refused: AtomicBool,
-    /// At least one was refused because of the user's role.
-    denied: AtomicBool,
-}
-
-impl Sent {
-    fn record(&self, failure: &Failure) {
-        let flag = match failure.kind {
-            FailureKind::TimedOut | FailureKind::Unreachable => &self.under_way,
-            FailureKind::Denied => &self.denied,
-            FailureKind::Refused => &self.refused,
-            _ => return,
-        };
-        flag.store(true, Ordering::Relaxed);
-    }
-
-    fn is_under_way(&self) -> bool {
-        self.under_way.load(Ordering::Relaxed)
-    }
-
-    fn is_denied(&self) -> bool {
-        self.denied.load(Ordering::Relaxed)
-    }
-
-    fn may_be_carried_out(&self) -> bool {
-        self.is_under_way() || self.refused.load(Ordering::Relaxed)
     }
 }
