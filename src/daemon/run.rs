@@ -176,6 +176,19 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     result
 }
 
+/// Warns of a fail-over limit that a busy etcd does not always keep.
+fn warn_of_short_fail_over(config: &Config, name: &str) {
+    let limit = config.fail_over();
+    if let Some(limit) = limit.filter(|limit| limit.as_duration() < SHORT_FAIL_OVER) {
+        let time = limit.acts_for().as_millis();
+        warn!(
+            name,
+            "--fail-over {limit} is short: a leader loses its term whenever etcd takes {time} ms to \
+             respond; 1s is recommended."
+        );
+    }
+}
+
 async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
     let mut signals =
         Signals::new(part.command.is_some()).context("could not listen to signals")?;
@@ -186,17 +199,7 @@ async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
     info!(name, "Starting the server '{name}'");
     info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
 
-    if let Some(limit) = config
-        .fail_over()
-        .filter(|limit| limit.as_duration() < SHORT_FAIL_OVER)
-    {
-        warn!(
-            name,
-            "--fail-over {limit} is short: a leader loses its term whenever etcd takes {} ms to respond; \
-             1s is recommended.",
-            limit.acts_for().as_millis()
-        );
-    }
+    warn_of_short_fail_over(&config, &name);
     let listener = match part.http {
         Some(address) => Some(listen(address).await?),
         None => None,

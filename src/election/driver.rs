@@ -53,6 +53,7 @@ pub(super) enum Command {
 }
 
 /// The result of a task.
+#[allow(clippy::large_enum_variant, reason = "nearly all are inputs")]
 enum Message {
     Input(Input),
     Connected {

@@ -220,8 +220,12 @@ impl History {
             Beginning::Campaign => TermRecord::ELECTED,
         };
         let now = clock::now();
+        // The take-over itself ended the term before, whose holder had stopped acting at some time before that.
+        let ended = self.term_ended.take();
         TermRecord {
-            gap: self.term_ended.take().map(|ended| now.since(ended)),
+            gap: ended
+                .filter(|_| beginning != Beginning::TakeOver)
+                .map(|ended| now.since(ended)),
             ..TermRecord::now(term.token, &self.name, self.address.as_deref(), came)
         }
     }

@@ -33,6 +33,7 @@ pub(super) enum CallKind {
 
 /// What the machine needs next.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is made and used at once")]
 pub(super) enum Need {
     Connection,
     Call(CallKind),

@@ -128,14 +128,14 @@ impl FailOverLimit {
     /// Returns how long a leader may act after it has sent a request that showed no challenge.
     #[must_use]
     pub fn acts_for(self) -> Duration {
-        self.0 - self.0 / 10
+        self.0 * 9 / 10
     }
 
     /// Returns how long a follower waits that sees a challenge, before it takes over: if all clocks run within a
     /// tenth of true time, the leader has stopped acting by then.
     #[must_use]
     pub fn take_over_after(self) -> Duration {
-        self.0 + self.0 / 10
+        self.0 * 11 / 10
     }
 }
 

@@ -40,7 +40,7 @@ pub const CHALLENGE_VARIANTS: &[Variant] = &[
     rivals(
         "A leader acts for a whole limit",
         ACTS_ALONE,
-        &[edit(TIMING, "acts_for", "self.0 - self.0 / 10", "self.0")],
+        &[edit(TIMING, "acts_for", "self.0 * 9 / 10", "self.0")],
     ),
     rivals(
         "A follower waits for one limit",
@@ -48,7 +48,7 @@ pub const CHALLENGE_VARIANTS: &[Variant] = &[
         &[edit(
             TIMING,
             "take_over_after",
-            "self.0 + self.0 / 10",
+            "self.0 * 11 / 10",
             "self.0",
         )],
     ),

@@ -228,8 +228,8 @@ impl World {
         }
         let (of, last) =
             std::mem::replace(&mut self.checks.challenges.last[node], (token, self.now));
-        let least = limit.map_or(0, |limit| nanos(limit.as_duration()) * 10 / 11);
-        if of == token && self.now - last + MILLI < least && is_known {
+        let shortest = limit.map_or(0, |limit| nanos(limit.as_duration()) * 10 / 11);
+        if of == token && self.now - last + MILLI < shortest && is_known {
             return Err(self.violation(format!("node {} challenges again too soon", node + 1)));
         }
         Ok(())

@@ -372,10 +372,11 @@ impl World {
             LossReason::LeaderKeyDeleted | LossReason::LeaderKeyOverwritten => {
                 this_history && !taken(ElectionKey::Leader)
             }
-            LossReason::ActingKeyTaken => this_history && !taken(ElectionKey::Acting),
             // Nobody takes over from a leader that lives and is heard.
             LossReason::TakenOver if self.plan.mix == Mix::Quick => true,
-            LossReason::TakenOver => this_history && !taken(ElectionKey::Acting),
+            LossReason::ActingKeyTaken | LossReason::TakenOver => {
+                this_history && !taken(ElectionKey::Acting)
+            }
             LossReason::LeaseGone => {
                 let is_there = |held: &etcd::Lease| held.id == lease && self.now < held.expires;
                 this_history && self.etcd.store.leases.iter().any(is_there)

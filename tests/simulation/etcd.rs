@@ -363,6 +363,7 @@ pub enum Question {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is made and used at once")]
 pub enum Reply {
     Granted {
         ttl: Time,

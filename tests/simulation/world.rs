@@ -65,6 +65,7 @@ pub enum Event {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are inputs")]
 pub enum ToNode {
     Alarm(u32),
     Input(Input),

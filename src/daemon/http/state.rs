@@ -189,8 +189,7 @@ impl ReplicaState {
             Role::Withdrawn => return Ok(()),
             _ if has_died => return Err("the election has died"),
             Role::Leader { deadline, .. } => now >= deadline,
-            // Killing takes a tenth of the grace.
-            Role::Stopping { by, .. } => now > by + known.timing.grace() / 10,
+            Role::Stopping { by, .. } => now > by + known.timing.time_to_kill(),
             Role::Follower => false,
         };
         // After a pause it is overdue at first, and stops acting at once.

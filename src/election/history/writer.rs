@@ -171,8 +171,13 @@ impl Writer {
     async fn follow(&mut self) -> Result<(), GivenUp> {
         self.is_behind = false;
         // The leader is recording its term just now, and the one before is recording the end of its own.
-        self.pause().await?;
-        self.read().await
+        let mut followed = self.pause().await;
+        if followed.is_ok() {
+            followed = self.read().await;
+        }
+        // What interrupted this, such as the end of this candidate's own term, comes first.
+        self.is_behind |= followed.is_err() && self.next.is_some();
+        followed
     }
 
     /// Reads the terms if anyone wants to know them.

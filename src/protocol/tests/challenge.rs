@@ -209,7 +209,7 @@ fn a_suspected_leader_is_challenged_and_replaced_after_eleven_tenths_of_the_limi
     let (mut harness, lease) = waiting();
     let noticed = harness.now;
     harness.events.clear();
-    harness.pass(LIMIT * 11 / 10 - MILLI);
+    harness.pass(Duration::from_millis(1099));
     assert!(!tries(&harness));
     harness.pass(MILLI);
     let (call, transaction) = harness.take_transaction();
