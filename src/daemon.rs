@@ -9,6 +9,7 @@ mod http;
 mod log;
 mod notify;
 mod ops;
+mod presence;
 mod render;
 mod report;
 mod run;

@@ -48,8 +48,8 @@ pub(super) fn check(plan: &Plan) -> anyhow::Result<()> {
         needed += FOR_HEALTH;
     }
     if plan.has_http {
-        // HTTP connections may take a quarter of all.
-        needed = (needed + 1).div_ceil(3) * 4;
+        // Short HTTP connections may take a quarter of all, and those of followers another one.
+        needed = (needed + 1) * 2;
     }
     ensure!(
         allowed >= needed,

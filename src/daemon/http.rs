@@ -3,6 +3,7 @@
 mod document;
 mod format;
 mod metrics;
+mod presence;
 mod role;
 mod routes;
 mod server;

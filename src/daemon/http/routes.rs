@@ -1,7 +1,7 @@
 //! The paths that the server has, and what each responds. A new path belongs in [`router`].
 
-use super::{document::document, format::Format, state::ReplicaState};
-use crate::daemon::render::line;
+use super::{document::document, format::Format, presence::Presences, state::ReplicaState};
+use crate::daemon::{presence::PATH, render::line};
 use axum::{
     Router,
     extract::{Request, State},
@@ -18,8 +18,8 @@ use std::sync::Arc;
 /// The methods that every path allows.
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
-/// Returns the routes of a server that responds from this state.
-pub(super) fn router(state: Arc<ReplicaState>) -> Router {
+/// Returns the routes of a server that responds from this state, and serves this presence.
+pub(super) fn router(state: Arc<ReplicaState>, presences: Presences) -> Router {
     Router::new()
         .route("/leader", get(leader))
         .route("/follower", get(follower))
@@ -27,6 +27,7 @@ pub(super) fn router(state: Arc<ReplicaState>) -> Router {
         .route("/ready", get(ready))
         .route("/status", get(status))
         .route("/metrics", route(metrics))
+        .route(PATH, route(move |_, _| presences.respond()))
         .method_not_allowed_fallback(async || method_not_allowed())
         .fallback(async || not_found())
         .layer(from_fn(finish))
@@ -93,7 +94,7 @@ fn metrics(state: &ReplicaState, headers: &HeaderMap) -> Response {
 fn not_found() -> Response {
     sentence(
         StatusCode::NOT_FOUND,
-        "there are /leader, /follower, /live, /ready, /status and /metrics",
+        "there are /leader, /follower, /live, /ready, /status, /metrics and /presence",
     )
 }
 
@@ -114,7 +115,7 @@ fn condition(holds: bool, yes: &str, no: &str) -> Response {
     }
 }
 
-fn sentence(code: StatusCode, sentence: &str) -> Response {
+pub(super) fn sentence(code: StatusCode, sentence: &str) -> Response {
     (code, format!("{sentence}\n")).into_response()
 }
 
