@@ -11,6 +11,7 @@ use super::{
     log::{self, LOG_TIMEOUT, SHORT_LOG_TIMEOUT},
     notify::{Notifier, Watchdog},
     ops,
+    presence::PresenceMonitor,
     render::{fail_over_denied, failure_reason, job_denied, not_recorded},
     report::Reporter,
     signals::{self, Received, Signals, TIME_OF_ONE_REQUEST},
@@ -218,6 +219,7 @@ async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
         server: listener
             .map(|listener| Server::new(listener, &config, candidate.status(), candidate.terms())),
     };
+    let mut presence = PresenceMonitor::start(candidate.status());
     let mut watchdog = Watchdog::from_environment(candidate.liveness());
     let mut workload = Workload::new(part.command, &config, &candidate, children)?;
     let mut stop_requested = None;
@@ -267,6 +269,9 @@ async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
                     |reason| candidate.stand_back(reason),
                     |()| candidate.stand_forward(),
                 );
+            }
+            Some((term, presence)) = presence.next(), if election_runs => {
+                candidate.report_presence(term, presence);
             }
             ended = workload.ended() => {
                 let (ended, leadership) = ended.context("could not watch over COMMAND")?;
