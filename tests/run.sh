@@ -18,7 +18,7 @@ cd "$(dirname "$0")/.."
 # The files whose tests need no server. What does need one there, or takes long, is in a module `gate_only`.
 unit=(checker command_line dependencies documents simulation wait_for_it)
 # The files that inject faults, where one run in many may find something.
-faults=(cluster connections disturbances exclusion keys network once_faults outages)
+faults=(cluster connections disturbances exclusion keys network once_faults outages presence_faults)
 rounds=5
 schedules=1000000
 

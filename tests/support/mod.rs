@@ -33,6 +33,7 @@ pub mod seats;
 pub mod served;
 pub mod standbys;
 pub mod users;
+pub mod watched;
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
