@@ -177,6 +177,18 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     result
 }
 
+/// Logs who starts. Returns the name and the endpoints as they are logged.
+fn announce(config: &Config) -> (String, Vec<String>) {
+    let name = Printable(config.name().as_str().as_bytes()).to_string();
+    let endpoints: Vec<_> = (config.cluster().endpoints().iter())
+        .map(ToString::to_string)
+        .collect();
+    info!(name, "Starting the server '{name}'");
+    info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
+    warn_of_short_fail_over(config, &name);
+    (name, endpoints)
+}
+
 /// Warns of a fail-over limit that a busy etcd does not always keep.
 fn warn_of_short_fail_over(config: &Config, name: &str) {
     let limit = config.fail_over();
@@ -193,14 +205,7 @@ fn warn_of_short_fail_over(config: &Config, name: &str) {
 async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
     let mut signals =
         Signals::new(part.command.is_some()).context("could not listen to signals")?;
-    let name = Printable(config.name().as_str().as_bytes()).to_string();
-    let endpoints: Vec<_> = (config.cluster().endpoints().iter())
-        .map(ToString::to_string)
-        .collect();
-    info!(name, "Starting the server '{name}'");
-    info!(name, "Connecting to etcd at '{}'", endpoints.join(","));
-
-    warn_of_short_fail_over(&config, &name);
+    let (name, endpoints) = announce(&config);
     let listener = match part.http {
         Some(address) => Some(listen(address).await?),
         None => None,

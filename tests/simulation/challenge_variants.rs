@@ -265,14 +265,4 @@ pub const CHALLENGE_VARIANTS: &[Variant] = &[
             "if suspicion.challenge.is_none() { suspicion.doubts = Some(now); }",
         )],
     ),
-    rivals(
-        "A suspicion of an earlier term counts for the present one",
-        "challenges again too soon|acts without leader/acting|two act|takes over what may not",
-        &[edit(
-            SUSPICION,
-            "suspicion",
-            "suspicion.acting == acting.mod_revision",
-            "suspicion.acting <= acting.mod_revision",
-        )],
-    ),
 ];

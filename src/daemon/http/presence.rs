@@ -5,7 +5,7 @@ use super::routes::sentence;
 use crate::{
     clock,
     daemon::presence::{ALIVE, GOODBYE, first_line, pace},
-    protocol::{FailOverLimit, FencingToken, Moment, Role, Status},
+    protocol::{FailOverLimit, FencingToken, LossReason, Moment, Role, Status},
 };
 use axum::{
     Extension,
@@ -85,6 +85,19 @@ fn watched_term(
     Ok((term.token, limit))
 }
 
+/// Returns true iff a term has ended in order: if it was lost because etcd did not respond, nobody releases its keys, so
+/// that a follower must challenge it.
+fn ends_in_order(role: Role, deadline: Moment, now: Moment) -> bool {
+    let was_lost = matches!(
+        role,
+        Role::Stopping {
+            reason: LossReason::NotRenewed,
+            ..
+        }
+    );
+    now < deadline && !was_lost
+}
+
 /// Writes the lines of a term until it ends or the connection does.
 async fn write(
     mut status: watch::Receiver<Status>,
@@ -97,12 +110,19 @@ async fn write(
     // Each follower has room for the first line. Another one for which there is no room says no more than those that
     // wait.
     let _ = lines.try_send(first_line(token));
+    let mut last_deadline = None;
     loop {
-        let term = watched_term(&status.borrow_and_update(), clock::now());
-        if term != Ok((token, limit)) {
-            // If nobody reads it, the connection has ended.
-            let _ = lines.send(GOODBYE.to_owned()).await;
+        let now = clock::now();
+        let role = status.borrow().role;
+        if watched_term(&status.borrow_and_update(), now) != Ok((token, limit)) {
+            if last_deadline.is_none_or(|deadline| ends_in_order(role, deadline, now)) {
+                // If nobody reads it, the connection has ended.
+                let _ = lines.send(GOODBYE.to_owned()).await;
+            }
             return;
+        }
+        if let Role::Leader { deadline, .. } = role {
+            last_deadline = Some(deadline);
         }
         tokio::select! {
             // If the election has died, this must look like a crash.
