@@ -25,6 +25,7 @@ pub mod played;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod quick;
 pub mod record;
 pub mod refusals;
 pub mod requests;
