@@ -2,106 +2,15 @@
 //! whatever happens to the leader, according to what they record themselves.
 mod support;
 
-use rustix::process::{Signal, kill_process, kill_process_group};
-use std::time::Duration;
-use support::daemon::{Daemon, FOLLOWER, LOST, Stream};
-use support::etcd::{Etcd, on_each_etcd};
-use support::proxy::{Link, Proxy};
-use support::record::{Record, Sample, wait_for_guard};
-use support::{FAIL_OVER, TTL, processes_with};
-
-/// After a graceful end of a term, the next COMMAND starts within milliseconds. This is for a machine
-/// that is busy with other tests, and well below a TTL, after which it would start anyway.
-const HAND_OVER: Duration = Duration::from_secs(1);
-
-const MANNERS: [&str; 2] = ["obedient", "stubborn"];
-
-/// Replicas that run the recording COMMAND, each with a proxy of its own to etcd.
-struct Replicas {
-    replicas: Vec<(Daemon, Proxy)>,
-    // Dropped after the replicas, whose COMMANDs write to it.
-    record: Record,
-}
-
-impl Replicas {
-    /// Starts three; waits until the leader's COMMAND runs and the others follow.
-    fn start(etcd: &Etcd, manner: &str) -> (Self, Sample) {
-        let record = Record::new();
-        let replicas = (1..=3).map(|number| {
-            let name = format!("server{number}");
-            let proxy = Proxy::start(&etcd.endpoint(), Link::Open);
-            let command = record.replica(&name, &proxy.endpoint(), manner);
-            (Daemon::spawn(&name, command), proxy)
-        });
-        let replicas = Self {
-            replicas: replicas.collect(),
-            record,
-        };
-        let first = replicas.record.wait_for_term_after(0);
-        for (replica, _) in &replicas.replicas {
-            if replica.name != first.name {
-                replica.wait_for_any(FOLLOWER);
-            }
-        }
-        (replicas, first)
-    }
-
-    fn get(&mut self, name: &str) -> &mut (Daemon, Proxy) {
-        let it_is = |(replica, _): &&mut (Daemon, Proxy)| replica.name == name;
-        self.replicas.iter_mut().find(it_is).unwrap()
-    }
-
-    /// Waits for the next term; returns its first instant and for how long nothing ran before it.
-    fn next(&mut self, before: &Sample) -> (Sample, Duration) {
-        let next = self.record.wait_for_term_after(before.token);
-        let last = self.record.last(before.token);
-        let gap = Duration::from_micros(next.at.saturating_sub(last.at));
-        (next, gap)
-    }
-
-    /// Stops all replicas, and checks that nothing of COMMAND is left then.
-    fn stop(mut self) -> Vec<String> {
-        for (replica, proxy) in &mut self.replicas {
-            proxy.set(Link::Open);
-            if !replica.has_ended() {
-                replica.signal(Signal::TERM);
-            }
-        }
-        for (replica, _) in &mut self.replicas {
-            replica.wait_exit();
-        }
-        // COMMAND and what it has started have this in their arguments.
-        let record = self.record.path();
-        let left = processes_with(record.to_str().unwrap());
-        assert_eq!(left, [""; 0], "still running");
-        self.record.check()
-    }
-}
-
-/// Waits until all of COMMAND has ended. On a machine busy with other tests, a guard may be late, so
-/// that the daemon kills what is left; the record shows that this is in time.
-fn wait_for_the_end_of_command(replica: &mut Daemon) {
-    replica.wait_for_next_line("the end of COMMAND", |line| {
-        let message = line.message();
-        message == "'bash' has stopped." || message.starts_with("'bash' was not gone")
-    });
-}
+use support::etcd::on_each_etcd;
+use support::faults::{self, MANNERS, Pace};
+use support::proxy::Link;
 
 #[test]
 fn commands_do_not_overlap_when_etcd_is_frozen() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
-            let (mut replicas, first) = Replicas::start(&etcd, manner);
-            etcd.freeze();
-            // The guard and the election run out of time together, so that either line may come first.
-            let leader = &mut replicas.get(&first.name).0;
-            leader.wait_for_any_start(LOST);
-            wait_for_the_end_of_command(leader);
-            let last = replicas.record.last(first.token);
-            etcd.thaw();
-            let next = replicas.record.wait_for_term_after(first.token);
-            assert!(next.at > last.at);
-            replicas.stop();
+            faults::freeze_etcd(&etcd, Pace::Lease, manner);
         }
     });
 }
@@ -109,15 +18,10 @@ fn commands_do_not_overlap_when_etcd_is_frozen() {
 #[test]
 fn commands_do_not_overlap_when_the_leader_is_cut_off() {
     on_each_etcd(|etcd| {
-        for (manner, fault) in MANNERS.iter().flat_map(|manner| {
-            [Link::Frozen, Link::NoResponses, Link::Cut].map(|fault| (manner, fault))
-        }) {
-            let (mut replicas, first) = Replicas::start(&etcd, manner);
-            replicas.get(&first.name).1.set(fault);
-            let (_, gap) = replicas.next(&first);
-            assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
-            wait_for_the_end_of_command(&mut replicas.get(&first.name).0);
-            replicas.stop();
+        for manner in MANNERS {
+            for fault in [Link::Frozen, Link::NoResponses, Link::Cut] {
+                faults::cut_the_leader_off(&etcd, Pace::Lease, manner, fault);
+            }
         }
     });
 }
@@ -126,13 +30,7 @@ fn commands_do_not_overlap_when_the_leader_is_cut_off() {
 fn commands_do_not_overlap_when_a_daemon_is_stopped_and_continues_later() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
-            let (mut replicas, first) = Replicas::start(&etcd, manner);
-            replicas.get(&first.name).0.signal(Signal::STOP);
-            let (_, gap) = replicas.next(&first);
-            assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
-            replicas.get(&first.name).0.signal(Signal::CONT);
-            replicas.get(&first.name).0.wait_for_next(FOLLOWER);
-            replicas.stop();
+            faults::pause_the_daemon(&etcd, Pace::Lease, manner);
         }
     });
 }
@@ -141,18 +39,7 @@ fn commands_do_not_overlap_when_a_daemon_is_stopped_and_continues_later() {
 fn commands_do_not_overlap_when_a_daemon_is_killed() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
-            let (mut replicas, first) = Replicas::start(&etcd, manner);
-            let old = &mut replicas.get(&first.name).0;
-            let guard = wait_for_guard(old);
-            old.signal(Signal::KILL);
-            // As a service manager does with the rest; there may be nothing left.
-            let _ = kill_process_group(guard, Signal::TERM);
-            let (_, gap) = replicas.next(&first);
-            assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
-            let old = &mut replicas.get(&first.name).0;
-            let said = old.wait_for_next_start("The daemon is gone");
-            assert_eq!(said.stream, Stream::Err);
-            replicas.stop();
+            faults::kill_the_daemon(&etcd, Pace::Lease, manner);
         }
     });
 }
@@ -161,17 +48,7 @@ fn commands_do_not_overlap_when_a_daemon_is_killed() {
 fn commands_do_not_overlap_when_a_guard_is_killed() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
-            let (mut replicas, first) = Replicas::start(&etcd, manner);
-            let old = &mut replicas.get(&first.name).0;
-            kill_process(wait_for_guard(old), Signal::KILL).unwrap();
-            let (_, gap) = replicas.next(&first);
-            assert!(gap < HAND_OVER, "nothing ran for {gap:?}");
-            replicas
-                .get(&first.name)
-                .0
-                .wait_for_next("No longer the leader: it resigned.");
-            replicas.get(&first.name).0.wait_for_next(FOLLOWER);
-            replicas.stop();
+            faults::kill_the_guard(&etcd, Pace::Lease, manner);
         }
     });
 }
@@ -180,16 +57,7 @@ fn commands_do_not_overlap_when_a_guard_is_killed() {
 fn commands_do_not_overlap_when_a_guard_is_stopped_while_its_daemon_loses_the_lease() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
-            let (mut replicas, first) = Replicas::start(&etcd, manner);
-            kill_process(
-                wait_for_guard(&mut replicas.get(&first.name).0),
-                Signal::STOP,
-            )
-            .unwrap();
-            replicas.get(&first.name).1.set(Link::Frozen);
-            let (_, gap) = replicas.next(&first);
-            assert!(gap < FAIL_OVER, "nothing ran for {gap:?}");
-            replicas.stop();
+            faults::stop_the_guard_and_cut_the_leader_off(&etcd, Pace::Lease, manner);
         }
     });
 }
@@ -198,19 +66,7 @@ fn commands_do_not_overlap_when_a_guard_is_stopped_while_its_daemon_loses_the_le
 fn commands_do_not_overlap_when_the_leader_key_is_deleted_or_overwritten() {
     on_each_etcd(|etcd| {
         for manner in MANNERS {
-            let (mut replicas, mut before) = Replicas::start(&etcd, manner);
-            for act in ["delete", "overwrite"] {
-                if act == "delete" {
-                    etcd.etcdctl(&["del", "leader"]);
-                } else {
-                    let lease = etcd.grant(TTL);
-                    etcd.put("leader", b"somebody", Some(&lease));
-                }
-                wait_for_the_end_of_command(&mut replicas.get(&before.name).0);
-                // If the key is held for longer than the old leader holds off, that one may win again.
-                before = replicas.next(&before).0;
-            }
-            replicas.stop();
+            faults::delete_and_overwrite_the_leader_key(&etcd, Pace::Lease, manner);
         }
     });
 }

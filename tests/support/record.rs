@@ -68,7 +68,12 @@ impl Record {
     /// Returns the command line of a replica that runs the recording COMMAND. `manner` is what COMMAND
     /// does on SIGTERM: `obedient` ends, `stubborn` goes on.
     pub fn replica(&self, name: &str, endpoints: &str, manner: &str) -> Command {
-        let mut command = json(name, endpoints);
+        self.run_by(json(name, endpoints), manner)
+    }
+
+    /// Lets this candidate run the recording COMMAND.
+    pub fn run_by(&self, candidate: Command, manner: &str) -> Command {
+        let mut command = candidate;
         command.args(["--stop-timeout", "1s", "--", "bash"]);
         command.arg(self.folder.path().join("command"));
         command.arg(self.path()).arg(manner);
