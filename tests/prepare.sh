@@ -39,6 +39,8 @@ if ((!build_only)); then
     has initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
     # haproxy is on root's PATH only.
     has haproxy || [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
+    # benches/fail_over compares with it.
+    has keepalived || [[ -x /usr/sbin/keepalived ]] || missing+=(keepalived)
     # promtool comes with it.
     { has prometheus && has promtool; } || missing+=(prometheus)
     # The tests of examples/vip.sh make networks of their own.

@@ -3,7 +3,8 @@
 #
 #   tests/run.sh unit [ARGUMENT...]   what needs neither Docker nor a server; takes seconds once it is built
 #   tests/run.sh [ARGUMENT...]        the gate: everything; at most 30 minutes on two cores
-#   tests/run.sh all [ARGUMENT...]    the gate and long runs: a million simulated schedules, and the faults five times
+#   tests/run.sh all [ARGUMENT...]    the gate and long runs: a million simulated schedules, half an hour of fail-over
+#                                     limits under load and beside keepalived, and the faults five times
 #
 # The arguments go to `cargo test`: `tests/run.sh --test network` runs one file. Those of `unit` go to the test
 # programs: `tests/run.sh unit backoff` runs the tests with that in their names.
@@ -18,7 +19,8 @@ cd "$(dirname "$0")/.."
 # The files whose tests need no server. What does need one there, or takes long, is in a module `gate_only`.
 unit=(checker command_line dependencies documents simulation wait_for_it)
 # The files that inject faults, where one run in many may find something.
-faults=(cluster connections disturbances exclusion keys network once_faults outages presence_faults)
+faults=(cluster connections disturbances exclusion fail_over_exclusion fail_over_faults keys network once_faults outages
+    presence_faults)
 rounds=5
 schedules=1000000
 
@@ -76,6 +78,7 @@ else
     step cargo test --locked --no-fail-fast "$@"
     if [[ $mode == all ]]; then
         step cargo bench --locked --bench simulation -- --schedules "$schedules"
+        step cargo bench --locked --bench fail_over
         mapfile -t files < <(cargo_tests "${faults[@]}")
         for ((round = 2; round <= rounds; round++)); do
             step cargo test --locked --no-fail-fast "${files[@]}"

@@ -1,0 +1,26 @@
+//! What a fail-over limit costs and gains: `cargo bench --bench fail_over`.
+//!
+//! - How many terms a leader loses that nobody has harmed: `MINUTES=1` for a shorter run than ten minutes per load.
+//! - How soon the next one acts after a crash, and how many act at once after a pause, beside keepalived: `RUNS=3` for
+//!   fewer runs than ten, `RUNS=0` for none.
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod beside_keepalived;
+mod losses;
+
+fn main() {
+    // `cargo test --benches` and `cargo bench -- --list` look at what there is; that is no run.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let number = |name: &str, default: u32| {
+        std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+    };
+    let runs = number("RUNS", 10);
+    if runs > 0 {
+        beside_keepalived::compare(runs);
+    }
+    losses::count(number("MINUTES", 10));
+}
