@@ -16,6 +16,12 @@ use support::{PATIENCE, is_long_run, let_pass, poll_until, users, wait_until};
 
 const CHALLENGE: &str = "leader/challenge";
 
+/// A limit that leaves a leader time to respond on a machine that is busy with other tests.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// In less than this time after its last renewal, no lease ends.
+const BEFORE_THE_LEASE: Duration = Duration::from_secs(8);
+
 /// Waits until another candidate leads than this one; returns its index.
 fn wait_for_next_leader(replicas: &[Daemon], old: usize) -> usize {
     wait_until("another candidate leads", PATIENCE, || {
@@ -42,12 +48,12 @@ fn assert_keeps_its_only_term(replicas: &mut [Daemon], leader: usize) {
 #[test]
 fn a_leader_that_is_resumed_after_others_took_over_says_first_that_it_no_longer_leads() {
     on_each_etcd(|etcd| {
-        let mut replicas = candidates(&etcd.endpoint(), SECOND, 3);
+        let mut replicas = candidates(&etcd.endpoint(), LIMIT, 3);
         let old = wait_for_next_roles(&mut replicas);
         replicas[old].wait_for_next_refreshes(1);
         // So short that it responds in time, if it was suspected at all.
         replicas[old].signal(Signal::STOP);
-        let_pass(SECOND / 4);
+        let_pass(LIMIT / 4);
         replicas[old].signal(Signal::CONT);
         assert_keeps_its_only_term(&mut replicas, old);
 
@@ -55,7 +61,7 @@ fn a_leader_that_is_resumed_after_others_took_over_says_first_that_it_no_longer_
         let stopped = Instant::now();
         let new = wait_for_next_leader(&replicas, old);
         let took = replicas[new].last(LEADER).at - stopped;
-        assert!(took < TTL / 2, "{took:?}");
+        assert!(took < BEFORE_THE_LEASE, "{took:?}");
         replicas[new].wait_for_any(REFRESHED);
         let said = replicas[old].lines().len();
         replicas[old].signal(Signal::CONT);
@@ -71,8 +77,7 @@ fn a_leader_that_is_resumed_after_others_took_over_says_first_that_it_no_longer_
 #[test]
 fn a_leader_responds_to_challenges_that_are_written_by_hand_and_keeps_its_term() {
     on_each_etcd(|etcd| {
-        let limit = 2 * SECOND;
-        let mut replicas = candidates(&etcd.endpoint(), limit, 3);
+        let mut replicas = candidates(&etcd.endpoint(), LIMIT, 3);
         let leader = wait_for_next_roles(&mut replicas);
         let lease = etcd.grant(TTL);
         let values = [&b""[..], b"\xff\0", br#"{"name":"an operator"}"#];
@@ -94,14 +99,13 @@ fn a_leader_responds_to_challenges_that_are_written_by_hand_and_keeps_its_term()
         replicas[leader].signal(Signal::CONT);
         assert_keeps_its_only_term(&mut replicas, leader);
         assert_eq!(etcd.key(CHALLENGE), None);
-        terms(&replicas.iter().collect::<Vec<_>>());
     });
 }
 
 #[test]
 fn a_challenge_that_nobody_responds_to_goes_with_the_next_term() {
     let etcd = Etcd::newest();
-    let mut replicas = candidates(&etcd.endpoint(), SECOND, 3);
+    let mut replicas = candidates(&etcd.endpoint(), LIMIT, 3);
     let old = wait_for_next_roles(&mut replicas);
     replicas[old].crash();
     etcd.put(CHALLENGE, b"an operator", None);
@@ -114,8 +118,7 @@ fn a_challenge_that_nobody_responds_to_goes_with_the_next_term() {
 #[test]
 fn the_death_of_etcds_leader_makes_no_second_leader() {
     let mut cluster = Cluster::start(binaries().last().unwrap());
-    let limit = 2 * SECOND;
-    let mut replicas = candidates(&cluster.endpoints(), limit, 3);
+    let mut replicas = candidates(&cluster.endpoints(), LIMIT, 3);
     wait_for_next_roles(&mut replicas);
     for _ in 0..if is_long_run() { 5 } else { 1 } {
         let killed = cluster.leader(0, None);
@@ -127,7 +130,7 @@ fn the_death_of_etcds_leader_makes_no_second_leader() {
         wait_for_settled(&mut replicas);
         let all = terms(&replicas.iter().collect::<Vec<_>>());
         let lost = all.len() - before;
-        println!("seen: etcd's leader killed, limit {limit:?}: {lost} terms lost");
+        println!("seen: etcd's leader killed, limit {LIMIT:?}: {lost} terms lost");
         assert!(lost <= 1, "{all:#?}");
         cluster.members[killed].up();
         cluster.wait_healthy(&[0, 1, 2]);
@@ -138,7 +141,7 @@ fn the_death_of_etcds_leader_makes_no_second_leader() {
 fn connections_that_are_reset_again_and_again_cost_no_term() {
     let etcd = Etcd::newest();
     let way = Proxy::start(&etcd.endpoint(), Link::Open);
-    let mut replicas = candidates(&way.endpoint(), SECOND, 3);
+    let mut replicas = candidates(&way.endpoint(), LIMIT, 3);
     let leader = wait_for_next_roles(&mut replicas);
     let resets = if is_long_run() { 60 } else { 10 };
     for _ in 0..resets {
@@ -168,7 +171,7 @@ fn with_a_full_database_a_leader_responds_to_a_challenge_and_after_a_crash_its_l
     poll_until("the lease ends", || {
         etcd.key("leader").is_none().then_some(())
     });
-    assert!(dead.elapsed() > TTL / 2, "{:?}", dead.elapsed());
+    assert!(dead.elapsed() > BEFORE_THE_LEASE, "{:?}", dead.elapsed());
     assert!(!replicas[1 - leader].leads());
     etcd.etcdctl(&["del", "filler"]);
     etcd.etcdctl(&["compact", &etcd.revision().to_string()]);
@@ -193,7 +196,7 @@ fn authentication_can_be_switched_on_while_a_leader_has_a_limit() {
     users::permit_all_keys_of_the_election(&etcd);
     let mut replicas: Vec<_> = ["server1", "server2", "server3"]
         .map(|name| {
-            let command = candidate(name, &etcd.endpoint(), SECOND);
+            let command = candidate(name, &etcd.endpoint(), LIMIT);
             Daemon::spawn(name, users::as_replica(command))
         })
         .into();
@@ -205,7 +208,7 @@ fn authentication_can_be_switched_on_while_a_leader_has_a_limit() {
     let killed = replicas[first].crash();
     let next = wait_for_next_leader(&replicas, first);
     let took = replicas[next].last(LEADER).at - killed;
-    assert!(took < TTL / 2, "{took:?}");
+    assert!(took < BEFORE_THE_LEASE, "{took:?}");
 }
 
 #[test]
@@ -216,7 +219,7 @@ fn a_follower_whose_role_has_the_two_keys_alone_follows_and_waits_for_the_end_of
     users::enable(&mut etcd);
     let ttl = Duration::from_secs(4);
     let with_limit = |name: &str| {
-        let mut command = with_ttl(name, &etcd.endpoint(), ttl, SECOND);
+        let mut command = with_ttl(name, &etcd.endpoint(), ttl, LIMIT);
         command.args(["--etcd-user", "chief"]);
         command.env("LEADER_ELECTION_ETCD_PASSWORD", "sesame");
         Daemon::spawn(name, command)
