@@ -68,7 +68,7 @@ fn a_token_that_does_not_grow_is_found() {
 #[test]
 #[should_panic = "revives a term that was over"]
 fn a_refresh_after_the_deadline_is_found() {
-    let lines = [(0.1, LEADER, 5, 1.9), (3.0, REFRESHED, 5, 4.5)];
+    let lines = [(0.1, LEADER, 5, 1.9), (2.5, REFRESHED, 5, 4.0)];
     check(&[], &[process("old", &lines, None)]);
 }
 

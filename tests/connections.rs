@@ -155,7 +155,8 @@ fn over_slow_links_with_tls_and_a_user_a_closed_connection_costs_no_term() {
 fn over_a_link_that_is_too_slow_for_the_ttl_nobody_leads_and_the_log_says_why() {
     let (_etcd, authority, proxy, _) = slow_and_secure(Duration::from_millis(1300));
     let mut replica = slow_replica("slow", &authority, &proxy);
-    let why = "which is what the TTL allows; a slower link needs a longer one";
+    let why =
+        "which is what the TTL or the fail-over limit allows; a slower link needs a longer one";
     let said = replica.wait_for_next_line(why, Line::is_warning);
     let text = said.text();
     assert!(

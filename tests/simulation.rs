@@ -19,7 +19,7 @@ mod yielding_variants;
 
 use patch::Program;
 use simulation::{
-    plan::Kind,
+    plan::{Kind, Mix},
     run::{describe, report, run_many, trace},
 };
 use std::{process::Command, time::Instant};
@@ -63,6 +63,24 @@ fn schedules_of(variant: &Variant, documents: &str) -> u32 {
 /// What needs a server or takes long, and is no part of `tests/run.sh unit`.
 mod gate_only {
     use super::*;
+
+    #[test]
+    fn twenty_thousand_schedules_of_each_mix_with_fail_over_limits_keep_every_promise() {
+        for mix in [Mix::Rivals, Mix::Quick] {
+            let started = Instant::now();
+            let (tally, failed) = run_many(1, 20_000, Some(mix));
+            if let Some(failed) = failed {
+                panic!("{}", describe(&failed, Some(mix), tally.schedules));
+            }
+            println!(
+                "{}: {}in {:?}",
+                mix.name(),
+                report(&tally),
+                started.elapsed()
+            );
+            assert!(tally.taken_over > 5000, "only {}", tally.taken_over);
+        }
+    }
 
     #[test]
     fn each_wrong_variant_of_the_protocol_is_caught() {

@@ -7,14 +7,14 @@ use crate::{
     clock,
     config::Config,
     printable::Printable,
-    protocol::{ElectionKey, Event, FencingToken, LossReason, Moment, Term},
+    protocol::{ElectionKey, Event, FailOverLimit, FencingToken, LossReason, Moment, Term},
     record::{DoneRecord, SeatRecord},
     wall_clock,
 };
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
-/// How often the renewal of a term is logged at most.
+/// How often the renewal of a term with a fail-over limit is logged at most.
 const RENEWALS_LOGGED_EVERY: Duration = Duration::from_millis(900);
 
 /// Logs the events of one candidate.
@@ -34,6 +34,8 @@ pub(super) struct Reporter {
     wait: Option<Duration>,
     /// Whether the line about giving up the lease is logged.
     has_released: bool,
+    /// The fail-over limit of this replica's terms.
+    fail_over: Option<FailOverLimit>,
     /// The term whose renewal was logged last, and when that was sent.
     renewal_logged: Option<(Term, Moment)>,
 }
@@ -54,6 +56,7 @@ impl Reporter {
                 .map_or_else(String::new, |job| printable(job.as_str())),
             wait: config.wait(),
             has_released: false,
+            fail_over: config.fail_over(),
             renewal_logged: None,
         }
     }
@@ -95,6 +98,7 @@ impl Reporter {
                 lease = %term.lease,
                 ttl = self.ttl.as_secs(),
                 acts_until = acts_until(deadline),
+                fail_over_ms = self.fail_over.map(FailOverLimit::as_millis),
                 "I am the leader."
             ),
             Event::Following { leader } => {
@@ -160,10 +164,13 @@ impl Reporter {
         }
     }
 
-    /// Returns true iff the last line about a renewal of this term is a second old.
+    /// Returns true iff a renewal of this term is to be logged: with a fail-over limit, if the last line is a second old.
     fn is_worth_a_line(&mut self, term: Term, sent: Moment) -> bool {
+        if self.fail_over.is_none() {
+            return true;
+        }
         let last = self.renewal_logged.filter(|(of, _)| *of == term);
-        // A term with a short fail-over limit is renewed many times in a second. A pace of a second is not to be halved because a timer was late once.
+        // A pace of a second is not to be halved because a timer was late once.
         let is_due = last.is_none_or(|(_, last)| sent.since(last) >= RENEWALS_LOGGED_EVERY);
         if is_due {
             self.renewal_logged = Some((term, sent));

@@ -321,8 +321,8 @@ impl Calls {
             CallKind::Try { .. } | CallKind::Look { .. } => "response",
         };
         let message = format!(
-            "no {what} within {limit} ms, which is what the TTL allows; a slower link needs a longer \
-             one"
+            "no {what} within {limit} ms, which is what the TTL or the fail-over limit allows; a slower \
+             link needs a longer one"
         );
         Some((call.kind, Failure::new(FailureKind::TimedOut, message)))
     }
