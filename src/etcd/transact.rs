@@ -76,7 +76,8 @@ impl Keys {
         for (seat, guard) in transaction.seat_guards() {
             guards.extend(compares(&self.key.seat(seat), guard));
         }
-        if let Some(done) = self.done(transaction) {
+        let done = self.done(transaction);
+        if let Some(done) = done.filter(|_| transaction.requires_no_record()) {
             guards.extend(compares(done, Guard::Absent));
         }
         guards

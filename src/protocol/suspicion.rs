@@ -173,6 +173,11 @@ impl Machine {
             // The leader may have responded to it before it failed: a read shows that.
             return self.calls.hurry();
         }
+        self.ask_soon(now);
+    }
+
+    /// Lets a follower challenge the leader, or take over, as soon as that is due.
+    pub(super) fn ask_soon(&mut self, now: Moment) {
         match self.when_suspicion_asks() {
             Some(due) if due > now => self.calls.next_by(due),
             Some(_) => self.calls.hurry(),

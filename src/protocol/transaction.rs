@@ -136,8 +136,8 @@ pub struct Transaction {
     pub other_seat: Option<(SeatNumber, Guard)>,
     /// What it requires of the own seat, if it is about that.
     pub own_seat: Option<(SeatNumber, Guard)>,
-    /// Whether it is about the job that runs once. Then its effect also requires that the job has no
-    /// record, and its response shows the record.
+    /// Whether it is about the job that runs once. Then its response shows the job's record, and some effects also
+    /// require that there is none: see [`requires_no_record`](Self::requires_no_record).
     pub about_job: bool,
     /// What it does if all these requirements hold.
     pub effect: Effect,
@@ -448,6 +448,13 @@ impl Transaction {
     #[must_use]
     pub const fn writes(&self) -> bool {
         !matches!(self.effect, Effect::None)
+    }
+
+    /// Returns true iff it requires that the job has no record: it lets a term begin, or records the job. A leader goes on
+    /// undisturbed if somebody writes the record by hand.
+    #[must_use]
+    pub const fn requires_no_record(&self) -> bool {
+        self.about_job && matches!(self.effect, Effect::Lead { .. } | Effect::Put)
     }
 
     /// Returns true iff it takes room in etcd's database, so that a full one refuses it.

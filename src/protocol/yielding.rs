@@ -72,6 +72,7 @@ impl Machine {
         if matches!(self.state, State::Follower { .. }) && self.known.is_some() {
             self.follow(now, None);
             self.campaign_soon(now);
+            self.ask_soon(now);
         }
     }
 

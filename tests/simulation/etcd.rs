@@ -677,7 +677,7 @@ impl Etcd {
                 let seat = self.store.seats[seat_place(seat)];
                 holds(guard, seat.map(|seat| seat.key))
             })
-            && (!transaction.about_job || self.store.done.is_none());
+            && (!transaction.requires_no_record() || self.store.done.is_none());
         if is_allowed && let Err(failure) = self.take_effect(writer, transaction) {
             return Reply::Failed(failure);
         }

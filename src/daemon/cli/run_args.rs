@@ -10,7 +10,7 @@ use super::{
     variables::variable,
 };
 use crate::{
-    config::{Address, Cluster, Config, JobId, LeaderKey, Name},
+    config::{Address, Cluster, Config, InvalidConfig, JobId, LeaderKey, Name},
     printable::Printable,
     protocol::{FailOverLimit, LeaseId, Ttl},
 };
@@ -46,8 +46,8 @@ pub(super) struct RunArgs {
 
     /// When this replica leads and fails, let another one take over this time after it has noticed, and
     /// not only when the lease has ended: 200ms (1s with a COMMAND) to half of the TTL; 1s is recommended,
-    /// with a --ttl of 10s. etcd must then always respond within 0.9 of this time, or the term ends; below
-    /// about 1.5s, a leader change inside etcd ends it too [default: off]
+    /// with a --ttl of 10s. If etcd does not respond within 0.9 of this time, counted from the last request that
+    /// it has answered, the term ends; below about 1.5s, a leader change inside etcd ends it too [default: off]
     #[arg(
         long,
         value_name = "LIMIT",
@@ -226,6 +226,12 @@ impl RunArgs {
     ) -> Result<RunOptions, String> {
         let name = self.name.map_or_else(host_name, Ok)?;
         // Without a COMMAND, stopping takes no time: comparing clocks is all that it takes.
+        if let Some(limit) = self.fail_over
+            && limit.as_duration() > self.ttl.as_duration() / 2
+        {
+            let ttl = self.ttl;
+            return Err(InvalidConfig::FailOver { ttl, limit }.to_string());
+        }
         let span = self.fail_over.map(FailOverLimit::as_duration);
         let span = span.unwrap_or(self.ttl.as_duration());
         let grace = program

@@ -185,6 +185,40 @@ fn a_leader_that_stops_in_order_responds_to_challenges() {
 }
 
 #[test]
+fn a_leader_whose_job_is_recorded_meanwhile_responds_to_challenges() {
+    let mut harness = Harness::with(1, |settings| {
+        settings.fail_over = Some(limit());
+        settings.runs_once = true;
+    });
+    harness.connect();
+    for _ in 0..3 {
+        let (call, _) = harness.take_look();
+        harness.transact(call, view(5, None, None));
+    }
+    let lease = harness.grant_for(10 * SECOND);
+    answer(&mut harness, limited(lease, 10));
+    harness.pass(LIMIT / 5);
+    let done = Some(key(OTHER, 20));
+    let shown = challenged(lease, 21, 21);
+    answer(&mut harness, View { done, ..shown });
+    let (_, response) = harness.take_transaction();
+    assert_eq!(response.effect, Effect::Confirm);
+    assert!(response.about_job && !response.requires_no_record());
+}
+
+#[test]
+fn a_candidate_that_can_lead_again_takes_over_at_once_if_that_is_due() {
+    let (mut harness, _) = waiting();
+    harness.handle(Input::StandBack);
+    harness.pass(LIMIT * 11 / 10);
+    let read = answer(&mut harness, challenged(OTHER, 21, 20));
+    assert!(!read.writes() && !tries(&harness));
+    harness.handle(Input::StandForward);
+    let (_, transaction) = harness.take_transaction();
+    assert!(transaction.is_campaign());
+}
+
+#[test]
 fn a_term_begins_once_a_whole_try_shows_no_challenge() {
     let (mut harness, lease) = candidate();
     answer(&mut harness, challenged(lease, 12, 12));
