@@ -145,10 +145,11 @@ impl Handover {
 }
 
 impl Seat {
-    /// Returns true iff a term of this lease can be handed to the candidate.
+    /// Returns true iff a term of this lease can be handed to the candidate. One that says that it leads has lost its term,
+    /// such as by a take-over, and can never act by its lease again.
     pub(super) fn may_follow(&self, lease: LeaseId) -> bool {
         let is_other = self.entry.lease.is_some_and(|other| other != lease);
-        is_other && self.has_name && self.is_healthy
+        is_other && self.has_name && self.is_healthy && self.acts.is_none()
     }
 }
 

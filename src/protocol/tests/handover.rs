@@ -148,6 +148,21 @@ fn a_planned_stop_hands_the_term_to_the_candidate_that_has_waited_for_longest() 
 }
 
 #[test]
+fn a_term_is_not_handed_to_a_candidate_whose_own_was_taken_over() {
+    let (mut harness, lease, _) = leader(1, Duration::ZERO);
+    harness.pass(SECOND);
+    let former = Seat {
+        acts: Some(FencingToken::new(7)),
+        ..seat(2, FIRST, 12)
+    };
+    let taken = vec![own_seat(lease), seat(1, SECOND_BEST, 14), former];
+    harness.answer(seated(held_by(lease, 20), taken, None));
+    harness.handle(Input::Withdraw);
+    harness.stop();
+    assert_eq!(check(&mut harness, Some(4)), SECOND_BEST);
+}
+
+#[test]
 fn nothing_is_handed_over_or_released_before_what_acted_has_stopped() {
     let (mut harness, _) = leader_with_candidates();
     harness.handle(Input::Withdraw);
