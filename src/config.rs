@@ -226,7 +226,8 @@ impl Config {
     /// ended: about 1.1 × `limit` after a follower has noticed.
     ///
     /// The price: as the leader, this candidate sends a request to etcd every fifth of the limit, and its term ends
-    /// if etcd does not respond within 0.9 × `limit` after the last request that it has answered. A limit below about 1.5 s loses a term when the cluster elects
+    /// if etcd does not respond within 0.9 × `limit` after the last request that it has answered: a response must take less
+    /// than 0.35 × `limit` if the leader is challenged. A limit below about 1.5 s loses a term when the cluster elects
     /// another leader of its own. 1 s is recommended. Followers need no such setting.
     ///
     /// The etcd user needs a role that may read and write the key that ends in `/challenge`; otherwise the candidate

@@ -183,7 +183,7 @@ fn a_challenge_that_stands_is_waited_for_and_not_repeated() {
         let said = alone.err.concat();
         let start = "error: 'server1' was not seen to respond within 1s, and nobody else began to lead: 'server1' \
                      leads, token ";
-        let end = ". The challenge stands: a candidate that sees it takes over.";
+        let end = ". The challenge stands: a candidate that sees it takes over, unless the leader responds first.";
         assert!(said.starts_with(start) && said.ends_with(end), "{said}");
         let standing = etcd.key(CHALLENGE).unwrap();
         assert_eq!(standing.lease, None);
@@ -219,7 +219,7 @@ fn a_leader_that_cannot_be_challenged_is_refused() {
         assert_eq!(etcd.revision(), before);
 
         let without = leader(short("server1", &etcd.endpoint()));
-        let expected = "'server1' was started without --fail-over, so that it does not respond to a challenge; \
+        let expected = "the term of 'server1' has no fail-over limit (--fail-over), so that it does not respond to a challenge; \
                         nothing was done; if it has failed, nobody else leads before its lease expires";
         assert_refused(&etcd, &[], expected);
         drop(without);
@@ -338,8 +338,8 @@ fn a_full_database_takes_no_challenge_and_one_that_stands_is_waited_for() {
         let etcd = Etcd::start_with(&binary, &LITTLE_ROOM.map(str::to_owned), &[]);
         let (_leader, token) = silent(&etcd);
         etcd.fill();
-        let expected = "etcd's database is full (alarm NOSPACE), so that nobody can be elected; 'a' continues to lead, \
-                        and nothing was done: a challenge needs room in the database";
+        let expected = "etcd's database is full (alarm NOSPACE), so that nobody can be elected; nothing was done, \
+                        because a challenge needs room in the database, and it is not known whether 'a' is alive";
         assert_refused(&etcd, &[], expected);
 
         let etcd = Etcd::start_with(&binary, &LITTLE_ROOM.map(str::to_owned), &[]);

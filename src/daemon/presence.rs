@@ -45,8 +45,8 @@ const SHORTEST_PATIENCE: Duration = Duration::from_millis(250);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// In how many parts a limit of silence is measured. After a pause of this process, one part is over before what has
-/// come meanwhile is read.
+/// In how many parts a limit of silence is measured. After this process was paused, only one part times
+/// out; then it reads what has arrived meanwhile.
 const SILENT_PARTS: u32 = 4;
 /// How long the head of a response may be, in bytes.
 const MAX_HEAD_LENGTH: usize = 16 * 1024;
@@ -161,7 +161,7 @@ async fn follow(target: &Target, resolver: &Resolver, report: &impl Fn(Presence)
         let (address, pause_ms) = (&target.authority, pause.as_millis());
         debug!(
             address,
-            "The leader is not watched at 'http://{address}': {reason}; trying again in {pause_ms} ms."
+            "Not connected to the leader at 'http://{address}': {reason}; trying again in {pause_ms} ms."
         );
         report(presence);
         sleep(pause).await;
@@ -278,7 +278,7 @@ async fn read(mut body: Incoming, target: &Target, report: &impl Fn(Presence)) -
             Said::Alive(token) if token == target.token => {
                 connected_since.get_or_insert_with(|| {
                     let address = &target.authority;
-                    debug!(address, "The leader is watched at 'http://{address}'.");
+                    debug!(address, "Connected to the leader at 'http://{address}'.");
                     report(Presence::Connected);
                     clock::now()
                 });

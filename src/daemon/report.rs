@@ -34,7 +34,7 @@ pub(super) struct Reporter {
     wait: Option<Duration>,
     /// Whether the line about giving up the lease is logged.
     has_released: bool,
-    /// The fail-over limit of this replica's terms.
+    /// The fail-over limit of this replica's last term.
     fail_over: Option<FailOverLimit>,
     /// The term whose renewal was logged last, and when that was sent.
     renewal_logged: Option<(Term, Moment)>,
@@ -56,7 +56,7 @@ impl Reporter {
                 .map_or_else(String::new, |job| printable(job.as_str())),
             wait: config.wait(),
             has_released: false,
-            fail_over: config.fail_over(),
+            fail_over: None,
             renewal_logged: None,
         }
     }
@@ -89,18 +89,12 @@ impl Reporter {
                 }
                 info!(name, "New leader election happening.");
             }
-            // This process was held up, and the term is over already; the next event says why.
-            Event::Leading { deadline, .. } if clock::now() >= deadline => {}
-            Event::Leading { term, deadline, .. } => info!(
-                name,
-                leader = name,
-                token = term.token.get(),
-                lease = %term.lease,
-                ttl = self.ttl.as_secs(),
-                acts_until = acts_until(deadline),
-                fail_over_ms = self.fail_over.map(FailOverLimit::as_millis),
-                "I am the leader."
-            ),
+            Event::Leading {
+                term,
+                deadline,
+                fail_over,
+                ..
+            } => self.report_leading(term, deadline, fail_over),
             Event::Following { leader } => {
                 let token = leader.mod_revision;
                 let lease = leader.lease.map(tracing::field::display);
@@ -162,6 +156,26 @@ impl Reporter {
             }
             other => self.warn(&other),
         }
+    }
+
+    /// Logs that a term has begun.
+    fn report_leading(&mut self, term: Term, deadline: Moment, fail_over: Option<FailOverLimit>) {
+        self.fail_over = fail_over;
+        // This process was held up, and the term is over already; the next event says why.
+        if clock::now() >= deadline {
+            return;
+        }
+        let name = self.name.as_str();
+        info!(
+            name,
+            leader = name,
+            token = term.token.get(),
+            lease = %term.lease,
+            ttl = self.ttl.as_secs(),
+            acts_until = acts_until(deadline),
+            fail_over_ms = fail_over.map(FailOverLimit::as_millis),
+            "I am the leader."
+        );
     }
 
     /// Returns true iff a renewal of this term is to be logged: with a fail-over limit, if the last line is a second old.

@@ -343,6 +343,7 @@ mod tests {
                 term: TERM,
                 deadline: clock::now(),
                 beginning: Beginning::HandOver,
+                fail_over: None,
             });
             for reason in reasons {
                 history.record(&Event::Lost { term: TERM, reason });

@@ -134,6 +134,7 @@ impl Machine {
             Effect::Lead {
                 takes_over: false, ..
             } => self.events.extend(self.reporter.campaigning()),
+            Effect::Lead { .. } => self.note_take_over_sent(),
             Effect::Challenge => self.note_challenge_sent(now),
             _ => {}
         }

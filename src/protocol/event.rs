@@ -3,7 +3,7 @@
 use super::{
     seat::{Seat, Seats},
     term::{LeaseId, Term},
-    timing::Moment,
+    timing::{FailOverLimit, Moment},
     view::{ElectionKey, Entry},
 };
 use std::{fmt, sync::Arc, time::Duration};
@@ -32,6 +32,8 @@ pub enum Event {
         deadline: Moment,
         /// How this candidate came to lead.
         beginning: Beginning,
+        /// The fail-over limit of the term, if it has one.
+        fail_over: Option<FailOverLimit>,
     },
     /// A term of this candidate is over, and was handed to another candidate, which leads now.
     HandedOver {

@@ -17,7 +17,8 @@ pub(super) struct Handover {
     /// Whether `leader` stands as it was written when the term began; otherwise it is absent.
     leader_stands: bool,
     stage: Stage,
-    /// Leases of candidates to which it is not handed: they are silent or gone, or this candidate's own.
+    /// Leases of candidates to which it is not handed: they are silent or gone, this candidate's own, or that of the
+    /// leader from which it took over.
     passed_over: Vec<LeaseId>,
     /// How many candidates were silent.
     silent: usize,
@@ -238,7 +239,8 @@ impl Machine {
     }
 
     fn given_up(&self) -> Vec<LeaseId> {
-        self.releases.iter().map(|release| release.lease).collect()
+        let own = self.releases.iter().map(|release| release.lease);
+        own.chain(self.replaced()).collect()
     }
 
     /// Asks whether the candidate is alive to which the term would be handed.

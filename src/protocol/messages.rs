@@ -29,7 +29,7 @@ pub struct Settings {
     pub priority_delay: Option<Duration>,
     /// Whether it stands back from the start.
     pub stands_back: bool,
-    /// Within which time it responds to a challenge when it leads, if it does.
+    /// The fail-over limit of its terms, if they have one.
     pub fail_over: Option<FailOverLimit>,
     /// The ids of its leases count up from this one. It is drawn at random, so that no other candidate uses
     /// the same ids.

@@ -243,6 +243,7 @@ impl Machine {
             term,
             deadline,
             beginning: beginning.unwrap_or(Beginning::Campaign),
+            fail_over: lease.timing.fail_over(),
         });
     }
 

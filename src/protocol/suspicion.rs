@@ -10,7 +10,7 @@ use super::{
 };
 use std::time::Duration;
 
-/// What a follower makes of the leader that it follows.
+/// What a follower knows and suspects of the leader that it follows.
 #[derive(Debug, Default)]
 pub(super) struct Suspicions {
     suspicion: Option<Suspicion>,
@@ -22,6 +22,8 @@ pub(super) struct Suspicions {
     poll: Option<(CallId, i64, Moment)>,
     /// When it is asked for next.
     next_poll: Moment,
+    /// The lease of the leader from which this candidate last took over, or tried to.
+    replaced: Option<LeaseId>,
     access: Access,
 }
 
@@ -30,6 +32,8 @@ pub(super) struct Suspicions {
 struct Suspicion {
     /// The revision that wrote its `leader/acting`.
     acting: i64,
+    /// Its lease: revisions repeat after a backup is restored.
+    lease: Option<LeaseId>,
     /// The challenge that the last response has shown.
     challenge: Option<Standing>,
     /// When this follower last suspected that the leader has failed, until a later response shows a challenge.
@@ -78,10 +82,13 @@ impl Machine {
         let Some((acting, limit)) = known.may_be_taken_over() else {
             return;
         };
-        let acting = acting.mod_revision;
-        let same = before.filter(|suspicion| suspicion.acting == acting);
+        let (acting, lease) = (acting.mod_revision, acting.lease);
+        let is_same =
+            |suspicion: &Suspicion| suspicion.acting == acting && suspicion.lease == lease;
+        let same = before.filter(is_same);
         let mut suspicion = same.unwrap_or(Suspicion {
             acting,
+            lease,
             challenge: None,
             doubts: None,
         });
@@ -110,7 +117,7 @@ impl Machine {
     fn suspicion(&self) -> Option<(Suspicion, &Entry, FailOverLimit)> {
         let suspicion = self.suspicions.suspicion?;
         let (acting, limit) = self.known.as_ref()?.may_be_taken_over()?;
-        let is_same = suspicion.acting == acting.mod_revision;
+        let is_same = suspicion.acting == acting.mod_revision && suspicion.lease == acting.lease;
         is_same.then_some((suspicion, acting, limit))
     }
 
@@ -151,6 +158,16 @@ impl Machine {
             }
             _ => Transaction::challenge(acting),
         }
+    }
+
+    /// Notes that a take-over is about to be sent: the lease of the leader that has failed looks alive for a while.
+    pub(super) fn note_take_over_sent(&mut self) {
+        self.suspicions.replaced = self.suspicion().and_then(|(_, acting, _)| acting.lease);
+    }
+
+    /// Returns the lease of the leader from which this candidate has taken over.
+    pub(super) fn replaced(&self) -> Option<LeaseId> {
+        self.suspicions.replaced
     }
 
     /// Notes that a challenge is about to be sent.
@@ -238,7 +255,7 @@ impl Machine {
         self.suspicions.poll = None;
     }
 
-    /// Lets the time run out for which the challenge counts as denied.
+    /// Asks for the challenge again once it has counted as denied for long enough.
     pub(super) fn expire_suspicion(&mut self, now: Moment) {
         self.suspicions.access.expire(now);
     }

@@ -8,6 +8,7 @@ use crate::{
 
 const ANSWERS: &str = "protocol/answers.rs";
 const CHALLENGE: &str = "protocol/challenge.rs";
+const HANDOVER: &str = "protocol/handover.rs";
 const MACHINE: &str = "protocol.rs";
 const NEXT: &str = "protocol/next.rs";
 const RULES: &str = "protocol/rules.rs";
@@ -264,5 +265,13 @@ pub const CHALLENGE_VARIANTS: &[Variant] = &[
             "suspicion.doubts = Some(now);",
             "if suspicion.challenge.is_none() { suspicion.doubts = Some(now); }",
         )],
+    ),
+    quick(
+        "A term is handed to the leader from which it was taken",
+        "hands its term to a lease that has served one",
+        &[
+            edit(HANDOVER, "may_follow", "&& self.acts.is_none()", ""),
+            edit(HANDOVER, "given_up", "own.chain(self.replaced())", "own"),
+        ],
     ),
 ];

@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How a follower begins to say, at debug level, that it is connected to the leader.
-pub const WATCHED: &str = "The leader is watched at ";
+pub const WATCHED: &str = "Connected to the leader at ";
 /// How it begins to say that it is not.
-pub const NOT_WATCHED: &str = "The leader is not watched at ";
+pub const NOT_WATCHED: &str = "Not connected to the leader at ";
 
 /// Returns a candidate with a fail-over limit that logs what it does about the leader's presence.
 pub fn limited(name: &str, endpoints: &str, limit: Duration) -> Command {

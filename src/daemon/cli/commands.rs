@@ -83,12 +83,12 @@ pub(in crate::daemon) enum EtcdCommand {
 
     /// Have the leader show that it is alive, or another candidate take over
     ///
-    /// Challenges a leader that was started with --fail-over: it responds at once, and leads on. If it does
-    /// not respond, a candidate takes over, 1.1 of that time after it has seen the challenge with its next
-    /// read, which a third of its TTL brings at the latest. Needs an etcd role that may read and write
+    /// Challenges a leader that was started with --fail-over: it responds at once and continues to lead. If it
+    /// does not respond, a candidate takes over 1.1 times the limit after it has seen the challenge. It sees it
+    /// with its next read, at most a third of its TTL later. Needs an etcd role that may read and write
     /// KEY/challenge. Exit code 0: the leader has responded, or somebody leads in a later term. 3: nobody
-    /// leads. 1: the leader has no fail-over limit, its term is about to end, neither happens in time, or
-    /// etcd is unreachable or refuses.
+    /// leads. 1: the leader has no fail-over limit or another name than --if-leader, its term is about to end,
+    /// neither happens in time, or etcd is unreachable or refuses.
     Challenge(ChallengeArgs),
 
     /// Print the last terms: who led, from when until when, and how that began and ended

@@ -44,10 +44,10 @@ pub(super) struct RunArgs {
     )]
     ttl: Ttl,
 
-    /// When this replica leads and fails, let another one take over this time after it has noticed, and
-    /// not only when the lease has ended: 200ms (1s with a COMMAND) to half of the TTL; 1s is recommended,
-    /// with a --ttl of 10s. If etcd does not respond within 0.9 of this time, counted from the last request that
-    /// it has answered, the term ends; below about 1.5s, a leader change inside etcd ends it too [default: off]
+    /// When this replica leads and fails, another one takes over about this long after it has noticed,
+    /// instead of waiting for the lease to expire: 200ms (1s with a COMMAND) to half of the TTL; 1s is recommended,
+    /// with a --ttl of 10s. etcd must respond within a third of this time, or the term may end; below about
+    /// 1.5s, a leader change inside etcd ends it. Give it to all replicas [default: off]
     #[arg(
         long,
         value_name = "LIMIT",

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
-/// How many lines wait for a slow follower. One that does not read them is not told that the leader is alive.
+/// How many lines wait for a slow follower. One that does not read them gets no further signs of life.
 const LINES_AHEAD: usize = 4;
 
 /// Marks a response whose connection lasts.
@@ -107,8 +107,7 @@ async fn write(
 ) {
     let mut signs_of_life = interval(pace(limit));
     signs_of_life.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Each follower has room for the first line. Another one for which there is no room says no more than those that
-    // wait.
+    // Each follower has room for the first line. If there is no room, those that wait say the same.
     let _ = lines.try_send(first_line(token));
     let mut last_deadline = None;
     loop {

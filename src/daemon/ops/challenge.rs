@@ -69,8 +69,8 @@ pub(super) async fn run(
     };
     let Some(limit) = leader.fail_over else {
         bail!(
-            "'{name}' was started without --fail-over, so that it does not respond to a challenge; nothing was \
-             done; if it has failed, nobody else leads before its lease expires"
+            "the term of '{name}' has no fail-over limit (--fail-over), so that it does not respond to a challenge; \
+             nothing was done; if it has failed, nobody else leads before its lease expires"
         );
     };
     let challenge = Challenge {
@@ -149,8 +149,8 @@ impl Challenge<'_> {
             return match (alarm, error) {
                 _ if !self.stands(&view) => Ok(None),
                 (Some(clause), _) => bail!(
-                    "{clause}; '{name}' continues to lead, and nothing was done: a challenge needs room in the \
-                     database"
+                    "{clause}; nothing was done, because a challenge needs room in the database, and it is not known \
+                     whether '{name}' is alive"
                 ),
                 (_, Some(error)) if !sent.is_under_way() => Err(error.context(self.refusal(&sent))),
                 (_, Some(error)) => Err(error.context(self.unknown())),
@@ -215,8 +215,11 @@ impl Challenge<'_> {
                     .with_context(|| not_seen.clone())?;
                 let state = found.sentences(self.leader_key);
                 let stands = match view.challenge {
-                    Some(_) => " The challenge stands: a candidate that sees it takes over.",
-                    None => "",
+                    Some(_) if self.stands(&view) => {
+                        " The challenge stands: a candidate that sees it takes over, unless the leader responds \
+                         first."
+                    }
+                    _ => "",
                 };
                 bail!("{not_seen}, and nobody else began to lead: {state}{stands}")
             }

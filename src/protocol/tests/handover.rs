@@ -439,7 +439,7 @@ fn a_candidate_to_which_a_term_is_handed_acts_once_its_own_try_is_answered() {
     harness.pass(100 * MILLI);
     assert!(!harness.answer(handed_to(lease)), "it need not campaign");
     let leads = |event: &Event| {
-        matches!(event, Event::Leading { term, deadline, beginning: Beginning::HandOver }
+        matches!(event, Event::Leading { term, deadline, beginning: Beginning::HandOver, .. }
             if term.token == FencingToken::new(30) && *deadline == sent + 4500 * MILLI)
     };
     assert!(harness.events.iter().any(leads), "{:?}", harness.events);
