@@ -267,4 +267,24 @@ impl World {
         }
         Ok(())
     }
+
+    /// A lease serves one term: a candidate that was taken over from leads again by another one.
+    pub fn check_lease_is_unused(
+        &self,
+        node: usize,
+        lease: i64,
+        before: &Held,
+    ) -> Result<(), Violation> {
+        let changes = self.etcd.store.history.iter();
+        let mut earlier = changes.filter(|change| change.revision <= before.revision);
+        let has_served = earlier.any(|change| {
+            change.key == ElectionKey::Leader && change.now.is_some_and(|key| key.lease == lease)
+        });
+        if has_served && self.plan.mix == Mix::Quick {
+            return Err(self.violation(format!(
+                "node {node} hands its term to a lease that has served one"
+            )));
+        }
+        Ok(())
+    }
 }

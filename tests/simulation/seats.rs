@@ -367,17 +367,7 @@ impl World {
                 "node {node} hands its term to a candidate that stands back"
             )));
         }
-        // A lease serves one term: its holder was taken over from.
-        let changes = self.etcd.store.history.iter();
-        let mut earlier = changes.filter(|change| change.revision <= before.revision);
-        let has_served = earlier.any(|change| {
-            change.key == ElectionKey::Leader && change.now.is_some_and(|key| key.lease == to)
-        });
-        if has_served && self.plan.mix == Mix::Quick {
-            return Err(self.violation(format!(
-                "node {node} hands its term to a lease that has served one"
-            )));
-        }
+        self.check_lease_is_unused(node, to, before)?;
         let is_measured = matches!(self.plan.mix, Mix::Transfers);
         if !is_measured {
             return Ok(());
