@@ -29,10 +29,10 @@ cargo_tests() {
     printf -- '--test=%s\n' "$@"
 }
 
-# As a background job of a script, this one ignores these signals, and the scripts that the tests start could not
+# As a background job of a script, or under nohup, this one ignores these signals, and what the tests start could not
 # handle them.
 cargo() {
-    env --default-signal=INT,QUIT cargo "$@"
+    env --default-signal=HUP,INT,QUIT cargo "$@"
 }
 
 failed=0
