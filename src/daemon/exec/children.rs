@@ -39,8 +39,11 @@ impl Children {
 
     /// Spares a helper no more.
     pub(super) fn give_up(&self, helper: Pid) {
-        let helpers = &mut self.0.borrow_mut().helpers;
-        helpers.retain(|spared| *spared != helper);
+        let spared = &mut *self.0.borrow_mut();
+        spared.helpers.retain(|spared| *spared != helper);
+        // Its socket ends before its children become those of this process. If it were spared, nothing would seem to be
+        // left of it.
+        spared.not_of_health_runner.retain(|other| *other != helper);
     }
 
     /// Takes in that the health runner lives: no present child is one that it has left behind.
