@@ -16,8 +16,8 @@ pub const JOB_VARIANTS: &[Variant] = &[
         edits: &[edit(
             NEXT,
             "transaction",
-            ") => Transaction::campaign(lease),",
-            ") => return Transaction::campaign(lease),",
+            "Question::Campaign => Transaction::campaign(lease),",
+            "Question::Campaign => return Transaction::campaign(lease),",
         )],
     },
     Variant {
@@ -115,8 +115,8 @@ pub const JOB_VARIANTS: &[Variant] = &[
         edits: &[edit(
             JOB,
             "next",
-            "(self == Self::Keys && settings.runs_once).then_some(Self::Permission)",
-            "None",
+            "Self::Keys if settings.runs_once => Some(Self::Permission)",
+            "Self::Keys if settings.runs_once => None",
         )],
     },
     Variant {
@@ -126,8 +126,8 @@ pub const JOB_VARIANTS: &[Variant] = &[
         edits: &[edit(
             JOB,
             "first",
-            "(settings.runs_once || settings.tries_once())",
-            "(settings.runs_once)",
+            "settings.runs_once || settings.tries_once()",
+            "settings.runs_once",
         )],
     },
     Variant {

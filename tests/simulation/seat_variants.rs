@@ -148,8 +148,8 @@ pub const SEAT_VARIANTS: &[Variant] = &[
             edit(
                 ANSWERS,
                 "accept_answer",
-                "if both && shows == Some(token) && now",
-                "let _ = (both, shows); if now",
+                "if both && shows == Some(token) && is_unchallenged && in_time",
+                "let _ = (both, shows); if in_time",
             ),
         ],
     },
@@ -234,9 +234,8 @@ pub const SEAT_VARIANTS: &[Variant] = &[
             edit(
                 ANSWERS,
                 "accept_answer",
-                "let (lease, token) = (candidacy.lease, *token); let deadline = acts_until(&lease);",
-                "let (lease, token) = (candidacy.lease, *token);
-                 let deadline = *seen + lease.timing.term_of_try();",
+                "leased: acts_until(&lease),",
+                "leased: *seen + lease.timing.term_of_try(),",
             ),
         ],
     },

@@ -132,7 +132,7 @@ const VARIANTS: &[Variant] = &[
         mix: Mix::Late,
         violation: "begins a term past its deadline",
         edits: &[
-            edit(ANSWERS, "accept_answer", "if both && shows == Some(token) && now < lease.timing.stop_from(deadline) {", "if both {"),
+            edit(ANSWERS, "accept_answer", "if both && shows == Some(token) && is_unchallenged && in_time {", "if both {"),
             edit(CALLS, "start", "until: now + limit,", "until: now + 10 * limit,"),
         ],
     },
@@ -176,7 +176,7 @@ const VARIANTS: &[Variant] = &[
         name: "A child is killed at the deadline, not before",
         mix: Mix::Children,
         violation: "acts without leader/acting",
-        edits: &[edit(TIMING, "kill_at", "deadline - self.grace / 10", "deadline")],
+        edits: &[edit(TIMING, "kill_at", "deadline - self.time_to_kill()", "deadline")],
     },
     Variant {
         name: "A child is told to stop at the deadline, not a grace before",
@@ -212,8 +212,8 @@ const VARIANTS: &[Variant] = &[
             edit(
                 RULES,
                 "judge_answer",
-                "(State::Follower { candidacy, .. }, Some(token)) => {",
-                "(State::Follower { candidacy, .. }, Some(token)) if self.calls.is_campaigning() => {",
+                "(State::Follower { mut candidacy, .. }, Some(token)) => {",
+                "(State::Follower { mut candidacy, .. }, Some(token)) if self.calls.is_campaigning() => {",
             ),
             edit(
                 RULES,
@@ -321,7 +321,7 @@ const VARIANTS: &[Variant] = &[
         violation: "nobody acts by them",
         edits: &[
             edit(RULES, "expire_state", "if now >= by => self.lose(now, reason, by),", "if now > by && by > now => self.lose(now, reason, by),"),
-            edit(MACHINE, "poll_timeout", "tenure.lease.timing.stop_from(tenure.deadline).min(by)", "tenure.lease.timing.stop_from(tenure.deadline).min(tenure.deadline.max(by))"),
+            edit(MACHINE, "poll_timeout", "tenure.stop_from().min(by)", "tenure.stop_from().min(tenure.deadline.at().max(by))"),
         ],
     },
     Variant {
@@ -331,8 +331,8 @@ const VARIANTS: &[Variant] = &[
         edits: &[edit(
             RULES,
             "judge_term",
-            "self.lose(now, LossReason::ActingKeyTaken, now);",
-            "self.plan_stop(now, LossReason::ActingKeyTaken);",
+            "self.lose(now, reason, now);",
+            "self.plan_stop(now, reason);",
         )],
     },
     Variant {
@@ -354,8 +354,8 @@ const VARIANTS: &[Variant] = &[
         edits: &[edit(
             ANSWERS,
             "complete_try",
-            "if campaigned || !campaigns_next {",
-            "if campaigned || !campaigns_next || true {",
+            "if wrote || !writes_next {",
+            "if wrote || !writes_next || true {",
         )],
     },
     Variant {
@@ -394,8 +394,8 @@ const VARIANTS: &[Variant] = &[
         edits: &[edit(
             RULES,
             "judge_term",
-            "self.lose(now, LossReason::ActingKeyTaken, now);",
-            "self.lose(now, LossReason::ActingKeyTaken, now + self.timing().ttl());",
+            "self.lose(now, reason, now);",
+            "self.lose(now, reason, now + self.timing().ttl());",
         )],
     },
     Variant {
@@ -420,8 +420,8 @@ const VARIANTS: &[Variant] = &[
         edits: &[edit(
             TIMING,
             "limit",
-            "(self.ttl / 5).min(Self::LONGEST_LIMIT)",
-            "(self.ttl / 5 * 2).min(Self::LONGEST_LIMIT * 2)",
+            "(self.span() / 5).min(Self::LONGEST_LIMIT)",
+            "(self.span() / 5 * 2).min(Self::LONGEST_LIMIT * 2)",
         )],
     },
     Variant {

@@ -12,7 +12,7 @@ pub const YIELDING_VARIANTS: &[Variant] = &[
         name: "A candidate that stands back campaigns",
         mix: Mix::Priorities,
         violation: "campaigns though it stands back",
-        edits: &[edit(RULES, "follow", "&& !self.stands_back", "")],
+        edits: &[edit(RULES, "choose_question", "&& !self.stands_back", "")],
     },
     Variant {
         name: "A candidate that stands back campaigns with a new lease",
