@@ -214,7 +214,8 @@ pub const SEAT_VARIANTS: &[Variant] = &[
             "State::Follower { candidacy, .. } if known.token(candidacy.lease.id).is_some() => {
                  let lease = candidacy.lease;
                  if let Some(token) = known.token(lease.id) {
-                     self.begin_term(now, lease, token, now + lease.timing.term_of_try());
+                     let leased = now + lease.timing.term_of_try();
+                     self.begin_term(now, lease, token, Deadline { leased, unchallenged: None });
                  }
              }
              State::Follower { .. } | State::Elected { .. } => self.calls.hurry(),",

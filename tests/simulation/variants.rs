@@ -79,7 +79,9 @@ const VARIANTS: &[Variant] = &[
             "call.kept_alive = Some(kept_alive);
              let (sent, lease) = (call.sent, call.lease().unwrap_or(super::LeaseId::new(0)));
              if matches!(self.state, State::Leader(_)) {
-                 self.accept_answer(now, sent, kept_alive, self.known.as_ref().and_then(|known| known.token(lease)));
+                 let shows = self.known.as_ref().and_then(|known| known.token(lease));
+                 let transacted = Transacted { raft_term: 0, outdated: false, shows, is_unchallenged: false };
+                 self.accept_answer(now, sent, kept_alive, transacted);
              }",
         )],
     },
@@ -94,8 +96,9 @@ const VARIANTS: &[Variant] = &[
                 "self.judge_answer(now, sent);",
                 "self.judge_answer(now, sent);
                  if matches!(self.state, State::Leader(_)) {
-                     let shows = self.calls.get(id).and_then(|call| call.transacted).and_then(|it| it.shows);
-                     self.accept_answer(now, sent, KeptAlive { ttl: i64::MAX, raft_term: 0 }, shows);
+                     if let Some(transacted) = self.calls.get(id).and_then(|call| call.transacted) {
+                         self.accept_answer(now, sent, KeptAlive { ttl: i64::MAX, raft_term: 0 }, transacted);
+                     }
                  }",
             ),
         ],
@@ -443,7 +446,7 @@ const VARIANTS: &[Variant] = &[
             RULES,
             "begin_term",
             "take_back_at: Some(now + lease.timing.ttl()),",
-            "take_back_at: (now > deadline).then_some(deadline),",
+            "take_back_at: (now > deadline.at()).then_some(deadline.at()),",
         )],
     },
     Variant {
