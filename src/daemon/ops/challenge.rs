@@ -4,7 +4,7 @@ use super::{
     ask::Asker,
     print,
     sent::Sent,
-    step_down::{is_next, read_once_more, read_with_alarms},
+    step_down::{is_next, read_once_more, read_with_alarms, require_leader},
 };
 use crate::{
     clock,
@@ -20,7 +20,7 @@ use crate::{
     protocol::{Entry, FailOverLimit, Moment, Situation, Transaction, View},
 };
 use anyhow::{Context, bail};
-use std::{os::unix::ffi::OsStringExt, time::Duration};
+use std::time::Duration;
 use tokio::time::sleep;
 
 /// The name in a challenge of this command, for people who look at the key.
@@ -56,14 +56,7 @@ pub(super) async fn run(
         return Ok(exit_code::NOTHING_FOUND);
     };
     let name = Printable(&leader.name);
-    if let Some(wanted) = args.if_leader.map(OsStringExt::into_vec)
-        && wanted != *leader.name
-    {
-        bail!(
-            "'{name}' leads, not '{}'; nothing was done",
-            Printable(&wanted)
-        );
-    }
+    require_leader(&leader, args.if_leader)?;
     let Some(acting) = view.acting.as_ref().filter(|_| leader.acts) else {
         bail!("nothing was done, because this leader cannot be challenged: {sentence}");
     };

@@ -20,8 +20,23 @@ use crate::{
     protocol::{Failure, View},
 };
 use anyhow::{Context, bail};
-use std::{os::unix::ffi::OsStringExt, time::Duration};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, time::Duration};
 use tokio::time::timeout;
+
+/// Checks that this is who leads, if a name is given.
+///
+/// # Errors
+/// If somebody else does.
+pub(super) fn require_leader(leader: &Leader, wanted: Option<OsString>) -> anyhow::Result<()> {
+    match wanted.map(OsStringExt::into_vec) {
+        Some(wanted) if wanted != *leader.name => bail!(
+            "'{}' leads, not '{}'; nothing was done",
+            Printable(&leader.name),
+            Printable(&wanted)
+        ),
+        _ => Ok(()),
+    }
+}
 
 /// Asks the leader to step down, and waits for the next one: for a chosen candidate, if one was given.
 pub(super) async fn run(
@@ -42,14 +57,7 @@ pub(super) async fn run(
         return Ok(exit_code::NOTHING_FOUND);
     };
     let name = Printable(&leader.name);
-    if let Some(wanted) = args.if_leader.map(OsStringExt::into_vec)
-        && wanted != *leader.name
-    {
-        bail!(
-            "'{name}' leads, not '{}'; nothing was done",
-            Printable(&wanted)
-        );
-    }
+    require_leader(&leader, args.if_leader)?;
     if let Some(choice) = choice {
         let because = without_seats_because.as_ref();
         return hand_over::run(
