@@ -114,20 +114,19 @@ fn a_limit_that_does_not_fit_the_other_options_is_refused() {
 
 #[test]
 fn a_limit_below_half_a_second_is_worth_a_warning_and_an_empty_variable_is_no_limit() {
-    for (value, takes) in [
-        ("200ms", Some("180 ms")),
-        ("499ms", Some("449 ms")),
-        ("500ms", None),
-        ("", None),
+    for (value, is_short) in [
+        ("200ms", true),
+        ("499ms", true),
+        ("500ms", false),
+        ("", false),
     ] {
         let mut command = candidate("2s", &[]);
         command.env("LEADER_ELECTION_FAIL_OVER", value);
         let mut warnings = accepted(command);
         warnings.retain(|warning| warning.contains("--fail-over"));
-        let expected = takes.map(|takes| {
+        let expected = is_short.then(|| {
             format!(
-                "WARN --fail-over {value} is short: a leader loses its term whenever etcd takes {takes} to respond; \
-                 1s is recommended."
+                "WARN --fail-over {value} is short: a busy etcd may cost the leader its term; 1s is recommended."
             )
         });
         assert_eq!(warnings, Vec::from_iter(expected), "{value:?}");

@@ -55,7 +55,7 @@ const MAX_HEAD_LENGTH: usize = 16 * 1024;
 pub(super) struct PresenceMonitor {
     reports: mpsc::UnboundedReceiver<(FencingToken, Presence)>,
     /// Dropping it ends the task.
-    _task: JoinSet<()>,
+    task: JoinSet<()>,
 }
 
 impl PresenceMonitor {
@@ -64,17 +64,23 @@ impl PresenceMonitor {
         let (reports_sent, reports) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(monitor(status, reports_sent));
-        Self {
-            reports,
-            _task: task,
-        }
+        Self { reports, task }
     }
 
-    /// Waits for the next news of the leader of a term; `None` once the candidate takes no part any more.
+    /// Waits for the next news of the leader of a term. There are none once the candidate takes no part any more.
     ///
     /// Cancel safe.
-    pub async fn next(&mut self) -> Option<(FencingToken, Presence)> {
-        self.reports.recv().await
+    ///
+    /// # Errors
+    /// If the task has died: it would not notice any more that a leader fails.
+    pub async fn next(&mut self) -> io::Result<(FencingToken, Presence)> {
+        if let Some(news) = self.reports.recv().await {
+            return Ok(news);
+        }
+        match self.task.join_next().await {
+            Some(Err(error)) => Err(io::Error::other(format!("a task died: {error}"))),
+            Some(Ok(())) | None => pending().await,
+        }
     }
 }
 

@@ -193,11 +193,9 @@ fn announce(config: &Config) -> (String, Vec<String>) {
 fn warn_of_short_fail_over(config: &Config, name: &str) {
     let limit = config.fail_over();
     if let Some(limit) = limit.filter(|limit| limit.as_duration() < SHORT_FAIL_OVER) {
-        let time = limit.acts_for().as_millis();
         warn!(
             name,
-            "--fail-over {limit} is short: a leader loses its term whenever etcd takes {time} ms to \
-             respond; 1s is recommended."
+            "--fail-over {limit} is short: a busy etcd may cost the leader its term; 1s is recommended."
         );
     }
 }
@@ -275,7 +273,8 @@ async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
                     |()| candidate.stand_forward(),
                 );
             }
-            Some((term, presence)) = presence.next(), if election_runs => {
+            news = presence.next(), if election_runs => {
+                let (term, presence) = news.context("could not watch the leader")?;
                 candidate.report_presence(term, presence);
             }
             ended = workload.ended() => {

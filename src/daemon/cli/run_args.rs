@@ -10,7 +10,7 @@ use super::{
     variables::variable,
 };
 use crate::{
-    config::{Address, Cluster, Config, InvalidConfig, JobId, LeaderKey, Name},
+    config::{Address, Cluster, Config, JobId, LeaderKey, Name},
     printable::Printable,
     protocol::{FailOverLimit, LeaseId, Ttl},
 };
@@ -225,15 +225,9 @@ impl RunArgs {
         release: Option<LeaseId>,
     ) -> Result<RunOptions, String> {
         let name = self.name.map_or_else(host_name, Ok)?;
-        // Without a COMMAND, stopping takes no time: comparing clocks is all that it takes.
-        if let Some(limit) = self.fail_over
-            && limit.as_duration() > self.ttl.as_duration() / 2
-        {
-            let ttl = self.ttl;
-            return Err(InvalidConfig::FailOver { ttl, limit }.to_string());
-        }
         let span = self.fail_over.map(FailOverLimit::as_duration);
         let span = span.unwrap_or(self.ttl.as_duration());
+        // Without a COMMAND, stopping takes no time: comparing clocks is all that it takes.
         let grace = program
             .as_ref()
             .map_or(Duration::ZERO, |_| self.grace.unwrap_or(span / 5));
@@ -242,7 +236,7 @@ impl RunArgs {
             .with_stop_timeout(self.stop_timeout)
             .with_priority(self.priority)
             .with_priority_delay(self.priority_delay.0)
-            .with_ttl_and_grace(self.ttl, grace)
+            .with_ttl_and_grace(self.ttl, Duration::ZERO)
             .map_err(|error| error.to_string())?;
         if let Some(limit) = self.fail_over {
             if program.is_some() && limit.as_duration() < SHORTEST_FAIL_OVER_WITH_COMMAND {
@@ -255,6 +249,10 @@ impl RunArgs {
                 .with_fail_over(limit)
                 .map_err(|error| error.to_string())?;
         }
+        // After the limit, so that a default grace is not blamed for a limit that does not fit the TTL.
+        config = config
+            .with_ttl_and_grace(self.ttl, grace)
+            .map_err(|error| error.to_string())?;
         if self.once.is_some() && self.hold.is_some() {
             return Err(
                 "--hold cannot be used with --once: the record already keeps the job from running again"
