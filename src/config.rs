@@ -225,10 +225,10 @@ impl Config {
     /// Lets another candidate take over soon after this one has failed as the leader, instead of when its lease has
     /// ended: about 1.1 × `limit` after a follower has noticed.
     ///
-    /// The price: as the leader, this candidate sends a request to etcd every fifth of the limit, and its term ends
-    /// if etcd does not respond within 0.9 × `limit` after the last request that it has answered: a response must take less
-    /// than 0.35 × `limit` if the leader is challenged. A limit below about 1.5 s loses a term when the cluster elects
-    /// another leader of its own. 1 s is recommended. Followers need no such setting.
+    /// The cost: while it leads, this candidate sends etcd a keepalive and a read every fifth of the limit. Its term ends
+    /// 0.9 × `limit` after it sent the last request that was answered. So a response must take less than 0.7 × `limit`,
+    /// or less than 0.35 × `limit` while the leader is challenged. With a limit below about 1.5 s, a leader change inside
+    /// etcd ends the term. 1 s is recommended. A follower can take over without this setting.
     ///
     /// The etcd user needs a role that may read and write the key that ends in `/challenge`; otherwise the candidate
     /// reports [`Event::FailOverDenied`](crate::Event::FailOverDenied) and withdraws.

@@ -72,7 +72,7 @@
 //!
 //! Among processes that follow this protocol, at most one acts as leader at any instant, provided
 //! that the leader's clock runs at no less than 0.9 of the rate of etcd's (with
-//! [`Config::with_fail_over`]: that the clocks of all candidates run within a tenth of true time), that the process is not
+//! [`Config::with_fail_over`]: that the clock of every candidate runs at 0.9 to 1.1 times the true rate), that the process is not
 //! paused between asking whether it leads and acting, that nobody but its holder removes or
 //! overwrites `leader/acting` or revokes its lease, that endpoints are etcd members (no
 //! grpc-proxy: it answers keepalives from a stream of its own), and that etcd keeps its own

@@ -333,7 +333,7 @@ fn an_address_that_cannot_be_reached_raises_no_suspicion() {
     let etcd = Etcd::newest();
     let black_hole = BlackHole::new();
     let unreachable = [
-        ("silent", black_hole.endpoint(), "it cannot be connected"),
+        ("silent", black_hole.endpoint(), "the connection failed"),
         (
             "unknown",
             "name..invalid:80".into(),

@@ -211,11 +211,11 @@ async fn stay_connected(target: &Target, resolver: &Resolver, report: &impl Fn(P
                 ..End::unknown("the connection is refused")
             };
         }
-        Err(error) => return End::unknown(format!("it cannot be connected: {error}")),
+        Err(error) => return End::unknown(format!("the connection failed: {error}")),
     };
     let (requests, connection) = match handshake(stream).await {
         Ok(parts) => parts,
-        Err(error) => return End::unknown(format!("it cannot be asked: {error}")),
+        Err(error) => return End::unknown(format!("the HTTP handshake failed: {error}")),
     };
     // What has come is read also after the connection has ended.
     let driving = async {

@@ -135,9 +135,12 @@ impl Reporter {
             }
             Event::Challenging => debug!(
                 name,
-                "The leader may have failed; asking whether it is alive."
+                "The leader may have failed; challenging it, and taking over if it does not respond."
             ),
-            Event::ChallengeAnswered => debug!(name, "The leader has shown that it is alive."),
+            Event::ChallengeAnswered => debug!(
+                name,
+                "The leader has responded to the challenge; still a follower."
+            ),
             Event::SeatsDenied { .. } | Event::HandedOver { .. } => self.report_seats(&event),
             Event::Releasing { lease, led } => {
                 self.has_released = true;

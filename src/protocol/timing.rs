@@ -131,8 +131,8 @@ impl FailOverLimit {
         self.0 * 9 / 10
     }
 
-    /// Returns how long a follower waits that sees a challenge, before it takes over: if all clocks run within a
-    /// tenth of true time, the leader has stopped acting by then.
+    /// Returns how long a follower waits that sees a challenge, before it takes over: if all clocks run at 0.9
+    /// to 1.1 times the true rate, the leader has stopped acting by then.
     #[must_use]
     pub fn take_over_after(self) -> Duration {
         self.0 * 11 / 10
