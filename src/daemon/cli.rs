@@ -124,7 +124,7 @@ pub(super) enum Task {
     Run(Box<RunOptions>),
     /// To run a command that talks to etcd.
     Etcd {
-        command: EtcdCommand,
+        command: Box<EtcdCommand>,
         cluster: Cluster,
         leader_key: LeaderKey,
     },
@@ -182,7 +182,7 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
             complete_observe(&mut subcommand, command)?;
             let (cluster, leader_key) = complete_election(election, &matches)?;
             Ok(Task::Etcd {
-                command: subcommand,
+                command: Box::new(subcommand),
                 cluster,
                 leader_key,
             })
@@ -212,6 +212,7 @@ fn complete_observe(
 ) -> Result<(), clap::Error> {
     let EtcdCommand::Observe {
         json,
+        http,
         timeout,
         command,
     } = subcommand
@@ -223,6 +224,10 @@ fn complete_observe(
             ErrorKind::ArgumentConflict,
             "the argument '--json' cannot be used with '-- COMMAND': COMMAND gets the JSON object on \
              its standard input",
+        ),
+        Some(_) if http.is_some() => (
+            ErrorKind::ArgumentConflict,
+            "the argument '--http' cannot be used with '-- COMMAND': run a second 'observe'",
         ),
         None if timeout.is_some() => (
             ErrorKind::MissingRequiredArgument,

@@ -1,7 +1,6 @@
 //! The commands for operators and scripts.
 
 mod agenda;
-mod arrivals;
 mod ask;
 mod challenge;
 mod done;
@@ -33,9 +32,12 @@ pub(super) async fn run_etcd_command(
         EtcdCommand::Status { json, timeout } => {
             status::run(cluster, leader_key, json, timeout).await
         }
-        EtcdCommand::Observe { json, command, .. } if command.is_empty() => {
-            observe::run(cluster, leader_key, json).await
-        }
+        EtcdCommand::Observe {
+            json,
+            http,
+            command,
+            ..
+        } if command.is_empty() => observe::run(cluster, leader_key, json, http).await,
         EtcdCommand::Observe {
             timeout, command, ..
         } => react::run(cluster, leader_key, command, timeout).await,

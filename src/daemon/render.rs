@@ -2,6 +2,7 @@
 //!
 //! Texts that come from etcd may be hostile. [`Printable`] makes them safe in text, [`line`] in JSON.
 
+pub(super) mod arrivals;
 mod candidates;
 
 pub(super) use candidates::{
@@ -287,10 +288,6 @@ fn state_fields_up_to(longest: usize, state: &ElectionState) -> Map<String, Valu
 }
 
 /// Returns the JSON fields of a leader.
-pub(super) fn leader_fields(leader: &Leader) -> Map<String, Value> {
-    leader_fields_up_to(Printable::LONGEST, leader)
-}
-
 fn leader_fields_up_to(longest: usize, leader: &Leader) -> Map<String, Value> {
     let mut fields = text_up_to(longest, "name", &leader.name);
     fields.insert("token".to_owned(), json!(leader.token.get()));

@@ -7,7 +7,7 @@ use super::{
     exec::{self, Children},
     exit_code,
     health::Health,
-    http::Server,
+    http::{self, ReplicaServer},
     log::{self, LOG_TIMEOUT, SHORT_LOG_TIMEOUT},
     notify::{Notifier, Watchdog},
     ops,
@@ -29,11 +29,10 @@ use anyhow::{Context, anyhow};
 use std::{
     env,
     io::{self, Write},
-    net::SocketAddr,
     process::ExitCode,
     time::Duration,
 };
-use tokio::{net::TcpListener, signal::unix::SignalKind};
+use tokio::signal::unix::SignalKind;
 use tracing::{error, info, warn};
 
 /// A fail-over limit below this is worth a warning: a busy etcd sometimes takes that long.
@@ -59,10 +58,10 @@ pub fn run() -> ExitCode {
                 endpoints: cluster.endpoints().len(),
                 has_command: command.runs_command(),
                 has_health: false,
-                has_http: false,
+                has_http: command.serves_http(),
             };
             let ready = descriptors::check(&plan).and_then(|()| check_files(&cluster, ops::warn));
-            let running = ops::run_etcd_command(command, &cluster, &leader_key);
+            let running = ops::run_etcd_command(*command, &cluster, &leader_key);
             code_of_command(ready.and_then(|()| block_on(running)))
         }
         Task::Local(command) => code_of_command(ops::run_local_command(&command)),
@@ -205,7 +204,7 @@ async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
         Signals::new(part.command.is_some()).context("could not listen to signals")?;
     let (name, endpoints) = announce(&config);
     let listener = match part.http {
-        Some(address) => Some(listen(address).await?),
+        Some(address) => Some(http::listen(address).await?),
         None => None,
     };
     let children = children_of(&part)?;
@@ -219,8 +218,9 @@ async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
     let mut outputs = Outputs {
         notifier: Notifier::from_environment(),
         reporter: Reporter::new(name, endpoints, &config),
-        server: listener
-            .map(|listener| Server::new(listener, &config, candidate.status(), candidate.terms())),
+        server: listener.map(|listener| {
+            ReplicaServer::new(listener, &config, candidate.status(), candidate.terms())
+        }),
     };
     let mut presence = PresenceMonitor::start(candidate.status());
     let mut watchdog = Watchdog::from_environment(candidate.liveness());
@@ -344,17 +344,11 @@ fn children_of(part: &Part) -> anyhow::Result<Children> {
     Children::adopt().with_context(|| format!("could not get ready to run {what}"))
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listening = TcpListener::bind(address).await;
-    listening
-        .with_context(|| format!("could not listen for HTTP at {address}; give another --http"))
-}
-
 /// Where events are reported: the service manager, the log and HTTP clients.
 struct Outputs {
     notifier: Notifier,
     reporter: Reporter,
-    server: Option<Server>,
+    server: Option<ReplicaServer>,
 }
 
 impl Outputs {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 /// The election's two keys.
+#[derive(Clone)]
 pub(super) struct Keys {
     pub leader: Option<Entry>,
     pub acting: Option<Entry>,

@@ -56,6 +56,10 @@ pub(in crate::daemon) enum EtcdCommand {
         #[arg(long)]
         json: bool,
 
+        /// Also serve what is observed over HTTP: /events, /status and /metrics
+        #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+        http: Option<SocketAddr>,
+
         /// How long a run of COMMAND may take; then it and everything that it has started get SIGTERM,
         /// and SIGKILL 2s later [default: 60s]
         #[arg(
@@ -149,6 +153,11 @@ impl EtcdCommand {
     /// Returns true iff it runs a COMMAND.
     pub fn runs_command(&self) -> bool {
         matches!(self, Self::Observe { command, .. } if !command.is_empty())
+    }
+
+    /// Returns whether the command serves HTTP.
+    pub fn serves_http(&self) -> bool {
+        matches!(self, Self::Observe { http: Some(_), .. })
     }
 }
 

@@ -143,8 +143,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     health: HealthArgs,
 
-    /// Serve this replica's state over HTTP: /leader, /follower, /live, /ready, /status, /metrics,
-    /// /presence
+    /// Serve this replica's state over HTTP: /leader, /follower, /live, /ready, /status, /events,
+    /// /metrics, /presence
     #[arg(
         long,
         value_name = "ADDRESS",

@@ -1,59 +1,114 @@
-//! The JSON document that `/status` serves.
+//! What is known as JSON: the document that `/status` serves, and the parts of it that `/events` sends.
 
 use super::{
     role::{RoleChange, Transition},
-    state::Snapshot,
+    snapshot::{Replica, Snapshot},
 };
 use crate::{
     config::LeaderKey,
     daemon::{
-        render::{candidates_fields, date, leader_fields, loss_reason, situation_name, text},
+        render::{candidates_fields, date, loss_reason, state_fields, text},
         terms::{self, State},
     },
 };
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
-/// Renders all that this replica knows.
+/// Renders all that is known.
 pub(super) fn document(snapshot: &Snapshot) -> Map<String, Value> {
-    let term = snapshot.term;
-    let (state, leader, unknown_because) = match &snapshot.election {
-        Ok((situation, leader)) => (Some(situation_name(*situation)), leader.as_ref(), None),
-        Err(reason) => (None, None, Some(reason)),
+    let mut object = part(snapshot);
+    if let Some(replica) = &snapshot.replica {
+        let transitions = replica.transitions.iter();
+        let transitions: Vec<_> = transitions
+            .map(|it| transition(it, &snapshot.leader_key))
+            .collect();
+        let since = replica.transitions.last().map(|last| last.at);
+        let rest = [
+            ("age", json!(replica.age.map(seconds))),
+            ("since", date(since)),
+            ("transitions", json!(transitions)),
+        ];
+        object.extend(owned(rest));
+    }
+    let rest = [
+        ("observes", json!(snapshot.replica.is_none())),
+        ("leader_key", json!(snapshot.leader_key.as_str())),
+        ("version", json!(env!("CARGO_PKG_VERSION"))),
+        ("terms", terms(snapshot)),
+    ];
+    object.extend(owned(rest));
+    object.extend(situation(snapshot));
+    object.extend(validity(snapshot));
+    object.extend(candidates_fields(snapshot.candidates.as_ref()));
+    object
+}
+
+/// Renders what this process does and whether it reaches etcd.
+pub(super) fn part(snapshot: &Snapshot) -> Map<String, Value> {
+    let replica = snapshot.replica.as_ref();
+    let mut object = match replica {
+        Some(replica) => text("name", replica.name.as_bytes()),
+        None => Map::from_iter([("name".to_owned(), Value::Null)]),
     };
-    let transitions = snapshot.transitions.iter();
-    let transitions: Vec<_> = transitions
-        .map(|it| transition(it, &snapshot.leader_key))
-        .collect();
+    let of_replica = |value: fn(&Replica) -> Value| replica.map_or(Value::Null, value);
+    let rest = [
+        ("role", of_replica(|it| json!(it.role.as_str()))),
+        ("priority", of_replica(|it| json!(it.priority))),
+        ("healthy", of_replica(|it| json!(it.is_healthy))),
+        (
+            "token",
+            of_replica(|it| json!(it.term.map(|term| term.token.get()))),
+        ),
+        (
+            "lease",
+            of_replica(|it| json!(it.term.map(|term| term.lease.to_string()))),
+        ),
+        ("ttl", json!(snapshot.ttl.map(|ttl| ttl.as_secs()))),
+        ("endpoint", json!(snapshot.endpoint)),
+        ("etcd_answers", json!(snapshot.etcd_answers)),
+    ];
+    object.extend(owned(rest));
+    let unknown_because = snapshot.election.as_ref().err();
+    object.insert("leader_unknown_because".to_owned(), json!(unknown_because));
+    object
+}
+
+/// Renders who leads, or why nobody does.
+pub(super) fn situation(snapshot: &Snapshot) -> Map<String, Value> {
+    let Ok(state) = &snapshot.election else {
+        let fields = ["state", "leader", "acting"];
+        return owned(fields.map(|field| (field, Value::Null))).collect();
+    };
+    let mut fields = state_fields(state);
+    if snapshot.replica.is_some() {
+        // A replica reads the keys, and does not follow etcd's revision.
+        fields.remove("revision");
+    }
+    fields
+}
+
+/// Renders for how long what is known of the leader counts.
+pub(super) fn validity(snapshot: &Snapshot) -> Map<String, Value> {
+    let validity = snapshot.validity;
+    let remaining = validity.map(|it| seconds(it.remaining));
+    let (leads, known_for) = (snapshot.leads(), remaining.filter(|_| !snapshot.leads()));
+    let fields = [
+        ("remaining", json!(remaining.filter(|_| leads))),
+        ("known_for", json!(known_for)),
+        ("renewed_for", json!(validity.map(|it| seconds(it.renewed)))),
+    ];
+    owned(fields).collect()
+}
+
+/// Renders the last terms: null if they are not known.
+pub(super) fn terms(snapshot: &Snapshot) -> Value {
     let terms = snapshot.terms.as_ref();
     let terms: Option<Vec<_>> = terms.map(|known| {
         let terms = known.iter();
         let state = |term| State::as_last_read(term, known, snapshot.keys.as_ref());
         terms.map(|term| terms::fields(term, state(term))).collect()
     });
-    let since = snapshot.transitions.last().map(|last| last.at);
-    let mut object = text("name", snapshot.name.as_bytes());
-    let rest = [
-        ("role", json!(snapshot.role.as_str())),
-        ("priority", json!(snapshot.priority)),
-        ("healthy", json!(snapshot.is_healthy)),
-        ("state", json!(state)),
-        ("leader", json!(leader.map(leader_fields))),
-        ("leader_unknown_because", json!(unknown_because)),
-        ("age", json!(snapshot.age.map(seconds))),
-        ("token", json!(term.map(|term| term.token.get()))),
-        ("lease", json!(term.map(|term| term.lease.to_string()))),
-        ("ttl", json!(snapshot.ttl.as_secs())),
-        ("remaining", json!(snapshot.remaining.map(seconds))),
-        ("since", date(since)),
-        ("endpoint", json!(snapshot.endpoint)),
-        ("etcd_answers", json!(snapshot.etcd_answers)),
-        ("transitions", json!(transitions)),
-        ("terms", json!(terms)),
-    ];
-    object.extend(rest.map(|(field, value)| (field.to_owned(), value)));
-    object.extend(candidates_fields(snapshot.candidates.as_ref()));
-    object
+    json!(terms)
 }
 
 fn transition(
@@ -83,6 +138,14 @@ fn transition(
     object.insert("role".to_owned(), json!(change.role().as_str()));
     object.insert("at".to_owned(), date(Some(*at)));
     object
+}
+
+fn owned<const N: usize>(
+    fields: [(&'static str, Value); N],
+) -> impl Iterator<Item = (String, Value)> {
+    fields
+        .into_iter()
+        .map(|(field, value)| (field.to_owned(), value))
 }
 
 /// Returns a duration in seconds, to the millisecond.

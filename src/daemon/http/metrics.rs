@@ -1,11 +1,8 @@
 //! The metrics that Prometheus and other collectors scrape. A new metric belongs here: a field, its registration, and
 //! the place that counts or sets it. Labels never contain names of replicas or keys.
 
-use super::{format::Format, role::CurrentRole, state::Snapshot};
-use crate::{
-    candidates::Candidates,
-    protocol::{Event, FailureKind, LossReason, Moment},
-};
+use super::{format::Format, role::CurrentRole, snapshot::Snapshot};
+use crate::protocol::{Event, FailureKind, LossReason, Moment};
 use prometheus_client::{
     encoding::{prometheus_text, text},
     metrics::{
@@ -21,15 +18,14 @@ use std::{fmt, sync::atomic::AtomicU64};
 
 /// One label: its name and its value.
 type Label = [(&'static str, &'static str); 1];
+type NoLabel = [(&'static str, &'static str); 0];
 
-/// The metrics, and the registry that names them.
+/// The metrics of a replica, and the registry that names them.
 pub(super) struct Metrics {
     registry: Registry,
     role: Family<Label, Gauge>,
     remaining: Gauge<f64, AtomicU64>,
-    etcd_answers: Gauge,
-    /// Without a label, it has one value, or none.
-    candidates: Family<[(&'static str, &'static str); 0], Gauge>,
+    common: Common,
     healthy: Gauge,
     priority: Gauge,
     transitions: Counter,
@@ -51,13 +47,7 @@ impl Metrics {
         let help = "How long this replica may lead without a renewal, 0 if it does not lead";
         registry.register_with_unit("remaining", help, Unit::Seconds, remaining.clone());
 
-        let etcd_answers = Gauge::default();
-        let help = "1 if etcd answers, else 0";
-        registry.register("etcd_answers", help, etcd_answers.clone());
-
-        let candidates = Family::default();
-        let help = "Candidates that are listed; absent if they are not known";
-        registry.register("candidates", help, candidates.clone());
+        let common = Common::register(&mut registry);
 
         let healthy = Gauge::default();
         let help = "1 if this replica can lead, as far as it knows, 0 if it stands back";
@@ -89,9 +79,6 @@ impl Metrics {
         let help = "Questions to etcd that failed";
         registry.register("failures", help, failures.clone());
 
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The program", build);
-
         // A counter that appears only with its first event hides that event from `increase`.
         for reason in LossReason::ALL {
             drop(losses.get_or_create(&reason_label(*reason)));
@@ -103,8 +90,7 @@ impl Metrics {
             registry,
             role,
             remaining,
-            etcd_answers,
-            candidates,
+            common,
             healthy,
             priority,
             transitions,
@@ -140,35 +126,123 @@ impl Metrics {
             .observe(received.since(sent).as_secs_f64());
     }
 
-    /// Encodes all metrics in this format.
+    /// Encodes all metrics of a replica in this format.
     ///
     /// # Errors
     /// None are known: writing to a `String` does not fail.
     pub fn encode(&self, snapshot: &Snapshot, format: Format) -> Result<String, fmt::Error> {
-        for role in CurrentRole::ALL {
-            let is_it = i64::from(snapshot.role == role);
-            self.role
-                .get_or_create(&[("role", role.as_str())])
-                .set(is_it);
-        }
-        let remaining = snapshot.remaining.unwrap_or_default();
-        self.remaining.set(remaining.as_secs_f64());
-        self.etcd_answers.set(i64::from(snapshot.etcd_answers));
-        match &snapshot.candidates {
-            Some(Candidates { listed, .. }) => {
-                let count = i64::try_from(listed.len()).unwrap_or(i64::MAX);
-                self.candidates.get_or_create(&[]).set(count);
+        if let Some(replica) = &snapshot.replica {
+            for role in CurrentRole::ALL {
+                let is_it = i64::from(replica.role == role);
+                self.role
+                    .get_or_create(&[("role", role.as_str())])
+                    .set(is_it);
             }
-            None => self.candidates.clear(),
+            self.healthy.set(i64::from(replica.is_healthy));
+            self.priority.set(i64::from(replica.priority));
         }
-        self.healthy.set(i64::from(snapshot.is_healthy));
-        self.priority.set(i64::from(snapshot.priority));
-        let mut body = String::new();
-        match format {
-            Format::Text => prometheus_text::encode(&mut body, &self.registry)?,
-            Format::OpenMetrics => text::encode(&mut body, &self.registry)?,
+        let remaining = snapshot.remaining().unwrap_or_default();
+        self.remaining.set(remaining.as_secs_f64());
+        self.common.set(snapshot);
+        encode(&self.registry, format)
+    }
+}
+
+/// What every process knows.
+struct Common {
+    etcd_answers: Gauge,
+    /// Without a label, it has one value, or none.
+    led: Family<NoLabel, Gauge>,
+    candidates: Family<NoLabel, Gauge>,
+}
+
+impl Common {
+    fn register(registry: &mut Registry) -> Self {
+        let etcd_answers = Gauge::default();
+        let help = "1 if etcd answers, else 0";
+        registry.register("etcd_answers", help, etcd_answers.clone());
+
+        let led = Family::default();
+        let help = "1 if somebody leads, 0 if nobody does; absent if that is not known";
+        registry.register("led", help, led.clone());
+
+        let candidates = Family::default();
+        let help = "Candidates that are listed; absent if they are not known";
+        registry.register("candidates", help, candidates.clone());
+
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program", build);
+        Self {
+            etcd_answers,
+            led,
+            candidates,
         }
-        Ok(body)
+    }
+
+    fn set(&self, snapshot: &Snapshot) {
+        self.etcd_answers.set(i64::from(snapshot.etcd_answers));
+        let led = snapshot.election.as_ref().ok();
+        let led = led.map(|state| i64::from(state.situation.is_led()));
+        set_or_clear(&self.led, led);
+        let count = snapshot.candidates.as_ref().map(|candidates| {
+            let count = candidates.listed.len();
+            i64::try_from(count).unwrap_or(i64::MAX)
+        });
+        set_or_clear(&self.candidates, count);
+    }
+}
+
+/// The metrics of a process that only observes.
+pub(super) struct ObserverMetrics {
+    registry: Registry,
+    common: Common,
+    changes: Counter,
+}
+
+impl ObserverMetrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("leader_election");
+        let common = Common::register(&mut registry);
+        let changes = Counter::default();
+        let help = "Changes of the election's state: another leader, or none";
+        registry.register("changes", help, changes.clone());
+        Self {
+            registry,
+            common,
+            changes,
+        }
+    }
+
+    /// Counts a change of the election's state.
+    pub fn count_change(&self) {
+        self.changes.inc();
+    }
+
+    /// Encodes all metrics of an observer in this format.
+    ///
+    /// # Errors
+    /// None are known: writing to a `String` does not fail.
+    pub fn encode(&self, snapshot: &Snapshot, format: Format) -> Result<String, fmt::Error> {
+        self.common.set(snapshot);
+        encode(&self.registry, format)
+    }
+}
+
+fn encode(registry: &Registry, format: Format) -> Result<String, fmt::Error> {
+    let mut body = String::new();
+    match format {
+        Format::Text => prometheus_text::encode(&mut body, registry)?,
+        Format::OpenMetrics => text::encode(&mut body, registry)?,
+    }
+    Ok(body)
+}
+
+fn set_or_clear(metric: &Family<NoLabel, Gauge>, value: Option<i64>) {
+    match value {
+        Some(value) => {
+            metric.get_or_create(&[]).set(value);
+        }
+        None => metric.clear(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `GET /presence`: a response that lasts as long as this replica leads, so that followers notice at once when it fails.
 //! `daemon/presence/body.rs` says what it consists of.
 
-use super::routes::sentence;
+use super::{routes::sentence, server::Lasts};
 use crate::{
     clock,
     daemon::presence::{ALIVE, GOODBYE, first_line, pace},
@@ -22,10 +22,6 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 /// How many lines wait for a slow follower. One that does not read them gets no further signs of life.
 const LINES_AHEAD: usize = 4;
-
-/// Marks a response whose connection lasts.
-#[derive(Clone, Copy)]
-pub(super) struct Lasts;
 
 /// Serves the presence of this replica.
 #[derive(Clone)]
@@ -60,7 +56,12 @@ impl Presences {
             Ok::<_, Infallible>(line)
         });
         let content_type = [(CONTENT_TYPE, "text/plain; charset=utf-8")];
-        (content_type, Extension(Lasts), Body::from_stream(body)).into_response()
+        (
+            content_type,
+            Extension(Lasts::as_long_as_its_body()),
+            Body::from_stream(body),
+        )
+            .into_response()
     }
 }
 

@@ -1,6 +1,9 @@
 //! The paths that the server has, and what each responds. A new path belongs in [`router`].
 
-use super::{document::document, format::Format, presence::Presences, state::ReplicaState};
+use super::{
+    document::document, events::Events, format::Format, observed::ObserverState,
+    presence::Presences, snapshot::Source, state::ReplicaState,
+};
 use crate::daemon::{presence::PATH, render::line};
 use axum::{
     Router,
@@ -13,42 +16,67 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{self, MethodFilter, MethodRouter},
 };
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// The methods that every path allows.
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
-/// Returns the routes of a server that responds from this state, and serves this presence.
-pub(super) fn router(state: Arc<ReplicaState>, presences: Presences) -> Router {
-    Router::new()
+/// Returns the routes of a replica, which responds from this state, and serves this presence and these events.
+pub(super) fn replica(state: Arc<ReplicaState>, presences: Presences, events: Events) -> Router {
+    let router = Router::new()
         .route("/leader", get(leader))
         .route("/follower", get(follower))
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/status", get(status))
         .route("/metrics", route(metrics))
-        .route(PATH, route(move |_, _| presences.respond()))
+        .route(PATH, route(move |_, _| presences.respond()));
+    let paths =
+        "there are /events, /leader, /follower, /live, /ready, /status, /metrics and /presence";
+    complete(router, events, paths).with_state(state)
+}
+
+/// Returns the routes of an observer, which responds from this state, and serves these events.
+pub(super) fn observer(state: Arc<ObserverState>, events: Events) -> Router {
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/metrics", route(observer_metrics));
+    let paths = "there are /events, /status and /metrics; a replica has more";
+    complete(router, events, paths).with_state(state)
+}
+
+/// Adds what every server has.
+fn complete<S: Clone + Send + Sync + 'static>(
+    router: Router<S>,
+    events: Events,
+    paths: &'static str,
+) -> Router<S> {
+    let events = Arc::new(events);
+    let respond = move |method: Method| async move { events.respond(&method) };
+    router
+        .route("/events", routing::on(allowed(), respond))
         .method_not_allowed_fallback(async || method_not_allowed())
-        .fallback(async || not_found())
+        .fallback(async || sentence(StatusCode::NOT_FOUND, paths))
         .layer(from_fn(finish))
-        .with_state(state)
+}
+
+/// Returns the methods that every path allows. axum routes HEAD as GET.
+const fn allowed() -> MethodFilter {
+    MethodFilter::GET.or(MethodFilter::OPTIONS)
 }
 
 /// Routes to a function that needs no more than the state.
-fn get(respond: fn(&ReplicaState) -> Response) -> MethodRouter<Arc<ReplicaState>> {
+fn get<S: Send + Sync + 'static>(respond: fn(&S) -> Response) -> MethodRouter<Arc<S>> {
     route(move |state, _| respond(state))
 }
 
 /// Routes the allowed methods to a function whose response to GET is ready at once.
-fn route(
-    respond: impl Fn(&ReplicaState, &HeaderMap) -> Response + Clone + Send + Sync + 'static,
-) -> MethodRouter<Arc<ReplicaState>> {
-    // axum routes HEAD as GET.
+fn route<S: Send + Sync + 'static>(
+    respond: impl Fn(&S, &HeaderMap) -> Response + Clone + Send + Sync + 'static,
+) -> MethodRouter<Arc<S>> {
     routing::on(
-        MethodFilter::GET.or(MethodFilter::OPTIONS),
-        move |State(state): State<Arc<ReplicaState>>, headers: HeaderMap| async move {
-            respond(&state, &headers)
-        },
+        allowed(),
+        move |State(state): State<Arc<S>>, headers: HeaderMap| async move { respond(&state, &headers) },
     )
 }
 
@@ -78,24 +106,29 @@ fn ready(state: &ReplicaState) -> Response {
     }
 }
 
-fn status(state: &ReplicaState) -> Response {
+fn status(state: &impl Source) -> Response {
     let body = line(document(&state.snapshot())) + "\n";
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 fn metrics(state: &ReplicaState, headers: &HeaderMap) -> Response {
+    encoded(headers, |format| state.encode_metrics(format))
+}
+
+fn observer_metrics(state: &ObserverState, headers: &HeaderMap) -> Response {
+    encoded(headers, |format| state.encode_metrics(format))
+}
+
+/// Responds with metrics in the format that the client prefers.
+fn encoded(
+    headers: &HeaderMap,
+    encode: impl FnOnce(Format) -> Result<String, fmt::Error>,
+) -> Response {
     let format = Format::negotiate(headers);
-    match state.encode_metrics(format) {
+    match encode(format) {
         Ok(body) => ([(CONTENT_TYPE, format.content_type())], body).into_response(),
         Err(error) => sentence(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
-}
-
-fn not_found() -> Response {
-    sentence(
-        StatusCode::NOT_FOUND,
-        "there are /leader, /follower, /live, /ready, /status, /metrics and /presence",
-    )
 }
 
 fn method_not_allowed() -> Response {

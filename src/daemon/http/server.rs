@@ -1,15 +1,5 @@
 //! Accepts connections and limits them, so that no client delays the election.
 
-use super::{
-    presence::{Lasts, Presences},
-    routes::router,
-    state::ReplicaState,
-};
-use crate::{
-    config::Config,
-    protocol::{Event, Status},
-    record::TermRecord,
-};
 use axum::{Router, response::Response};
 use hyper::{Request, body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
@@ -19,12 +9,10 @@ use rustix::{
 };
 use std::{
     collections::VecDeque,
+    future::pending,
     io,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::{
@@ -38,12 +26,15 @@ use tracing::debug;
 
 /// How long a connection may last, except one whose response lasts. It carries one request.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many connections may be open at once, unless a quarter of the file descriptors is less.
-/// To accept one more, the server closes the oldest, which has had the most time.
+/// How many connections may be open at once, unless a quarter of the file descriptors, without those for
+/// events, is less. To accept one more, the server closes the oldest, which has had the most time.
 const MAX_CONNECTIONS: usize = 128;
 /// How many connections may last at once, unless another quarter of the file descriptors is less. To a follower that
 /// asks for one more, the server responds with 503: closing an older one would cost that one's follower its watch.
 const MAX_PRESENCES: usize = 1024;
+/// How many connections may read the events at once, unless a sixteenth of the file descriptors is less. To accept one
+/// more, the server closes the oldest.
+const MAX_EVENTS: usize = 32;
 /// How long, in milliseconds, a client may leave what it was sent without an acknowledgement. Its machine has vanished
 /// then, and its connection must not last.
 const USER_TIMEOUT: u32 = 30_000;
@@ -52,13 +43,69 @@ const MAX_HEAD_LENGTH: usize = 16 * 1024;
 /// How long to wait after an error in accepting, which a lack of file descriptors repeats at once.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The HTTP server of one replica. Dropping it closes all connections.
-pub(in crate::daemon) struct Server {
-    state: Arc<ReplicaState>,
+/// How many connections there may be at once.
+pub(super) struct Limits {
+    /// How many that last no longer than their response takes.
+    short: usize,
+    /// How many followers may be connected.
+    pub presences: usize,
+    /// How many may read the events.
+    pub events: usize,
+}
+
+impl Limits {
+    /// Returns the limits for this process's limit on file descriptors, of which half are left to the rest.
+    pub fn of_process() -> Self {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+        let events = (quarter / 4).clamp(1, MAX_EVENTS);
+        Self {
+            short: (quarter - events.min(quarter)).clamp(1, MAX_CONNECTIONS),
+            presences: quarter.clamp(1, MAX_PRESENCES),
+            events,
+        }
+    }
+}
+
+/// Says that a response lasts, and for how long.
+#[derive(Clone)]
+pub(super) struct Lasts {
+    /// Says when it must end; without it, the response lasts as long as its body.
+    until: Option<watch::Receiver<bool>>,
+}
+
+impl Lasts {
+    /// Returns the mark of a response that lasts as long as its body.
+    pub const fn as_long_as_its_body() -> Self {
+        Self { until: None }
+    }
+
+    /// Returns the mark of a response that must end soon after this value is true.
+    pub const fn until(must_end: watch::Receiver<bool>) -> Self {
+        Self {
+            until: Some(must_end),
+        }
+    }
+
+    /// Waits until the response has had its time.
+    async fn end(self) {
+        match self.until {
+            Some(mut must_end) => {
+                // Without a sender, nobody has a place for it.
+                let _ = must_end.wait_for(|must_end| *must_end).await;
+                sleep(CONNECTION_TIMEOUT).await;
+            }
+            None => pending().await,
+        }
+    }
+}
+
+/// Accepts connections and serves them. Dropping it closes all of them.
+pub(super) struct Server {
     router: Router,
     listener: TcpListener,
     max_connections: usize,
-    connections: JoinSet<()>,
+    tasks: JoinSet<()>,
     oldest_first: VecDeque<Connection>,
 }
 
@@ -66,45 +113,30 @@ pub(in crate::daemon) struct Server {
 struct Connection {
     task: AbortHandle,
     /// Whether its response lasts, so that it is not counted here.
-    lasts: Arc<AtomicBool>,
+    lasts: Arc<OnceLock<Lasts>>,
 }
 
 impl Server {
-    /// Creates a server for a candidate with this configuration, status and history.
-    pub fn new(
-        listener: TcpListener,
-        config: &Config,
-        status: watch::Receiver<Status>,
-        terms: watch::Receiver<Option<Arc<[TermRecord]>>>,
-    ) -> Self {
+    /// Creates a server of these routes.
+    pub fn new(listener: TcpListener, router: Router, limits: &Limits) -> Self {
         if let Ok(address) = listener.local_addr() {
             debug!(%address, "Listening for HTTP at {address}.");
         }
-        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
-        let presences = Presences::new(status.clone(), quarter.clamp(1, MAX_PRESENCES));
-        let state = Arc::new(ReplicaState::new(config, status, terms));
         Self {
-            router: router(Arc::clone(&state), presences),
-            state,
+            router,
             listener,
-            max_connections: quarter.clamp(1, MAX_CONNECTIONS),
-            connections: JoinSet::new(),
+            max_connections: limits.short,
+            tasks: JoinSet::new(),
             oldest_first: VecDeque::new(),
         }
     }
 
-    /// Records what happened in the election.
-    pub fn record(&self, event: &Event) {
-        self.state.record(event);
+    /// Runs a task until it ends or the server is dropped.
+    pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
     }
 
-    /// Records why this replica stands back, or that it does not.
-    pub fn record_health(&self, reason: Option<&str>) {
-        self.state.record_health(reason);
-    }
-
-    /// Serves for as long as it is polled. Returns only if a connection's task panicked.
+    /// Serves for as long as it is polled. Returns only if a task panicked.
     ///
     /// Cancel safe.
     pub async fn serve(&mut self) -> io::Error {
@@ -117,7 +149,7 @@ impl Server {
                         sleep(ACCEPT_RETRY_DELAY).await;
                     }
                 },
-                Some(ended) = self.connections.join_next() => {
+                Some(ended) = self.tasks.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
                         return io::Error::other(format!("a task died: {error}"));
                     }
@@ -131,27 +163,27 @@ impl Server {
         let _ = stream.set_nodelay(true);
         let _ = set_tcp_user_timeout(&stream, USER_TIMEOUT);
         self.oldest_first
-            .retain(|it| !it.task.is_finished() && !it.lasts.load(Ordering::Relaxed));
+            .retain(|it| !it.task.is_finished() && it.lasts.get().is_none());
         if self.oldest_first.len() >= self.max_connections
             && let Some(oldest) = self.oldest_first.pop_front()
         {
             oldest.task.abort();
         }
-        let lasts = Arc::new(AtomicBool::new(false));
+        let lasts = Arc::new(OnceLock::new());
         let serving = serve_one_request(stream, self.router.clone(), Arc::clone(&lasts));
-        let task = self.connections.spawn(serving);
+        let task = self.tasks.spawn(serving);
         self.oldest_first.push_back(Connection { task, lasts });
     }
 }
 
 // Not `axum::serve`, which limits neither connections nor their time.
-async fn serve_one_request(stream: TcpStream, router: Router, lasts: Arc<AtomicBool>) {
+async fn serve_one_request(stream: TcpStream, router: Router, lasts: Arc<OnceLock<Lasts>>) {
     let marks = Arc::clone(&lasts);
     let mark = move |response: Response| {
-        marks.store(
-            response.extensions().get::<Lasts>().is_some(),
-            Ordering::Relaxed,
-        );
+        if let Some(lasts) = response.extensions().get::<Lasts>() {
+            // A connection carries one response.
+            let _ = marks.set(lasts.clone());
+        }
         response
     };
     let service = ServiceExt::<Request<Incoming>>::map_response(router, mark);
@@ -164,7 +196,10 @@ async fn serve_one_request(stream: TcpStream, router: Router, lasts: Arc<AtomicB
     let mut serving = pin!(serving);
     // An error concerns only the client, which sees it too.
     let is_over = timeout(CONNECTION_TIMEOUT, &mut serving).await.is_ok();
-    if !is_over && lasts.load(Ordering::Relaxed) {
-        let _ = serving.await;
+    if !is_over && let Some(lasts) = lasts.get() {
+        tokio::select! {
+            _ = serving => {}
+            () = lasts.clone().end() => {}
+        }
     }
 }

@@ -4,17 +4,19 @@
 mod tests;
 
 use super::{
+    feed::Feed,
     format::Format,
     metrics::Metrics,
     role::{CurrentRole, RoleChange, Transition},
+    snapshot::{NOT_ANSWERED_YET, Replica, Snapshot, Source, Validity},
 };
 use crate::{
     candidates::Candidates,
     clock,
     config::{Config, LeaderKey},
     daemon::terms::Keys,
-    observer::Leader,
-    protocol::{Event, Moment, Role, Situation, Status, Term, Timing},
+    observer::ElectionState,
+    protocol::{Event, Moment, Role, Status, Timing},
     record::TermRecord,
     wall_clock,
 };
@@ -24,7 +26,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 
 /// How long a replica that has just woken from a pause may take to notice a deadline.
 const WAKE_UP_TIME: Duration = Duration::from_secs(1);
@@ -42,6 +47,8 @@ pub(super) struct ReplicaState {
     /// The last terms, as last read.
     terms: watch::Receiver<Option<Arc<[TermRecord]>>>,
     known: Mutex<Known>,
+    /// Notified of what the status does not show.
+    recorded: Notify,
     metrics: Metrics,
 }
 
@@ -55,36 +62,6 @@ struct Known {
     transitions: VecDeque<Transition>,
     /// Why it stands back, if it does.
     stands_back_because: Option<String>,
-}
-
-/// All that this replica knows, at one instant.
-pub(super) struct Snapshot {
-    pub name: String,
-    pub leader_key: LeaderKey,
-    pub priority: i32,
-    /// Whether it can lead, as far as it knows: it does not stand back.
-    pub is_healthy: bool,
-    pub role: CurrentRole,
-    /// The term that it leads or stops leading.
-    pub term: Option<Term>,
-    /// How long it may lead without a renewal, if it leads.
-    pub remaining: Option<Duration>,
-    /// Whether somebody leads, and who; or why that is not known.
-    pub election: Result<(Situation, Option<Leader>), &'static str>,
-    /// Both keys, if they are known.
-    pub keys: Option<Keys>,
-    /// The candidates, if they are known.
-    pub candidates: Option<Candidates>,
-    /// How long ago the request was sent whose response last showed the keys.
-    pub age: Option<Duration>,
-    pub ttl: Duration,
-    /// The endpoint that it uses.
-    pub endpoint: Option<String>,
-    pub etcd_answers: bool,
-    /// The last transitions, the oldest first.
-    pub transitions: Vec<Transition>,
-    /// The last terms, as last read, the oldest first; `None` if they are not known.
-    pub terms: Option<Arc<[TermRecord]>>,
 }
 
 impl ReplicaState {
@@ -108,6 +85,7 @@ impl ReplicaState {
                 transitions: VecDeque::new(),
                 stands_back_because: config.stands_back().map(str::to_owned),
             }),
+            recorded: Notify::new(),
             metrics: Metrics::new(),
         }
     }
@@ -138,11 +116,13 @@ impl ReplicaState {
             let at = wall_clock::now();
             known.transitions.push_back(Transition { at, change });
         }
+        self.recorded.notify_one();
     }
 
     /// Records why this replica stands back, or that it does not.
     pub fn record_health(&self, reason: Option<&str>) {
         self.lock().stands_back_because = reason.map(str::to_owned);
+        self.recorded.notify_one();
     }
 
     /// Returns true iff this replica leads at this instant.
@@ -155,7 +135,7 @@ impl ReplicaState {
         let status = self.status.borrow();
         let now = clock::now();
         matches!(status.role, Role::Follower)
-            && known_election(&status, now).is_ok_and(|(situation, _)| situation.is_led())
+            && known_election(&status, now).is_ok_and(|state| state.situation.is_led())
             && self.lock().etcd_answers(&status, now)
     }
 
@@ -200,38 +180,25 @@ impl ReplicaState {
         }
     }
 
-    /// Returns what this replica knows at this instant.
-    pub fn snapshot(&self) -> Snapshot {
-        let status = self.status.borrow().clone();
-        let known = self.lock();
-        let now = clock::now();
-        let role = CurrentRole::at(now, status.role);
-        let (term, remaining) = match status.role {
-            Role::Leader { term, deadline } => (Some(term), Some(deadline.since(now))),
-            Role::Stopping { term, .. } => (Some(term), None),
-            Role::Follower | Role::Withdrawn => (None, None),
-        };
-        let election = known_election(&status, now);
-        Snapshot {
-            name: self.name.clone(),
-            leader_key: self.leader_key.clone(),
-            priority: self.priority,
-            is_healthy: !status.stands_back,
-            role,
-            term,
-            remaining: remaining.filter(|_| role == CurrentRole::Leader),
-            candidates: election.as_ref().ok().and(Candidates::of(&status)),
-            keys: election.is_ok().then(|| Keys {
-                leader: status.leader.clone(),
-                acting: status.acting.clone(),
-            }),
-            election,
-            age: status.keys_as_of.map(|sent| now.since(sent)),
-            ttl: known.timing.ttl(),
-            endpoint: self.endpoints.get(status.endpoint).cloned(),
-            etcd_answers: known.etcd_answers(&status, now),
-            transitions: known.transitions.iter().cloned().collect(),
-            terms: self.terms.borrow().clone(),
+    /// Publishes what changes until the election has ended.
+    pub async fn publish(self: Arc<Self>, feed: Arc<Feed>) {
+        let mut status = self.status.clone();
+        let mut terms = self.terms.clone();
+        loop {
+            status.mark_unchanged();
+            terms.mark_unchanged();
+            let snapshot = self.snapshot();
+            feed.publish(&snapshot);
+            let left = snapshot.changes_at.map(|at| at.since(clock::now()));
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() {
+                    return;
+                },
+                // Without the right to read the terms, nothing sends them any more.
+                Ok(()) = terms.changed() => {}
+                () = self.recorded.notified() => {}
+                () = sleep(left.unwrap_or_default()), if left.is_some() => {}
+            }
         }
     }
 
@@ -249,9 +216,70 @@ impl ReplicaState {
     }
 }
 
+impl Source for ReplicaState {
+    fn snapshot(&self) -> Snapshot {
+        let status = self.status.borrow().clone();
+        let known = self.lock();
+        let now = clock::now();
+        let term = match status.role {
+            Role::Leader { term, .. } | Role::Stopping { term, .. } => Some(term),
+            Role::Follower | Role::Withdrawn => None,
+        };
+        let election = known_election(&status, now);
+        let validity = validity(&status, known.timing, now);
+        let until = validity.map(|validity| validity.until);
+        Snapshot {
+            leader_key: self.leader_key.clone(),
+            replica: Some(Replica {
+                name: self.name.clone(),
+                priority: self.priority,
+                is_healthy: !status.stands_back,
+                role: CurrentRole::at(now, status.role),
+                term,
+                age: status.keys_as_of.map(|sent| now.since(sent)),
+                transitions: known.transitions.iter().cloned().collect(),
+            }),
+            candidates: election.as_ref().ok().and(Candidates::of(&status)),
+            keys: election.is_ok().then(|| Keys {
+                leader: status.leader.clone(),
+                acting: status.acting.clone(),
+            }),
+            election,
+            validity,
+            ttl: Some(known.timing.ttl()),
+            endpoint: self.endpoints.get(status.endpoint).cloned(),
+            etcd_answers: known.etcd_answers(&status, now),
+            terms: self.terms.borrow().clone(),
+            changes_at: [until, status.keys_known_until]
+                .into_iter()
+                .flatten()
+                .filter(|moment| *moment > now)
+                .min(),
+        }
+    }
+}
+
 impl Known {
     fn etcd_answers(&self, status: &Status, now: Moment) -> bool {
         self.etcd_answers == Some(true) && !is_outdated(status, now)
+    }
+}
+
+/// Returns for how long what is known of the leader counts: while this replica leads, its right to act.
+fn validity(status: &Status, timing: Timing, now: Moment) -> Option<Validity> {
+    match status.role {
+        Role::Leader { deadline, .. } => {
+            let acting = status.acting.as_ref();
+            let limit = acting.and_then(|acting| acting.settings.fail_over);
+            let term = timing.term_of_try();
+            let renewed = limit.map_or(term, |limit| limit.acts_for().min(term));
+            Some(Validity::new(now, deadline, renewed))
+        }
+        Role::Follower => {
+            let until = status.keys_known_until?;
+            Some(Validity::new(now, until, timing.ttl()))
+        }
+        Role::Stopping { .. } | Role::Withdrawn => None,
     }
 }
 
@@ -260,20 +288,23 @@ fn is_outdated(status: &Status, now: Moment) -> bool {
     status.keys_known_until.is_some_and(|until| now >= until)
 }
 
-/// Returns whether somebody leads, and who.
+/// Returns the state of the election.
 ///
 /// # Errors
 /// If that is not known; the error says why.
-fn known_election(
-    status: &Status,
-    now: Moment,
-) -> Result<(Situation, Option<Leader>), &'static str> {
+fn known_election(status: &Status, now: Moment) -> Result<ElectionState, &'static str> {
     if status.keys_as_of.is_none() {
-        return Err("etcd has not answered yet");
+        return Err(NOT_ANSWERED_YET);
     }
     if is_outdated(status, now) {
         return Err("etcd has not answered for longer than the TTL");
     }
     let (leader, acting) = (status.leader.as_ref(), status.acting.as_ref());
-    Ok((Situation::of(leader, acting), Leader::of(leader, acting)))
+    let revision = [leader, acting].into_iter().flatten();
+    let revision = revision.map(|key| key.mod_revision).max();
+    Ok(ElectionState::new(
+        revision.unwrap_or_default(),
+        leader,
+        acting,
+    ))
 }

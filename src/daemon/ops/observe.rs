@@ -1,8 +1,13 @@
 //! `observe`: one line for each change of the leader and of the candidates, as it happens.
 
 use super::{
-    super::{exit_code, render, signals::Signals},
-    arrivals, print,
+    super::{
+        exit_code,
+        http::{self, ObserverServer},
+        render,
+        signals::Signals,
+    },
+    print,
 };
 use crate::{
     candidates::Candidates,
@@ -13,29 +18,59 @@ use crate::{
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Map, Value, json};
-use std::io::{self, Write};
-use tokio::sync::oneshot;
+use std::{
+    collections::VecDeque,
+    future::pending,
+    io::{self, Write},
+    net::SocketAddr,
+};
+use tokio::{
+    sync::oneshot,
+    task::{JoinHandle, spawn_blocking},
+};
 
-/// Prints changes until a signal asks it to stop or standard output has no reader any more.
+/// How many lines wait for a slow reader before changes wait with etcd instead.
+const LINES_AHEAD: usize = 1000;
+
+/// Prints changes, and serves them if there is an address for that, until a signal asks it to stop or standard output has
+/// no reader any more.
 pub(super) async fn run(
     cluster: &Cluster,
     leader_key: &LeaderKey,
     json: bool,
+    http: Option<SocketAddr>,
 ) -> anyhow::Result<u8> {
     let mut signals = Signals::new(false).context("could not listen to signals")?;
+    let mut server = match http {
+        Some(address) => {
+            let listener = http::listen(address).await?;
+            Some(ObserverServer::new(listener, cluster, leader_key))
+        }
+        None => None,
+    };
     let endpoints = endpoint_names(cluster);
     let mut reader_gone = watch_reader();
     let mut observer = Observer::start(cluster.clone(), leader_key);
     let mut candidates = None;
+    let mut printer = Printer::default();
     loop {
         let change = tokio::select! {
-            change = observer.next() => change,
+            change = observer.next(), if printer.has_room() => change,
+            is_read = printer.print_next() => if is_read? {
+                continue;
+            } else {
+                return Ok(exit_code::SUCCESS);
+            },
+            error = serve(&mut server) => return Err(error.context("could not go on serving HTTP")),
             _ = signals.next() => return Ok(exit_code::SUCCESS),
             Ok(()) = &mut reader_gone => return Ok(exit_code::SUCCESS),
         };
         let Some(change) = change else {
             bail!("the observation ended by itself, which is a bug in this program");
         };
+        if let Some(server) = &server {
+            server.record(&change);
+        }
         let output = if json {
             Some(Output::Change(json_line(&change, &endpoints)))
         } else {
@@ -44,16 +79,44 @@ pub(super) async fn run(
         if let Observed::Candidates(now) = change {
             candidates = Some(now);
         }
-        let Some(output) = output else { continue };
-        // Writing blocks while a reader does not read, and a signal must end the program even then.
-        let printing = tokio::task::spawn_blocking(move || output.print());
-        let is_read = tokio::select! {
-            printed = printing => printed.context("printing died")??,
-            _ = signals.next() => return Ok(exit_code::SUCCESS),
-        };
-        if !is_read {
-            return Ok(exit_code::SUCCESS);
+        printer.waiting.extend(output);
+    }
+}
+
+/// Serves HTTP, if an address is given, until that fails. Cancel safe.
+async fn serve(server: &mut Option<ObserverServer>) -> anyhow::Error {
+    match server {
+        Some(server) => server.serve().await.into(),
+        None => pending().await,
+    }
+}
+
+/// Prints lines, one after the other. Writing blocks while a reader does not read, and signals and HTTP must be served even
+/// then.
+#[derive(Default)]
+struct Printer {
+    waiting: VecDeque<Output>,
+    printing: Option<JoinHandle<anyhow::Result<bool>>>,
+}
+
+impl Printer {
+    /// Returns whether another line may wait.
+    fn has_room(&self) -> bool {
+        self.waiting.len() < LINES_AHEAD
+    }
+
+    /// Prints the next line, if there is one; returns false if standard output has no reader any more. Cancel safe.
+    async fn print_next(&mut self) -> anyhow::Result<bool> {
+        if self.printing.is_none() {
+            let next = self.waiting.pop_front();
+            self.printing = next.map(|output| spawn_blocking(move || output.print()));
         }
+        let Some(printing) = &mut self.printing else {
+            return pending().await;
+        };
+        let printed = printing.await.context("printing died")?;
+        self.printing = None;
+        printed
     }
 }
 
@@ -114,7 +177,7 @@ fn text_line(
 ) -> Option<Output> {
     let change = match observed {
         Observed::State(_) => Some(sentence(observed, leader_key, endpoints)),
-        Observed::Candidates(now) => arrivals::changes(candidates, now),
+        Observed::Candidates(now) => render::arrivals::changes(candidates, now),
         _ => {
             let sentence = sentence(observed, leader_key, endpoints);
             return Some(Output::Warning(warning_line(&sentence)));
@@ -131,7 +194,7 @@ pub(super) fn sentence(
 ) -> String {
     match observed {
         Observed::State(state) => render::state_sentence(state, leader_key),
-        Observed::Candidates(candidates) => arrivals::listing(candidates),
+        Observed::Candidates(candidates) => render::arrivals::listing(candidates),
         Observed::CandidatesUnknown { failure } => render::unknown_sentence(leader_key, failure),
         Observed::Gap { after } => {
             format!(

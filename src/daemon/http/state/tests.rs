@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     config::Cluster,
     daemon::{http::document::document, render::text},
-    protocol::{Entry, FencingToken, LeaseId, LossReason, Seat, SeatNumber, Seats},
+    protocol::{Entry, FencingToken, LeaseId, LossReason, Seat, SeatNumber, Seats, Term},
 };
 
 const TERM: Term = Term {

@@ -1,16 +1,14 @@
 //! Says which candidates have come and gone, and which are unhealthy or no longer so.
 
-use crate::{
-    candidates::{Candidates, ListedCandidate},
-    daemon::render::{
-        address_clause, candidate_name, full_sentence, health, shows_priorities, unhealthy_sentence,
-    },
+use super::{
+    address_clause, candidate_name, full_sentence, health, shows_priorities, unhealthy_sentence,
 };
+use crate::candidates::{Candidates, ListedCandidate};
 
 /// Returns one sentence that says who came, left, changed its entry, or became unhealthy or healthy since the
 /// last report, which was `before` if there was one. Returns `None` if nobody did: another one of them may
 /// lead, or one has taken a new seat, as after its term.
-pub(super) fn changes(before: Option<&Candidates>, now: &Candidates) -> Option<String> {
+pub(in crate::daemon) fn changes(before: Option<&Candidates>, now: &Candidates) -> Option<String> {
     let Some(before) = before else {
         return (!now.listed.is_empty()).then(|| listing(now));
     };
@@ -81,7 +79,7 @@ fn has_other_entry(before: &ListedCandidate, now: &ListedCandidate) -> bool {
 
 /// Returns a clause that names all candidates, and sentences if none of them can lead, and if others may not be
 /// listed.
-pub(super) fn listing(candidates: &Candidates) -> String {
+pub(in crate::daemon) fn listing(candidates: &Candidates) -> String {
     let shows_priority = shows_priorities(candidates);
     let listed = candidates.listed.iter();
     let names: Vec<_> = listed

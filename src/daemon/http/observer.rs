@@ -1,0 +1,148 @@
+//! What `observe --http` serves, and what it asks etcd for that only a page needs.
+
+use super::{
+    events::Events,
+    feed::Feed,
+    observed::ObserverState,
+    routes,
+    server::{Limits, Server},
+};
+use crate::{
+    backoff::Jitter,
+    config::{Cluster, LeaderKey},
+    daemon::terms::Keys,
+    etcd::{Connection, Target},
+    observer::Observed,
+    protocol::{Failure, FailureKind, Rotation},
+};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, time::sleep};
+
+/// How long one request or a new connection may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// The longest back-off after every endpoint failed.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
+/// How often the leader's lease is asked for while anybody reads the events.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// The HTTP server of one observer. Dropping it closes all connections.
+pub(in crate::daemon) struct ObserverServer {
+    state: Arc<ObserverState>,
+    server: Server,
+}
+
+impl ObserverServer {
+    /// Creates a server for an observer of this election.
+    pub fn new(listener: TcpListener, cluster: &Cluster, leader_key: &LeaderKey) -> Self {
+        let limits = Limits::of_process();
+        let endpoints = cluster.endpoints().iter();
+        let endpoints: Vec<_> = endpoints.map(ToString::to_string).collect();
+        let state = Arc::new(ObserverState::new(leader_key, endpoints.join(",")));
+        let feed = Arc::new(Feed::new());
+        let events = Events::new(Arc::clone(&feed), Arc::clone(&state) as _, limits.events);
+        let router = routes::observer(Arc::clone(&state), events);
+        let mut server = Server::new(listener, router, &limits);
+        server.spawn(Arc::clone(&state).publish(Arc::clone(&feed)));
+        let asker = Asker {
+            target: Target::new(cluster.clone(), leader_key),
+            state: Arc::clone(&state),
+            feed,
+            may_read_terms: true,
+            may_ask_for_lease: true,
+        };
+        server.spawn(asker.run());
+        Self { state, server }
+    }
+
+    /// Records what was observed.
+    pub fn record(&self, observed: &Observed) {
+        self.state.record(observed);
+    }
+
+    /// Serves for as long as it is polled. Returns only if a task panicked.
+    ///
+    /// Cancel safe.
+    pub async fn serve(&mut self) -> io::Error {
+        self.server.serve().await
+    }
+}
+
+/// Asks etcd for the last terms, and for how long the leader's lease lasts.
+struct Asker {
+    target: Arc<Target>,
+    state: Arc<ObserverState>,
+    feed: Arc<Feed>,
+    /// False once etcd has refused because of the user's role.
+    may_read_terms: bool,
+    may_ask_for_lease: bool,
+}
+
+impl Asker {
+    /// Asks one endpoint after the other, for ever. The observer itself reports what fails.
+    async fn run(mut self) {
+        let mut rotation = Rotation::new(self.target.cluster().endpoint_count());
+        let mut jitter = Jitter::new();
+        loop {
+            let endpoint = rotation.endpoint();
+            let Err(failure) = self.ask(endpoint, &mut rotation).await;
+            if rotation.record_failure(endpoint, Some(failure)) {
+                sleep(jitter.up_to(rotation.back_off_limit(LONGEST_BACK_OFF))).await;
+            }
+        }
+    }
+
+    /// Asks one endpoint until that fails.
+    async fn ask(
+        &mut self,
+        endpoint: usize,
+        rotation: &mut Rotation,
+    ) -> Result<Infallible, Failure> {
+        let connection = self.target.connect(endpoint, LIMIT).await?;
+        loop {
+            if self.may_read_terms && self.state.take_read() {
+                self.may_read_terms = self.read_terms(&connection).await?;
+            }
+            if self.may_ask_for_lease && self.feed.is_read() {
+                self.may_ask_for_lease = self.ask_for_lease(&connection).await?;
+            }
+            rotation.record_success();
+            tokio::select! {
+                () = self.state.has_questions() => {}
+                () = sleep(ASK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Reads the terms; returns false if the user's role does not permit it.
+    async fn read_terms(&self, connection: &Connection) -> Result<bool, Failure> {
+        let found = if_permitted(connection.terms_and_keys(LIMIT).await)?;
+        let is_permitted = found.is_some();
+        self.state.record_terms(found.map(|found| {
+            let keys = Keys {
+                leader: found.keys.leader,
+                acting: found.keys.acting,
+            };
+            (found.records, keys)
+        }));
+        Ok(is_permitted)
+    }
+
+    /// Asks for the leader's lease; returns false if the user's role does not permit it.
+    async fn ask_for_lease(&self, connection: &Connection) -> Result<bool, Failure> {
+        let Some(lease) = self.state.lease() else {
+            return Ok(true);
+        };
+        let time = if_permitted(connection.time_to_live(lease, LIMIT).await)?;
+        self.state.record_lease(lease, time.flatten());
+        Ok(time.is_some())
+    }
+}
+
+/// Returns what etcd responded; `None` if it does not permit the request.
+fn if_permitted<T>(response: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match response {
+        Ok(value) => Ok(Some(value)),
+        Err(failure) if failure.kind == FailureKind::Denied => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
