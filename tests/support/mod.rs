@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod done;
 pub mod etcd;
 pub mod etcdctl;
+pub mod events;
 pub mod faults;
 pub mod health;
 pub mod history;
