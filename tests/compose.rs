@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use std::process::Command;
 use support::compose::{Compose, Up, binaries, docker, inspect, poll_docker};
 use support::daemon::{CANDIDATE_STOPS, FOLLOWER, LEADER, LEADER_STOPS, REFRESHED, command};
+use support::http::{get, get_json};
 use support::process::Process;
 
 const ROLES: &[&str] = &[LEADER, FOLLOWER];
@@ -112,6 +113,19 @@ fn a_follower_takes_over_from_a_killed_leader_which_then_comes_back() {
 
         let (first, others) = elect(&mut up, &SERVERS, in_demo);
         up.wait_for_another(first, REFRESHED);
+
+        for (server, page) in SERVERS.into_iter().zip(compose.pages()) {
+            assert!(
+                get(&page, "/").body.starts_with("<!DOCTYPE html>"),
+                "{server}"
+            );
+            let status = get_json(&page, "/status");
+            assert_eq!(status["name"], server);
+            // The other pages are found by what they advertise.
+            let candidates = status["candidates"].as_array().unwrap();
+            let itself = candidates.iter().find(|it| it["name"] == server).unwrap();
+            assert_eq!(itself["address"], format!("http://{page}"));
+        }
 
         // A replica on the machine itself joins, and leaves.
         let etcd = compose.etcd();

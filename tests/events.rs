@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
+use support::TTL;
 use support::daemon::{Daemon, LEADER, LOST, REFRESHED};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::events::{Events, ask_for_events};
@@ -13,7 +14,6 @@ use support::http::{get, get_json, read_response, request, wait_for_code};
 use support::operator::at;
 use support::quick::{SECOND, candidate};
 use support::served::{address, pair, served};
-use support::TTL;
 
 #[test]
 fn a_follower_sends_each_change_through_a_fail_over() {

@@ -41,6 +41,7 @@ fn other_methods_and_paths_and_nonsense_are_refused() {
     let mut replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
     replica.wait_for_next(LEADER);
     for path in [
+        "/",
         "/leader",
         "/follower",
         "/live",
@@ -56,7 +57,7 @@ fn other_methods_and_paths_and_nonsense_are_refused() {
             assert_eq!(refused.body, "only GET, HEAD and OPTIONS are allowed\n");
         }
     }
-    for path in ["/", "/leader/", "/Leader", "/leaderx", "//leader"] {
+    for path in ["//", "/leader/", "/Leader", "/leaderx", "//leader"] {
         assert_eq!(check_head_and_options(&address, path), 404, "{path}");
     }
     assert_eq!(get(&address, "/leader?x=1").code, 200);

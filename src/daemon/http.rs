@@ -7,6 +7,7 @@ mod format;
 mod metrics;
 mod observed;
 mod observer;
+mod page;
 mod presence;
 mod replica;
 mod role;

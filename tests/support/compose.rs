@@ -31,7 +31,10 @@ pub fn as_users_run(binary: &Path) -> Command {
     command.current_dir(project(""));
     for (variable, _) in env::vars_os() {
         let name = variable.to_string_lossy();
-        if name.starts_with("COMPOSE_") || ["DEMO_IMAGE", "ETCD_PORT", "RELEASE"].contains(&&*name)
+        let is_port = name.starts_with("SERVER") && name.ends_with("_PORT");
+        if is_port
+            || name.starts_with("COMPOSE_")
+            || ["DEMO_IMAGE", "ETCD_PORT", "RELEASE"].contains(&&*name)
         {
             command.env_remove(variable);
         }
@@ -47,6 +50,8 @@ pub struct Compose {
     file: Option<&'static str>,
     project: String,
     port: u16,
+    /// The ports of the three replicas' pages.
+    pages: [u16; 3],
     /// The daemon's image.
     daemon: String,
     /// The image that this project builds.
@@ -70,6 +75,7 @@ impl Compose {
             binary: binary.to_owned(),
             file,
             port: free_port(),
+            pages: [(); 3].map(|()| free_port()),
             daemon: project.clone(),
             image: project.clone(),
             project,
@@ -85,6 +91,7 @@ impl Compose {
             binary: demo.binary.clone(),
             file: Some("examples/docker-compose-cron.yaml"),
             port: free_port(),
+            pages: [(); 3].map(|()| free_port()),
             daemon: demo.daemon.clone(),
             image: format!("{}_cron", demo.daemon),
             project: unique_name("leader_election_test_example"),
@@ -112,6 +119,9 @@ impl Compose {
             .env("COMPOSE_PROJECT_NAME", &self.project)
             .env("DEMO_IMAGE", &self.daemon)
             .env("ETCD_PORT", self.port.to_string());
+        for (server, page) in (1..).zip(self.pages) {
+            command.env(format!("SERVER{server}_PORT"), page.to_string());
+        }
         command
     }
 
@@ -123,6 +133,11 @@ impl Compose {
     /// Returns the address of etcd on this machine.
     pub fn etcd(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Returns the addresses of the three replicas' pages on this machine.
+    pub fn pages(&self) -> [String; 3] {
+        self.pages.map(|port| format!("127.0.0.1:{port}"))
     }
 
     /// Returns the name of the image that it has built.

@@ -56,7 +56,7 @@ pub(in crate::daemon) enum EtcdCommand {
         #[arg(long)]
         json: bool,
 
-        /// Also serve what is observed over HTTP: /events, /status and /metrics
+        /// Also serve what is observed over HTTP: a page at /, and /events, /status and /metrics
         #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
         http: Option<SocketAddr>,
 

@@ -143,8 +143,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     health: HealthArgs,
 
-    /// Serve this replica's state over HTTP: /leader, /follower, /live, /ready, /status, /events,
-    /// /metrics, /presence
+    /// Serve a page that shows the election, and this replica's state, over HTTP: /, /events, /leader,
+    /// /follower, /live, /ready, /status, /metrics, /presence
     #[arg(
         long,
         value_name = "ADDRESS",

@@ -1,7 +1,7 @@
 //! The paths that the server has, and what each responds. A new path belongs in [`router`].
 
 use super::{
-    document::document, events::Events, format::Format, observed::ObserverState,
+    document::document, events::Events, format::Format, observed::ObserverState, page::page,
     presence::Presences, snapshot::Source, state::ReplicaState,
 };
 use crate::daemon::{presence::PATH, render::line};
@@ -32,7 +32,7 @@ pub(super) fn replica(state: Arc<ReplicaState>, presences: Presences, events: Ev
         .route("/metrics", route(metrics))
         .route(PATH, route(move |_, _| presences.respond()));
     let paths =
-        "there are /events, /leader, /follower, /live, /ready, /status, /metrics and /presence";
+        "there are /, /events, /leader, /follower, /live, /ready, /status, /metrics and /presence";
     complete(router, events, paths).with_state(state)
 }
 
@@ -41,7 +41,7 @@ pub(super) fn observer(state: Arc<ObserverState>, events: Events) -> Router {
     let router = Router::new()
         .route("/status", get(status))
         .route("/metrics", route(observer_metrics));
-    let paths = "there are /events, /status and /metrics; a replica has more";
+    let paths = "there are /, /events, /status and /metrics; a replica has more";
     complete(router, events, paths).with_state(state)
 }
 
@@ -54,6 +54,7 @@ fn complete<S: Clone + Send + Sync + 'static>(
     let events = Arc::new(events);
     let respond = move |method: Method| async move { events.respond(&method) };
     router
+        .route("/", routing::on(allowed(), async || page()))
         .route("/events", routing::on(allowed(), respond))
         .method_not_allowed_fallback(async || method_not_allowed())
         .fallback(async || sentence(StatusCode::NOT_FOUND, paths))
