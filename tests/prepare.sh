@@ -43,6 +43,10 @@ if ((!build_only)); then
     has keepalived || [[ -x /usr/sbin/keepalived ]] || missing+=(keepalived)
     # promtool comes with it.
     { has prometheus && has promtool; } || missing+=(prometheus)
+    # The tests of the page look at it with these. Without a font, the browser shows no text.
+    has chromium || missing+=(chromium)
+    has chromedriver || missing+=(chromium-driver)
+    compgen -G '/usr/share/fonts/*/*/*.[ot]tf' >/dev/null || missing+=(fonts-dejavu-core)
     # The tests of examples/vip.sh make networks of their own.
     has ip || [[ -x /usr/sbin/ip ]] || missing+=(iproute2)
     has arping || [[ -x /usr/sbin/arping ]] || missing+=(iputils-arping)

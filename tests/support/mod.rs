@@ -7,6 +7,7 @@
 )]
 
 pub mod authority;
+pub mod browser;
 pub mod checker;
 pub mod cluster;
 pub mod compose;
