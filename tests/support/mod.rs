@@ -24,6 +24,7 @@ pub mod job;
 pub mod lan;
 pub mod line;
 pub mod operator;
+pub mod page;
 pub mod played;
 pub mod postgres;
 pub mod process;

@@ -56,9 +56,10 @@ impl<'a> Played<'a> {
         let fields = fields.as_object().expect("an object").clone();
         record.as_object_mut().expect("an object").extend(fields);
         let record = record.to_string();
-        // Nothing is compared, and an empty line ends each part.
+        // etcdctl reads what JSON quotes, whatever is in it. Nothing is compared, and an empty line ends each part.
+        let [name, record] = [name, &record].map(|text| json!(text).to_string());
         let transaction = format!(
-            "\nput --lease={lease} leader {name:?}\nput --lease={lease} leader/acting {record:?}\ndel \
+            "\nput --lease={lease} leader {name}\nput --lease={lease} leader/acting {record}\ndel \
              leader/next\n\n\n"
         );
         self.etcd.etcdctl_bytes(&["txn"], transaction.as_bytes());
