@@ -7,10 +7,12 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 
-# The dependencies get a layer of their own, made from the manifest and an empty program, so that an edit in src/
-# does not compile them again. Benches, tests and examples that the manifest declares are not here: cargo would miss
-# their files. What came of the empty program is removed, lest cargo take it for newer than the real one.
+# The dependencies get a layer of their own, made from the manifests and an empty program, so that an edit in src/
+# does not compile them again. Cargo reads the manifest of tests/support, although nothing of it is built here.
+# Benches, tests and examples that the main manifest declares are not here: cargo would miss their files. What came of
+# the empty program is removed, lest cargo take it for newer than the real one.
 COPY Cargo.toml Cargo.lock ./
+COPY tests/support/Cargo.toml tests/support/
 RUN awk '/^\[/ { skip = /^\[\[(bench|example|test)\]\]/ } !skip' Cargo.toml > Cargo.toml.new \
     && mv Cargo.toml.new Cargo.toml \
     && mkdir src && echo '//! Empty.' > src/lib.rs && echo '//! Empty. \n fn main() {}' > src/main.rs \

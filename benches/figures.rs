@@ -1,9 +1,6 @@
 //! Measures the README's figures: `cargo bench --bench figures` (`RUNS=30` for more runs). With
 //! `PREVIOUS=/path/to/leader-election`, another build starts beside this one, for comparison.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use rustix::process::Signal;
 use std::{
     fs,

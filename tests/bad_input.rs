@@ -1,5 +1,4 @@
 //! Invalid values on the command line, valid ones at their limits, and hostile names in etcd.
-mod support;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

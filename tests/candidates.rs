@@ -1,5 +1,4 @@
 //! What `status` and `observe` print about the candidates, whose seats these tests write by hand.
-mod support;
 
 use serde_json::{Value, json};
 use std::time::Duration;

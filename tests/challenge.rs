@@ -1,5 +1,4 @@
 //! What `challenge` does, and how a take-over is reported.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};

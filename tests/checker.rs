@@ -1,5 +1,4 @@
 //! The checker of the other tests finds each fault that it is meant to find.
-mod support;
 
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,6 +1,5 @@
 //! What the election does when members of a cluster of three etcds fail. One unreachable endpoint of
 //! several is in `outages.rs`.
-mod support;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};

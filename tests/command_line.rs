@@ -1,5 +1,4 @@
 //! The command line of the subcommands, and the texts generated from its definition.
-mod support;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -1,5 +1,4 @@
 //! The demo in containers, as a user runs it.
-mod support;
 
 use rustix::process::Signal;
 use std::process::Command;

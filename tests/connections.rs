@@ -1,6 +1,5 @@
 //! What connecting to etcd takes: slow links, host names with several addresses, passwords, load
 //! balancers and firewalls, and an etcd that returns without its data.
-mod support;
 
 use rustix::process::Signal;
 use std::fs;

@@ -1,6 +1,5 @@
 //! What the election does when containers are paused, or lose their network, their address or
 //! etcd's name.
-mod support;
 
 use std::fs;
 use std::process::{Command, Stdio};

@@ -1,5 +1,4 @@
 //! A real program, cron, that runs in exactly one of three containers.
-mod support;
 
 use std::path::Path;
 use std::thread;

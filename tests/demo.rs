@@ -1,5 +1,4 @@
 //! examples/demo.sh: the demo without containers.
-mod support;
 
 use rustix::process::Signal;
 use std::fs;

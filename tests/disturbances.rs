@@ -1,6 +1,5 @@
 //! What the election does when processes are stopped, starved of the processor, many, of one name or
 //! short of file descriptors. A full disk is in `log.rs`.
-mod support;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::thread;

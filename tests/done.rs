@@ -1,5 +1,4 @@
 //! `done`: which jobs are recorded as done.
-mod support;
 
 use serde_json::{Value, json};
 use std::process::Command;

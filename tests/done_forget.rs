@@ -1,5 +1,4 @@
 //! `done --forget`: removes the record of a job, so that the job runs again.
-mod support;
 
 use std::fs::File;
 use support::done::{COMPLETED, RECORD, done, wait_for_request};

@@ -1,6 +1,5 @@
 //! Who leads, and what each replica prints about it: elections, failover and handover of the real
 //! binary, against each version of etcd.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;

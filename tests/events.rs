@@ -1,5 +1,4 @@
 //! `GET /events`: what a replica and an observer send as it happens, and that no reader delays anything.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};

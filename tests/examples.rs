@@ -1,5 +1,4 @@
 //! The examples run, and do what they say.
-mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::env;

@@ -1,6 +1,5 @@
 //! No two replicas' COMMANDs, nor any processes that these have started, run at the same time,
 //! whatever happens to the leader, according to what they record themselves.
-mod support;
 
 use support::etcd::on_each_etcd;
 use support::faults::{self, MANNERS, Pace};

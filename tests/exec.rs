@@ -1,6 +1,5 @@
 //! `-- COMMAND`: what COMMAND inherits, when it starts, how it is stopped and killed, and what its end
 //! means.
-mod support;
 
 use rustix::process::Signal;
 use std::fs;

@@ -1,6 +1,5 @@
 //! How soon another candidate leads after a leader with a fail-over limit was killed, and what such an election costs
 //! etcd. Followers notice the crash only by asking etcd for the leader's lease.
-mod support;
 
 use std::time::Duration;
 use support::cluster::Cluster;

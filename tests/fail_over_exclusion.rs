@@ -1,6 +1,5 @@
 //! The same as in `exclusion.rs`, with a fail-over limit of a second: the next COMMAND starts sooner, and still none
 //! overlaps another.
-mod support;
 
 use support::etcd::Etcd;
 use support::faults::{self, MANNERS, Pace};

@@ -1,5 +1,4 @@
 //! What a term with a fail-over limit survives, and that at most one candidate leads when it does not.
-mod support;
 
 use rustix::process::Signal;
 use std::time::{Duration, Instant};

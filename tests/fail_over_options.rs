@@ -1,5 +1,4 @@
 //! `--fail-over`: which values fit, and what the etcd role must permit.
-mod support;
 
 use rustix::process::Signal;
 use std::process::Command;

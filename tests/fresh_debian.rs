@@ -1,5 +1,4 @@
 //! The scripts on a machine that has only just been installed: in a container of a minimal Debian.
-mod support;
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,5 +1,4 @@
 //! What happens when a leader hands its term to a known successor.
-mod support;
 
 use rustix::process::Signal;
 use std::fs;

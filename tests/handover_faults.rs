@@ -1,5 +1,4 @@
 //! What happens at the end of a term when it cannot be handed over, or not to the first candidate.
-mod support;
 
 use rustix::process::Signal;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! `examples/haproxy.sh` lets a real `HAProxy` follow the leader.
-mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;

@@ -1,5 +1,4 @@
 //! `--health-command` and `--priority`: who may lead.
-mod support;
 
 use rustix::process::Signal;
 use std::fs;

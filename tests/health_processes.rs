@@ -1,5 +1,4 @@
 //! The processes of a health command: what they get, how they end, and that nothing is left of them.
-mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;

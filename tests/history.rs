@@ -1,5 +1,4 @@
 //! The history of terms: what is recorded of each, and how `history` and `/status` show it.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};

@@ -1,5 +1,4 @@
 //! The history of terms that end: when a term is over, and what is recorded if somebody ends it by force.
-mod support;
 
 use serde_json::Value;
 use std::fs;

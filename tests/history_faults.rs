@@ -1,5 +1,4 @@
 //! The history of terms under faults: it is written beside the election, which never waits for it.
-mod support;
 
 use rustix::process::Signal;
 use std::time::Duration;

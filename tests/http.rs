@@ -1,5 +1,4 @@
 //! `--http`: what a replica reports about itself and the election.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;

@@ -1,5 +1,4 @@
 //! `--http`: the metrics, and the programs that monitor replicas.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;

@@ -1,5 +1,4 @@
 //! `--http`: which requests and connections the server accepts, and that none delays the election.
-mod support;
 
 use rustix::net::sockopt::{set_socket_linger, set_tcp_cork};
 use rustix::process::Signal;

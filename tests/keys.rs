@@ -1,5 +1,4 @@
 //! What the election does when an operator writes or deletes its keys, or restores old data of etcd.
-mod support;
 
 use rustix::process::Signal;
 use std::time::{Duration, SystemTime};

@@ -1,7 +1,5 @@
 //! The library's API against a real etcd.
 
-mod support;
-
 use leader_election::{
     Candidate, Candidates, Cluster, Config, Election, ElectionState, Leader, LeaderKey,
     ListedCandidate, LossReason, Observed, Observer, Status, TermRecord, Ttl,

@@ -1,8 +1,6 @@
 //! The library's API, against a real etcd: what is written in a term, jobs that run once, and limited
 //! waits.
 
-mod support;
-
 use leader_election::{
     Candidate, Cluster, Config, Credentials, DoneRecord, Election, Event, JobId, NotRecorded,
     Password, PutError, Ttl,

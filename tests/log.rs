@@ -1,6 +1,5 @@
 //! The log and the help: formats and filters; and that no reader of the log, slow or absent, affects
 //! the election.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;

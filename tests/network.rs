@@ -1,6 +1,5 @@
 //! What the election does when the network between it and etcd loses, delays, garbles or resets the
 //! traffic.
-mod support;
 
 use std::thread;
 use std::time::{Duration, SystemTime};

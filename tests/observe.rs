@@ -1,5 +1,4 @@
 //! What `observe` prints, through outages and compactions.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;

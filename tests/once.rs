@@ -1,5 +1,4 @@
 //! `--once ID -- COMMAND`: a job that several replicas run once.
-mod support;
 
 use rustix::process::Signal;
 use std::process::Command;

@@ -1,6 +1,5 @@
 //! The example of a job that runs once: three containers, each of which serves after one of them has
 //! migrated.
-mod support;
 
 use std::io::Write;
 use std::path::Path;

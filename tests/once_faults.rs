@@ -1,5 +1,4 @@
 //! `--once ID -- COMMAND` under faults: replicas that are killed, cut off and told to stop in each phase.
-mod support;
 
 use rustix::process::Signal;
 use std::time::Duration;

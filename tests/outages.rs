@@ -1,6 +1,5 @@
 //! What the election does when etcd fails or is unreachable. More faults of the network are in
 //! `network.rs`; what connecting takes, and data lost under a leader, in `connections.rs`.
-mod support;
 
 use rustix::process::Signal;
 use std::time::{Duration, Instant, SystemTime};

@@ -1,5 +1,4 @@
 //! The page of `--http`, as a browser shows it, while the leader changes.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;

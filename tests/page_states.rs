@@ -1,5 +1,4 @@
 //! The page, as a browser shows it, in other states: unhealthy candidates, hostile names, outages, observers.
-mod support;
 
 use serde_json::{Value, json};
 use std::fs;

@@ -1,5 +1,4 @@
 //! The examples of programs for the wrapper: a virtual IP address, and a warm standby.
-mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::Command;

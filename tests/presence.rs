@@ -1,6 +1,5 @@
 //! `GET /presence`: how soon a leader is replaced that its followers watch. A file of its own, because other tests beside
 //! it would take some of the time that it measures.
-mod support;
 
 use std::time::Duration;
 use support::etcd::Etcd;

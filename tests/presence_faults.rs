@@ -1,5 +1,4 @@
 //! `GET /presence` under faults: a suspicion is raised if the leader fails, and costs nothing if it does not.
-mod support;
 
 use rustix::process::Signal;
 use std::fs;

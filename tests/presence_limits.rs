@@ -1,5 +1,4 @@
 //! `GET /presence`: what is served to whom, how many connections there may be, and which addresses of leaders are used.
-mod support;
 
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};

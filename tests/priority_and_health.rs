@@ -1,5 +1,4 @@
 //! What the commands print about candidates with a priority, and about those that are unhealthy.
-mod support;
 
 use serde_json::{Value, json};
 use support::daemon::Daemon;

@@ -1,5 +1,4 @@
 //! Priority and health in containers: the best healthy replica leads, through kills, restarts and maintenance.
-mod support;
 
 use serde_json::Value;
 use std::io::Write;

@@ -1,6 +1,5 @@
 //! What becomes of COMMAND's descendants when it ends or is stopped, of orphans, and what too few file
 //! descriptors do.
-mod support;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs;

@@ -1,5 +1,4 @@
 //! Crash fail-over in containers: the example upon the demo, with its leader killed.
-mod support;
 
 use serde_json::Value;
 use std::time::{Duration, SystemTime};

@@ -1,6 +1,5 @@
 //! How runs of `observe -- COMMAND` end: by their timeout, by signals to the observer, and with what
 //! they leave behind.
-mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;

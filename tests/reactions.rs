@@ -1,5 +1,4 @@
 //! What `observe -- COMMAND` runs, when, and with what: variables, standard input, output and errors.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;

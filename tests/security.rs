@@ -1,5 +1,4 @@
 //! Users, roles and passwords of a real etcd: who is let in, who is not, and what is logged.
-mod support;
 
 use rcgen::KeyPair;
 use std::fs;

@@ -1,5 +1,4 @@
 //! Signals and terminals, as launchers, shells and containers bring them.
-mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::{Command, Stdio};

@@ -1,5 +1,4 @@
 //! What each output says of the same keys: `status`, `observe`, HTTP and the log agree.
-mod support;
 
 use serde_json::Value;
 use std::time::{Duration, Instant};

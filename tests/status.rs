@@ -1,5 +1,4 @@
 //! What `status` prints, and what all commands that read an election have in common.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;

@@ -1,5 +1,4 @@
 //! What `step-down` does, and how the end of a term is reported.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;

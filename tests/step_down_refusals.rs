@@ -1,5 +1,4 @@
 //! When `step-down --to` and `--to-seat` refuse, and change nothing. The tests play the candidates by hand.
-mod support;
 
 use serde_json::json;
 use std::ffi::OsString;

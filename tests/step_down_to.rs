@@ -1,6 +1,5 @@
 //! What `step-down --to` and `--to-seat` do once the leader is asked. Most of these tests play the candidates
 //! by hand.
-mod support;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};

@@ -1,5 +1,4 @@
 //! Reports to a service manager: systemd's protocol, on a real socket.
-mod support;
 
 use rustix::process::Signal;
 use std::fs;

@@ -1,5 +1,4 @@
 //! TLS to a real etcd: which connections work, which do not, and what is logged.
-mod support;
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,5 +1,4 @@
 //! wait-for-it.sh, the first program of a replica's container.
-mod support;
 
 use rustix::process::Signal;
 use std::net::TcpListener;

@@ -1,5 +1,4 @@
 //! `--wait` and `--hold`: for how long a replica tries to lead, and goes on leading.
-mod support;
 
 use rustix::process::Signal;
 use std::fs;

@@ -1,7 +1,13 @@
 //! Compares a virtual IP address that follows the leader, as `examples/vip.sh` has it, with that of keepalived: two
 //! machines on one link, a crash, and a pause of two seconds.
 
-use crate::support::{
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    collections::BTreeSet,
+    fs,
+    time::{Duration, Instant},
+};
+use support::{
     daemon::{Daemon, FOLLOWER},
     etcd::Etcd,
     example,
@@ -9,12 +15,6 @@ use crate::support::{
     let_pass, poll_until,
     quick::{SECOND, candidate},
     served, unique_name,
-};
-use rustix::process::{Pid, Signal, kill_process};
-use std::{
-    collections::BTreeSet,
-    fs,
-    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 

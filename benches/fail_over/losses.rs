@@ -1,13 +1,6 @@
 //! Counts the terms that leaders with a limit lose although nobody harms them, while the machine and etcd have more or
 //! less to do.
 
-use crate::support::{
-    daemon::{Daemon, LOST, wait_for_next_roles},
-    etcd::{self, Etcd},
-    let_pass,
-    process::Process,
-    quick::candidate,
-};
 use std::{
     process::Command,
     sync::{
@@ -16,6 +9,13 @@ use std::{
     },
     thread::{self, JoinHandle},
     time::Duration,
+};
+use support::{
+    daemon::{Daemon, LOST, wait_for_next_roles},
+    etcd::{self, Etcd},
+    let_pass,
+    process::Process,
+    quick::candidate,
 };
 
 const LIMITS: [Duration; 3] = [

@@ -5,9 +5,6 @@
 //! - How soon the next one acts after a crash, and how many act at once after a pause, beside keepalived: `RUNS=3` for
 //!   fewer runs than ten, `RUNS=0` for none.
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
 mod beside_keepalived;
 mod losses;
 

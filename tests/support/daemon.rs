@@ -2,7 +2,7 @@
 
 use super::etcd::Etcd;
 use super::process::Process;
-use super::{PATIENCE, wait_until};
+use super::{PATIENCE, from_cargo, wait_until};
 use std::env;
 use std::ops::{Deref, DerefMut};
 use std::process::{Command, Stdio};
@@ -30,7 +30,7 @@ pub const EVERYTHING: &str = "trace,=trace";
 
 /// Returns the binary as a command, in an environment without settings for it.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_leader-election"));
+    let mut command = Command::new(from_cargo("CARGO_BIN_EXE_leader-election"));
     for (variable, _) in env::vars_os() {
         if variable.to_string_lossy().starts_with("LEADER_ELECTION_") {
             command.env_remove(variable);

@@ -10,7 +10,9 @@ use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// The job's ID.
 pub const JOB: &str = "migrate-42";
+/// The key of its record.
 pub const RECORD: &str = "leader/done/migrate-42";
 
 /// What a replica says once its job is recorded.
@@ -28,6 +30,7 @@ pub struct Job {
 }
 
 impl Job {
+    /// Returns a job for replicas with the tests' TTL.
     pub fn new() -> Self {
         Self::with_ttl(TTL)
     }
@@ -47,6 +50,7 @@ impl Job {
         self.replica_with(name, endpoint, &[])
     }
 
+    /// Does the same with further options.
     pub fn replica_with(&self, name: &str, endpoint: &str, options: &[&str]) -> Command {
         self.replica_of(name, endpoint, self.ttl, options)
     }
@@ -84,6 +88,7 @@ impl Job {
         fs::rename(self.file("new"), self.file("end")).unwrap();
     }
 
+    /// Returns the lines of one of its files, `begun` or `ended`.
     pub fn lines(&self, name: &str) -> Vec<String> {
         let text = fs::read_to_string(self.file(name)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
@@ -95,6 +100,7 @@ impl Job {
         self.lines("begun").iter().map(name).collect()
     }
 
+    /// Waits until it has begun this many times.
     pub fn wait_until_begun(&self, times: usize) {
         poll_until("the job has begun", || {
             (self.lines("begun").len() >= times).then_some(())

@@ -24,11 +24,15 @@ pub fn at(endpoint: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// How a command ended, and what it printed on standard output and on standard error.
+/// How a command ended, and what it printed.
 pub struct Run {
+    /// Its exit code.
     pub code: i32,
+    /// The lines of its standard output.
     pub out: Vec<String>,
+    /// The lines of its standard error.
     pub err: Vec<String>,
+    /// How long it ran.
     pub took: Duration,
 }
 

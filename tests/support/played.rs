@@ -1,6 +1,7 @@
 //! Candidates that a test plays by hand, with `etcdctl`.
 
 use super::etcd::Etcd;
+use super::from_cargo;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ impl<'a> Played<'a> {
 
     /// Writes its seat with these fields besides its name and the version.
     pub fn publish(&self, fields: &Value) {
-        let mut record = json!({ "name": self.name, "version": env!("CARGO_PKG_VERSION") });
+        let mut record = json!({ "name": self.name, "version": from_cargo("CARGO_PKG_VERSION") });
         let fields = fields.as_object().expect("an object").clone();
         record.as_object_mut().expect("an object").extend(fields);
         let record = record.to_string();

@@ -1,9 +1,10 @@
 //! What the tests of the real binary share: programs whose lines are recorded, etcd servers of a
 //! test's own, and a proxy between the two that can fail.
 #![allow(
-    dead_code,
-    unused_imports,
-    reason = "each test file uses its own part of this"
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::new_without_default,
+    reason = "only the project's own tests use it, and they fail by panicking"
 )]
 
 pub mod authority;
@@ -77,9 +78,15 @@ pub fn is_long_run() -> bool {
     std::env::var_os("TEST_LONG").is_some()
 }
 
+/// Returns what cargo says about the package under test, in the environment of its tests and benches.
+/// While it compiles this crate, it says the same about this crate.
+pub(crate) fn from_cargo(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("cargo sets {variable} when it runs tests"))
+}
+
 /// Returns the path of a file of the project.
 pub fn project(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+    PathBuf::from(from_cargo("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// Returns the path of an example.
