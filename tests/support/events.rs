@@ -27,7 +27,7 @@ impl Events {
     /// If the first event is no snapshot.
     pub fn open(address: &str) -> (Self, Value) {
         let mut events = Self::of(ask_for_events(address));
-        let first = events.next();
+        let first = events.wait_for_any();
         assert_eq!(first["event"], "snapshot", "{first}");
         (events, first)
     }
@@ -77,7 +77,7 @@ impl Events {
     ///
     /// # Panics
     /// If there is none.
-    pub fn next(&mut self) -> Value {
+    pub fn wait_for_any(&mut self) -> Value {
         self.next_if_any().expect("an event")
     }
 
@@ -87,7 +87,7 @@ impl Events {
     /// If there is none.
     pub fn wait_for_next(&mut self, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         loop {
-            let event = self.next();
+            let event = self.wait_for_any();
             if event["event"] == name && is_it(&event) {
                 return event;
             }
