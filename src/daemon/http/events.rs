@@ -33,9 +33,16 @@ const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Events {
     feed: Arc<Feed>,
     source: Arc<dyn Source>,
-    /// The open connections, the oldest first: a value of true asks one to give way.
-    open: Mutex<VecDeque<watch::Sender<bool>>>,
+    places: Mutex<Places>,
     most: usize,
+}
+
+/// The open connections, the oldest first: a value of true asks one to give way, and dropping it ends one.
+#[derive(Default)]
+struct Places {
+    open: VecDeque<watch::Sender<bool>>,
+    /// Those that give way, and have not ended yet.
+    giving_way: VecDeque<watch::Sender<bool>>,
 }
 
 impl Events {
@@ -44,7 +51,7 @@ impl Events {
         Self {
             feed,
             source,
-            open: Mutex::default(),
+            places: Mutex::default(),
             most,
         }
     }
@@ -62,7 +69,6 @@ impl Events {
         }
         let place = self.take_place();
         let reader = Reader {
-            changes: self.feed.lines(),
             feed: Arc::clone(&self.feed),
             source: Arc::clone(&self.source),
             lines,
@@ -73,22 +79,27 @@ impl Events {
 
     /// Takes a place; its value turns true when it is given to another reader.
     fn take_place(&self) -> watch::Receiver<bool> {
-        let (places, place) = watch::channel(false);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sender, place) = watch::channel(false);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let Places { open, giving_way } = &mut *places;
         open.retain(|reader| !reader.is_closed());
+        giving_way.retain(|reader| !reader.is_closed());
         if open.len() >= self.most
             && let Some(oldest) = open.pop_front()
         {
             oldest.send_replace(true);
+            giving_way.push_back(oldest);
         }
-        open.push_back(places);
+        if giving_way.len() > self.most {
+            giving_way.pop_front();
+        }
+        open.push_back(sender);
         place
     }
 }
 
 /// One that reads the events.
 struct Reader {
-    changes: broadcast::Receiver<Arc<str>>,
     feed: Arc<Feed>,
     source: Arc<dyn Source>,
     lines: mpsc::Sender<Arc<str>>,
@@ -98,7 +109,7 @@ struct Reader {
 struct Ended;
 
 impl Reader {
-    async fn serve(mut self, mut place: watch::Receiver<bool>) {
+    async fn serve(self, mut place: watch::Receiver<bool>) {
         let gave_way = tokio::select! {
             _ = place.wait_for(|is_given_away| *is_given_away) => true,
             _ = self.send_changes() => false,
@@ -112,21 +123,30 @@ impl Reader {
     }
 
     /// Sends what is known, and then each change.
-    async fn send_changes(&mut self) -> Result<Infallible, Ended> {
-        self.send_snapshot().await?;
+    async fn send_changes(&self) -> Result<Infallible, Ended> {
+        loop {
+            // Only what is published after the snapshot is taken.
+            let mut changes = self.feed.lines();
+            self.send_snapshot().await?;
+            let count = self.send_until_lost(&mut changes).await?;
+            let object = Map::from_iter([("count".to_owned(), json!(count))]);
+            self.send(event_line("lost", object).into()).await?;
+        }
+    }
+
+    /// Sends each change until the reader is too slow; returns how many it has lost.
+    async fn send_until_lost(
+        &self,
+        changes: &mut broadcast::Receiver<Arc<str>>,
+    ) -> Result<u64, Ended> {
         loop {
             let change = tokio::select! {
-                change = self.changes.recv() => change,
+                change = changes.recv() => change,
                 () = self.lines.closed() => return Err(Ended),
             };
             match change {
                 Ok(line) => self.send(line).await?,
-                Err(RecvError::Lagged(count)) => {
-                    let object = Map::from_iter([("count".to_owned(), json!(count))]);
-                    self.send(event_line("lost", object).into()).await?;
-                    self.changes = self.feed.lines();
-                    self.send_snapshot().await?;
-                }
+                Err(RecvError::Lagged(count)) => return Ok(count),
                 Err(RecvError::Closed) => return Err(Ended),
             }
         }
@@ -282,12 +302,12 @@ mod tests {
         assert_eq!(next(&mut newest).await.unwrap()["event"], "snapshot");
         let [_, second] = bodies;
         drop(second);
-        while !events.open.lock().unwrap()[0].is_closed() {
+        while !events.places.lock().unwrap().open[0].is_closed() {
             tokio::task::yield_now().await;
         }
         // The place of the one that has left is free.
         let _third = read(&events);
         assert!(newest.next().await.is_some_and(|part| part.is_ok()));
-        assert_eq!(events.open.lock().unwrap().len(), 2);
+        assert_eq!(events.places.lock().unwrap().open.len(), 2);
     }
 }

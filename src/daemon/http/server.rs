@@ -4,21 +4,20 @@ use axum::{Router, response::Response};
 use hyper::{Request, body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use rustix::{
-    net::sockopt::set_tcp_user_timeout,
+    net::sockopt::{set_socket_send_buffer_size, set_tcp_user_timeout},
     process::{Resource, getrlimit},
 };
 use std::{
     collections::VecDeque,
     future::pending,
     io,
-    pin::pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Weak},
     time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
-    task::{AbortHandle, JoinSet},
+    sync::{SetOnce, watch},
+    task::{AbortHandle, JoinSet, yield_now},
     time::{sleep, timeout},
 };
 use tower::ServiceExt;
@@ -38,6 +37,8 @@ const MAX_EVENTS: usize = 32;
 /// How long, in milliseconds, a client may leave what it was sent without an acknowledgement. Its machine has vanished
 /// then, and its connection must not last.
 const USER_TIMEOUT: u32 = 30_000;
+/// How much the kernel may hold, in bytes, for a client that does not read; it doubles that. Else it would be megabytes.
+const SEND_BUFFER: usize = 16 * 1024;
 /// How long the head of a request may be, in bytes.
 const MAX_HEAD_LENGTH: usize = 16 * 1024;
 /// How long to wait after an error in accepting, which a lack of file descriptors repeats at once.
@@ -60,7 +61,8 @@ impl Limits {
         let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
         let events = (quarter / 4).clamp(1, MAX_EVENTS);
         Self {
-            short: (quarter - events.min(quarter)).clamp(1, MAX_CONNECTIONS),
+            // As many again may be giving way.
+            short: quarter.saturating_sub(2 * events).clamp(1, MAX_CONNECTIONS),
             presences: quarter.clamp(1, MAX_PRESENCES),
             events,
         }
@@ -93,7 +95,8 @@ impl Lasts {
             Some(mut must_end) => {
                 // Without a sender, nobody has a place for it.
                 let _ = must_end.wait_for(|must_end| *must_end).await;
-                sleep(CONNECTION_TIMEOUT).await;
+                // Its sender is dropped if too many others end as well.
+                let _ = timeout(CONNECTION_TIMEOUT, must_end.changed()).await;
             }
             None => pending().await,
         }
@@ -112,8 +115,8 @@ pub(super) struct Server {
 /// An open connection.
 struct Connection {
     task: AbortHandle,
-    /// Whether its response lasts, so that it is not counted here.
-    lasts: Arc<OnceLock<Lasts>>,
+    /// Set if its response lasts, so that it is not counted here; gone once the connection is.
+    lasts: Weak<SetOnce<Lasts>>,
 }
 
 impl Server {
@@ -143,7 +146,11 @@ impl Server {
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => self.open(stream),
+                    Ok((stream, _)) => {
+                        self.open(stream);
+                        // The one that was closed for it ends before the next one is accepted.
+                        yield_now().await;
+                    }
                     Err(error) => {
                         debug!("A connection could not be accepted: {error}");
                         sleep(ACCEPT_RETRY_DELAY).await;
@@ -162,22 +169,26 @@ impl Server {
         // A failure concerns only the client: what it is sent arrives later, or it is cut off later.
         let _ = stream.set_nodelay(true);
         let _ = set_tcp_user_timeout(&stream, USER_TIMEOUT);
-        self.oldest_first
-            .retain(|it| !it.task.is_finished() && it.lasts.get().is_none());
+        let _ = set_socket_send_buffer_size(&stream, SEND_BUFFER);
+        self.oldest_first.retain(|it| {
+            let lasts = it.lasts.upgrade();
+            lasts.is_some_and(|lasts| lasts.get().is_none())
+        });
         if self.oldest_first.len() >= self.max_connections
             && let Some(oldest) = self.oldest_first.pop_front()
         {
             oldest.task.abort();
         }
-        let lasts = Arc::new(OnceLock::new());
-        let serving = serve_one_request(stream, self.router.clone(), Arc::clone(&lasts));
+        let mark = Arc::new(SetOnce::new());
+        let lasts = Arc::downgrade(&mark);
+        let serving = serve_one_request(stream, self.router.clone(), mark);
         let task = self.tasks.spawn(serving);
         self.oldest_first.push_back(Connection { task, lasts });
     }
 }
 
 // Not `axum::serve`, which limits neither connections nor their time.
-async fn serve_one_request(stream: TcpStream, router: Router, lasts: Arc<OnceLock<Lasts>>) {
+async fn serve_one_request(stream: TcpStream, router: Router, lasts: Arc<SetOnce<Lasts>>) {
     let marks = Arc::clone(&lasts);
     let mark = move |response: Response| {
         if let Some(lasts) = response.extensions().get::<Lasts>() {
@@ -193,13 +204,14 @@ async fn serve_one_request(stream: TcpStream, router: Router, lasts: Arc<OnceLoc
         .half_close(true)
         .max_buf_size(MAX_HEAD_LENGTH)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    let mut serving = pin!(serving);
-    // An error concerns only the client, which sees it too.
-    let is_over = timeout(CONNECTION_TIMEOUT, &mut serving).await.is_ok();
-    if !is_over && let Some(lasts) = lasts.get() {
-        tokio::select! {
-            _ = serving => {}
-            () = lasts.clone().end() => {}
+    let has_had_its_time = async {
+        if let Ok(lasts) = timeout(CONNECTION_TIMEOUT, lasts.wait()).await {
+            lasts.clone().end().await;
         }
+    };
+    tokio::select! {
+        // An error concerns only the client, which sees it too.
+        _ = serving => {}
+        () = has_had_its_time => {}
     }
 }
