@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 /// The election's two keys.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Keys {
     pub leader: Option<Entry>,
     pub acting: Option<Entry>,

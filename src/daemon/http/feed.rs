@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     candidates::Candidates,
-    daemon::render::{arrivals, candidates_fields, line, state_sentence},
+    daemon::{
+        render::{arrivals, candidates_fields, line, state_sentence},
+        terms::Keys,
+    },
     observer::ElectionState,
     protocol::{Event, Moment},
     record::TermRecord,
@@ -15,6 +18,7 @@ use crate::{
 use serde_json::{Map, Value, json};
 use std::{
     collections::VecDeque,
+    mem::replace,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::broadcast;
@@ -40,6 +44,9 @@ struct Published {
     etcd_answers: Option<bool>,
     valid_until: Option<Moment>,
     terms: Option<Arc<[TermRecord]>>,
+    keys: Option<Keys>,
+    /// Whether the state of the election was known.
+    is_known: bool,
     /// The latest changes in words, the oldest first.
     changes: VecDeque<Value>,
 }
@@ -74,7 +81,8 @@ impl Feed {
     pub fn publish(&self, snapshot: &Snapshot) {
         let mut published = self.lock();
         let published = &mut *published;
-        let mut terms_may_differ = snapshot.terms != published.terms;
+        let mut terms_may_differ =
+            snapshot.terms != published.terms || snapshot.keys != published.keys;
         if let Ok(state) = &snapshot.election
             && published.state.as_ref() != Some(state)
         {
@@ -85,7 +93,11 @@ impl Feed {
                 situation(snapshot)
             });
         }
-        if snapshot.candidates != published.candidates && snapshot.election.is_ok() {
+        // One that began to read while nothing was known has not been sent the candidates.
+        let was_known = replace(&mut published.is_known, snapshot.election.is_ok());
+        let candidates_may_differ = snapshot.candidates != published.candidates
+            || !was_known && snapshot.candidates.is_some();
+        if candidates_may_differ && snapshot.election.is_ok() {
             let before = published.candidates.as_ref();
             let now = snapshot.candidates.as_ref();
             let sentence = now.and_then(|now| arrivals::changes(before, now));
@@ -109,6 +121,7 @@ impl Feed {
         }
         if terms_may_differ {
             published.terms.clone_from(&snapshot.terms);
+            published.keys.clone_from(&snapshot.keys);
             self.send("terms", published, None, || {
                 Map::from_iter([("terms".to_owned(), terms(snapshot))])
             });
