@@ -103,16 +103,14 @@ impl ObserverState {
     }
 
     /// Returns whether the terms must be read now.
-    pub fn take_read(&self) -> bool {
-        let mut known = self.lock();
-        let is_due = known.reads_due > 0;
-        known.reads_due = known.reads_due.saturating_sub(1);
-        is_due
+    pub fn is_read_due(&self) -> bool {
+        self.lock().reads_due > 0
     }
 
     /// Records the terms, and both keys as of the same revision; `None` if etcd does not show them.
     pub fn record_terms(&self, terms: Option<(Vec<TermRecord>, Keys)>) {
         let mut known = self.lock();
+        known.reads_due = known.reads_due.saturating_sub(1);
         let (terms, keys) = terms.unzip();
         known.terms = terms.map(Into::into);
         known.keys = keys;

@@ -6,6 +6,7 @@ use super::{
     observed::ObserverState,
     routes,
     server::{Limits, Server},
+    snapshot::Source,
 };
 use crate::{
     backoff::Jitter,
@@ -28,6 +29,7 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// The HTTP server of one observer. Dropping it closes all connections.
 pub(in crate::daemon) struct ObserverServer {
     state: Arc<ObserverState>,
+    feed: Arc<Feed>,
     server: Server,
 }
 
@@ -46,17 +48,21 @@ impl ObserverServer {
         let asker = Asker {
             target: Target::new(cluster.clone(), leader_key),
             state: Arc::clone(&state),
-            feed,
-            may_read_terms: true,
-            may_ask_for_lease: true,
+            feed: Arc::clone(&feed),
         };
         server.spawn(asker.run());
-        Self { state, server }
+        Self {
+            state,
+            feed,
+            server,
+        }
     }
 
-    /// Records what was observed.
+    /// Records what was observed, and publishes it at once: the next change may have been observed already, and would
+    /// hide this one.
     pub fn record(&self, observed: &Observed) {
         self.state.record(observed);
+        self.feed.publish(&self.state.snapshot());
     }
 
     /// Serves for as long as it is polled. Returns only if a task panicked.
@@ -72,14 +78,11 @@ struct Asker {
     target: Arc<Target>,
     state: Arc<ObserverState>,
     feed: Arc<Feed>,
-    /// False once etcd has refused because of the user's role.
-    may_read_terms: bool,
-    may_ask_for_lease: bool,
 }
 
 impl Asker {
     /// Asks one endpoint after the other, for ever. The observer itself reports what fails.
-    async fn run(mut self) {
+    async fn run(self) {
         let mut rotation = Rotation::new(self.target.cluster().endpoint_count());
         let mut jitter = Jitter::new();
         loop {
@@ -92,18 +95,14 @@ impl Asker {
     }
 
     /// Asks one endpoint until that fails.
-    async fn ask(
-        &mut self,
-        endpoint: usize,
-        rotation: &mut Rotation,
-    ) -> Result<Infallible, Failure> {
+    async fn ask(&self, endpoint: usize, rotation: &mut Rotation) -> Result<Infallible, Failure> {
         let connection = self.target.connect(endpoint, LIMIT).await?;
         loop {
-            if self.may_read_terms && self.state.take_read() {
-                self.may_read_terms = self.read_terms(&connection).await?;
+            if self.state.is_read_due() {
+                self.read_terms(&connection).await?;
             }
-            if self.may_ask_for_lease && self.feed.is_read() {
-                self.may_ask_for_lease = self.ask_for_lease(&connection).await?;
+            if self.feed.is_read() {
+                self.ask_for_lease(&connection).await?;
             }
             rotation.record_success();
             tokio::select! {
@@ -113,10 +112,9 @@ impl Asker {
         }
     }
 
-    /// Reads the terms; returns false if the user's role does not permit it.
-    async fn read_terms(&self, connection: &Connection) -> Result<bool, Failure> {
-        let found = if_permitted(connection.terms_and_keys(LIMIT).await)?;
-        let is_permitted = found.is_some();
+    /// Reads the terms.
+    async fn read_terms(&self, connection: &Connection) -> Result<(), Failure> {
+        let found = if_shown(connection.terms_and_keys(LIMIT).await)?;
         self.state.record_terms(found.map(|found| {
             let keys = Keys {
                 leader: found.keys.leader,
@@ -124,25 +122,28 @@ impl Asker {
             };
             (found.records, keys)
         }));
-        Ok(is_permitted)
+        Ok(())
     }
 
-    /// Asks for the leader's lease; returns false if the user's role does not permit it.
-    async fn ask_for_lease(&self, connection: &Connection) -> Result<bool, Failure> {
+    /// Asks for the leader's lease.
+    async fn ask_for_lease(&self, connection: &Connection) -> Result<(), Failure> {
         let Some(lease) = self.state.lease() else {
-            return Ok(true);
+            return Ok(());
         };
-        let time = if_permitted(connection.time_to_live(lease, LIMIT).await)?;
+        let time = if_shown(connection.time_to_live(lease, LIMIT).await)?;
         self.state.record_lease(lease, time.flatten());
-        Ok(time.is_some())
+        Ok(())
     }
 }
 
-/// Returns what etcd responded; `None` if it does not permit the request.
-fn if_permitted<T>(response: Result<T, Failure>) -> Result<Option<T>, Failure> {
+/// Returns what etcd responded; `None` if it does not show that, because of the user's role or because it is too long.
+/// Either may change.
+fn if_shown<T>(response: Result<T, Failure>) -> Result<Option<T>, Failure> {
     match response {
         Ok(value) => Ok(Some(value)),
-        Err(failure) if failure.kind == FailureKind::Denied => Ok(None),
+        Err(failure) if matches!(failure.kind, FailureKind::Denied | FailureKind::Refused) => {
+            Ok(None)
+        }
         Err(failure) => Err(failure),
     }
 }
