@@ -5,18 +5,19 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, SystemTime};
-use support::TTL;
 use support::browser::{Browser, Server};
 use support::daemon::{Daemon, FOLLOWER, LEADER};
 use support::etcd::Etcd;
-use support::http::wait_for_code;
+use support::http::{get_json, wait_for_code};
 use support::operator::at;
 use support::page::{
     PROMPT, check_look, record, recorded, replica, save_screenshots, shows_leader,
     wait_for_candidates,
 };
 use support::played::Played;
+use support::proxy::{Link, Proxy};
 use support::served::address;
+use support::{TTL, poll_until};
 
 /// What a hostile name may contain: markup, quotes, control characters, and those that reverse the text after them.
 const HOSTILE: &str = "<script>window.pwned = 1</script><img src=x onerror=window.pwned=1>\"'`&amp;\u{202e}\u{1b}[31m";
@@ -25,16 +26,16 @@ const HOSTILE: &str = "<script>window.pwned = 1</script><img src=x onerror=windo
 fn pair(etcd: &Etcd) -> [(Daemon, String); 2] {
     [("server1", LEADER), ("server2", FOLLOWER)].map(|(name, role)| {
         let address = address();
-        let mut started = Daemon::spawn(name, replica(name, etcd, &address));
+        let mut started = Daemon::spawn(name, replica(name, &etcd.endpoint(), &address));
         started.wait_for_next(role);
         (started, address)
     })
 }
 
 /// Starts an observer that serves the page.
-fn observer(etcd: &Etcd) -> (Daemon, String) {
+fn observer(endpoint: &str) -> (Daemon, String) {
     let address = address();
-    let command = at(&etcd.endpoint(), &["observe", "--http", &address]);
+    let command = at(endpoint, &["observe", "--http", &address]);
     let observer = Daemon::spawn("observer", command);
     wait_for_code(&address, "/", 200);
     (observer, address)
@@ -49,7 +50,7 @@ fn an_unhealthy_candidate_is_shown_with_its_reason_until_it_is_healthy() {
     let health = format!("test ! -e {} || exit 7", file.display());
     let [first, second] = [address(), address()];
     let start = |name: &str, health: &str, address: &str| {
-        let mut command = replica(name, &etcd, address);
+        let mut command = replica(name, &etcd.endpoint(), address);
         command.args(["--health-command", health]);
         command.args(["--health-interval", "200ms", "--health-rise", "1"]);
         Daemon::spawn(name, command)
@@ -79,7 +80,7 @@ fn an_unhealthy_candidate_is_shown_with_its_reason_until_it_is_healthy() {
 #[test]
 fn hostile_names_are_shown_as_text_and_scripts_are_no_links() {
     let etcd = Etcd::newest();
-    let (_observer, address) = observer(&etcd);
+    let (_observer, address) = observer(&etcd.endpoint());
     let browser = Browser::open(&address);
     let fields = json!({ "address": "javascript:alert(1)", "healthy": false, "reason": HOSTILE });
     let [leader, candidate] = [0, 1].map(|number| Played::unseated(&etcd, number, HOSTILE));
@@ -115,7 +116,7 @@ fn hostile_names_are_shown_as_text_and_scripts_are_no_links() {
 #[test]
 fn each_step_from_one_leader_to_the_next_is_a_state_of_its_own() {
     let etcd = Etcd::newest();
-    let (_observer, address) = observer(&etcd);
+    let (_observer, address) = observer(&etcd.endpoint());
     let browser = Browser::open(&address);
     browser.wait_for_element("#state[data-state=vacant]");
     let old = Played::seated(&etcd, 0, "server1");
@@ -175,6 +176,29 @@ fn an_etcd_that_does_not_respond_is_shown_and_the_leader_becomes_unknown() {
 }
 
 #[test]
+fn a_page_that_is_opened_while_nothing_is_known_is_complete_once_etcd_responds() {
+    let etcd = Etcd::newest();
+    let _replicas = pair(&etcd);
+    let way = Proxy::start(&etcd.endpoint(), Link::Open);
+    let (_observer, address) = observer(&way.endpoint());
+    poll_until("it knows both candidates", || {
+        let candidates = get_json(&address, "/status")["candidates"].take();
+        (candidates.as_array()?.len() == 2).then_some(())
+    });
+    way.set(Link::Cut);
+    poll_until("it knows nothing", || {
+        let status = get_json(&address, "/status");
+        status["leader_unknown_because"].is_string().then_some(())
+    });
+    let browser = Browser::open(&address);
+    browser.wait_for_element("#state[data-state=unknown]");
+    way.set(Link::Open);
+    browser.wait_for(&shows_leader("server1"));
+    wait_for_candidates(&browser, 2);
+    browser.close(Server::WasThere);
+}
+
+#[test]
 fn a_replica_that_is_gone_is_shown_at_once_and_updated_after_its_return() {
     let etcd = Etcd::newest();
     let [(_leader, other), (mut follower, address)] = pair(&etcd);
@@ -199,7 +223,7 @@ fn a_replica_that_is_gone_is_shown_at_once_and_updated_after_its_return() {
     check_look(&browser);
     save_screenshots(&browser, "disconnected");
 
-    let _follower = Daemon::spawn("server2", replica("server2", &etcd, &address));
+    let _follower = Daemon::spawn("server2", replica("server2", &etcd.endpoint(), &address));
     browser.wait_for_element("#connection[data-connected=true]");
     browser.wait_for(&shows_leader("server1"));
     browser.wait_for("!all('#others a').some((it) => it.checkVisibility())");
@@ -212,7 +236,7 @@ fn a_replica_that_is_gone_is_shown_at_once_and_updated_after_its_return() {
 #[test]
 fn an_observer_shows_the_leader_and_the_candidates() {
     let etcd = Etcd::newest();
-    let (_observer, address) = observer(&etcd);
+    let (_observer, address) = observer(&etcd.endpoint());
     let browser = Browser::open(&address);
     browser.wait_for_element("#state[data-state=vacant]");
     let [(mut leader, url), _follower] = pair(&etcd);

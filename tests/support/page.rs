@@ -16,8 +16,8 @@ pub const PROMPT: Duration = Duration::from_millis(500);
 const WIDTHS: [u32; 3] = [360, 800, 1440];
 
 /// Returns a replica that serves the page, and advertises its address.
-pub fn replica(name: &str, etcd: &Etcd, address: &str) -> Command {
-    let mut command = served(name, &etcd.endpoint(), address);
+pub fn replica(name: &str, endpoint: &str, address: &str) -> Command {
+    let mut command = served(name, endpoint, address);
     command.args(["--advertise", &format!("http://{address}")]);
     command
 }
@@ -28,7 +28,7 @@ pub fn three(etcd: &Etcd) -> (Vec<Daemon>, Vec<String>) {
     let numbered = (1..=3).zip(&addresses);
     let start = |(number, at): (i32, &String)| {
         let name = format!("server{number}");
-        Daemon::spawn(&name, replica(&name, etcd, at))
+        Daemon::spawn(&name, replica(&name, &etcd.endpoint(), at))
     };
     (numbered.map(start).collect(), addresses)
 }
