@@ -12,7 +12,7 @@ const PAGE: &str = include_str!("page.html");
 
 /// Allows the page its own style and script, by their hashes, and its own server; nobody may show it in a frame.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-9Mr7BgRcSZkJfCoEqUviCcpTsOIOfxyzMFBfXIFOAhI='; \
+    script-src 'sha256-rypbSsjmxQu3W+stO8WvFNeGSt/Xpp16EzElEmzDoDQ='; \
     style-src 'sha256-BTk+i5zljamj7xAmgjhN5sXhwOmMCh868YXqG9qr7eA='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
