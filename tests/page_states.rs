@@ -11,13 +11,13 @@ use support::etcd::Etcd;
 use support::http::{get_json, wait_for_code};
 use support::operator::at;
 use support::page::{
-    PROMPT, check_look, record, recorded, replica, save_screenshots, shows_leader,
+    PROMPT, TTL, check_look, record, recorded, replica, save_screenshots, shows_leader,
     wait_for_candidates,
 };
 use support::played::Played;
+use support::poll_until;
 use support::proxy::{Link, Proxy};
 use support::served::address;
-use support::{TTL, poll_until};
 
 /// What a hostile name may contain: markup, quotes, control characters, and those that reverse the text after them.
 const HOSTILE: &str = "<script>window.pwned = 1</script><img src=x onerror=window.pwned=1>\"'`&amp;\u{202e}\u{1b}[31m";

@@ -12,7 +12,7 @@ pub(super) use candidates::{
 
 use crate::{
     NotRecorded,
-    config::{Config, LeaderKey},
+    config::{Cluster, Config, LeaderKey},
     observer::{Acting, ElectionState, Leader},
     printable::Printable,
     protocol::{
@@ -150,6 +150,12 @@ fn acting_name(acting: &Acting) -> String {
 /// Returns the latest time at which a lease ends unless it is renewed: etcd counts whole seconds.
 pub(super) fn latest_end(lease: LeaseTime) -> SystemTime {
     wall_clock::now() + lease.remaining + Duration::from_secs(1)
+}
+
+/// Returns the endpoints as they were given.
+pub(super) fn endpoint_names(cluster: &Cluster) -> Vec<String> {
+    let endpoints = cluster.endpoints().iter();
+    endpoints.map(ToString::to_string).collect()
 }
 
 /// Returns a clause that says how an endpoint failed, and why.

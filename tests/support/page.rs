@@ -1,10 +1,10 @@
 //! What the tests of the page share: replicas that serve it, what it has shown, and how it looks.
 
 use super::browser::{Browser, View};
-use super::daemon::Daemon;
+use super::daemon::{Daemon, command};
 use super::etcd::Etcd;
 use super::process::Process;
-use super::served::{address, served};
+use super::served::address;
 use serde_json::Value;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,12 +12,17 @@ use std::time::{Duration, Instant, SystemTime};
 /// How soon the page shows what happens, on a machine that is busy with other tests.
 pub const PROMPT: Duration = Duration::from_millis(500);
 
+/// The TTL of these elections: long enough that no term is lost while browsers occupy the machine.
+pub const TTL: Duration = Duration::from_secs(6);
+
 /// The widths of a phone, a tablet and a screen.
 const WIDTHS: [u32; 3] = [360, 800, 1440];
 
 /// Returns a replica that serves the page, and advertises its address.
 pub fn replica(name: &str, endpoint: &str, address: &str) -> Command {
-    let mut command = served(name, endpoint, address);
+    let mut command = command();
+    command.args(["--name", name, "--etcd", endpoint, "--log-format", "json"]);
+    command.args(["--ttl", &format!("{}s", TTL.as_secs()), "--http", address]);
     command.args(["--advertise", &format!("http://{address}")]);
     command
 }

@@ -105,7 +105,12 @@ pub(super) fn terms(snapshot: &Snapshot) -> Value {
     let terms = snapshot.terms.as_ref();
     let terms: Option<Vec<_>> = terms.map(|known| {
         let terms = known.iter();
-        let state = |term| State::as_last_read(term, known, snapshot.keys.as_ref());
+        let keys = snapshot.keys.as_ref();
+        let state = |term| match (&snapshot.replica, keys) {
+            // An observer reads both at one revision.
+            (None, Some(keys)) => State::of(term, keys),
+            _ => State::as_last_read(term, known, keys),
+        };
         terms.map(|term| terms::fields(term, state(term))).collect()
     });
     json!(terms)

@@ -62,7 +62,9 @@ impl Events {
         let events = ReceiverStream::new(received)
             .map(|line: Arc<str>| Ok::<_, Infallible>(Event::default().data(line)));
         let keep_alive = KeepAlive::new().interval(SIGN_OF_LIFE_EVERY);
-        let response = Sse::new(events).keep_alive(keep_alive);
+        // nginx would collect events before it passes them on.
+        let headers = [("x-accel-buffering", "no")];
+        let response = (headers, Sse::new(events).keep_alive(keep_alive));
         if method != Method::GET {
             // Without a body, it takes no place.
             return response.into_response();

@@ -25,6 +25,10 @@ use tokio::sync::broadcast;
 
 /// How many lines wait for a slow reader; older ones are lost to it.
 const LINES_AHEAD: usize = 64;
+/// How long an event may be, in bytes, with texts as long as they are shown elsewhere. Only hostile texts make it longer.
+const LONGEST_EVENT: usize = 32 * 1024;
+/// How many characters of each text are kept in a longer one.
+const SHORT_TEXT: usize = 32;
 /// How many of the latest changes are kept.
 const CHANGES: usize = 20;
 
@@ -196,9 +200,69 @@ fn contact_sentence(answered: Option<bool>, snapshot: &Snapshot) -> Option<Strin
 pub(super) fn event_line(event: &str, mut object: Map<String, Value>) -> String {
     object.insert("event".to_owned(), json!(event));
     object.insert("time".to_owned(), json!(now()));
+    let whole = line(object.clone());
+    if whole.len() <= LONGEST_EVENT {
+        return whole;
+    }
+    shorten(&mut object);
     line(object)
+}
+
+/// Shortens all texts, and says so of each.
+fn shorten(object: &mut Map<String, Value>) {
+    let mut inexact = Vec::new();
+    for (field, value) in object.iter_mut() {
+        match value {
+            Value::String(text) => {
+                if let Some((end, _)) = text.char_indices().nth(SHORT_TEXT) {
+                    text.truncate(end);
+                    inexact.push(format!("{field}_is_exact"));
+                }
+            }
+            Value::Object(object) => shorten(object),
+            Value::Array(values) => {
+                let objects = values.iter_mut().filter_map(Value::as_object_mut);
+                objects.for_each(shorten);
+            }
+            _ => {}
+        }
+    }
+    object.extend(inexact.into_iter().map(|field| (field, json!(false))));
 }
 
 fn now() -> String {
     humantime::format_rfc3339_millis(wall_clock::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_with_hostile_texts_is_shortened_and_says_so() {
+        let candidate = |name: &str| json!({ "name": name, "address": null, "seat": "00" });
+        let event = |name: &str| {
+            let candidates: Vec<_> = (0..16).map(|_| candidate(name)).collect();
+            let terms: Vec<_> = (0..32)
+                .map(|_| json!({ "ended": name, "name": name, "gap": 1 }))
+                .collect();
+            let object =
+                json!({ "candidates": candidates, "terms": terms, "leader": { "name": name } });
+            event_line("snapshot", object.as_object().unwrap().clone())
+        };
+        let parse = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+        let usual = parse(&event("server1"));
+        assert_eq!(usual["leader"], json!({ "name": "server1" }));
+        let hostile = event(&"\u{202e}".repeat(85));
+        assert!(hostile.len() < LONGEST_EVENT, "{}", hostile.len());
+        let hostile = parse(&hostile);
+        let short = "\u{202e}".repeat(SHORT_TEXT);
+        assert_eq!(
+            hostile["leader"],
+            json!({ "name": short, "name_is_exact": false })
+        );
+        assert_eq!(hostile["candidates"][15]["seat"], "00");
+        assert_eq!(hostile["terms"][31]["ended_is_exact"], false);
+        assert_eq!(hostile["event"], "snapshot");
+    }
 }

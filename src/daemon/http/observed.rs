@@ -52,8 +52,10 @@ struct Known {
     keys: Option<Keys>,
     /// How often the terms must still be read.
     reads_due: usize,
-    /// The leader's lease: when it ends unless it is renewed, and its TTL.
-    lease: Option<(Moment, Duration)>,
+    /// When the leader's lease ends unless it is renewed.
+    lease_ends: Option<Moment>,
+    /// The TTL of the last lease that was asked for.
+    ttl: Option<Duration>,
 }
 
 impl ObserverState {
@@ -75,7 +77,7 @@ impl ObserverState {
             Observed::State(state) => {
                 let lease = |state: &ElectionState| holder(state);
                 if known.state.as_ref().and_then(lease) != holder(state) {
-                    known.lease = None;
+                    known.lease_ends = None;
                 }
                 if known.state.is_some() {
                     self.metrics.count_change();
@@ -107,9 +109,14 @@ impl ObserverState {
         self.lock().reads_due > 0
     }
 
-    /// Records the terms, and both keys as of the same revision; `None` if etcd does not show them.
-    pub fn record_terms(&self, terms: Option<(Vec<TermRecord>, Keys)>) {
+    /// Records the terms, and both keys as of the same revision; `None` if etcd does not show them. What is older than
+    /// the state that was observed meanwhile does not count.
+    pub fn record_terms(&self, revision: i64, terms: Option<(Vec<TermRecord>, Keys)>) {
         let mut known = self.lock();
+        let observed = known.state.as_ref().map(|state| state.revision);
+        if terms.is_some() && observed.is_some_and(|observed| revision < observed) {
+            return;
+        }
         known.reads_due = known.reads_due.saturating_sub(1);
         let (terms, keys) = terms.unzip();
         known.terms = terms.map(Into::into);
@@ -129,13 +136,14 @@ impl ObserverState {
         if known.state.as_ref().and_then(holder) != Some(lease) {
             return;
         }
-        let lease = time.map(|time| (now + time.remaining, time.granted));
-        if let (Some((before, _)), Some((until, _))) = (known.lease, lease)
-            && before.since(until).max(until.since(before)) < ROUNDING
+        let ends = time.map(|time| now + time.remaining);
+        if let (Some(before), Some(ends)) = (known.lease_ends, ends)
+            && before.since(ends).max(ends.since(before)) < ROUNDING
         {
             return;
         }
-        known.lease = lease;
+        known.lease_ends = ends;
+        known.ttl = time.map(|time| time.granted).or(known.ttl);
         self.changed.notify_one();
     }
 
@@ -180,19 +188,21 @@ impl Source for ObserverState {
             (_, Some(state)) => Ok(state.clone()),
             (_, None) => Err(NOT_ANSWERED_YET),
         };
-        let lease = known.lease.filter(|(until, _)| *until > now);
+        let lease_ends = known.lease_ends.filter(|ends| *ends > now);
         Snapshot {
             leader_key: self.leader_key.clone(),
             replica: None,
             candidates: election.as_ref().ok().and(known.candidates.clone()),
             keys: known.keys.clone(),
             election,
-            validity: lease.map(|(until, ttl)| Validity::new(now, until, ttl)),
-            ttl: known.lease.map(|(_, ttl)| ttl),
+            validity: lease_ends
+                .zip(known.ttl)
+                .map(|(ends, ttl)| Validity::new(now, ends, ttl)),
+            ttl: known.ttl,
             endpoint: Some(self.endpoints.clone()),
             etcd_answers: known.etcd_answers == Some(true),
             terms: known.terms.clone(),
-            changes_at: lease.map(|(until, _)| until),
+            changes_at: lease_ends,
         }
     }
 }

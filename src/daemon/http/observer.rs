@@ -11,7 +11,7 @@ use super::{
 use crate::{
     backoff::Jitter,
     config::{Cluster, LeaderKey},
-    daemon::terms::Keys,
+    daemon::{render::endpoint_names, terms::Keys},
     etcd::{Connection, Target},
     observer::Observed,
     protocol::{Failure, FailureKind, Rotation},
@@ -37,9 +37,8 @@ impl ObserverServer {
     /// Creates a server for an observer of this election.
     pub fn new(listener: TcpListener, cluster: &Cluster, leader_key: &LeaderKey) -> Self {
         let limits = Limits::of_process();
-        let endpoints = cluster.endpoints().iter();
-        let endpoints: Vec<_> = endpoints.map(ToString::to_string).collect();
-        let state = Arc::new(ObserverState::new(leader_key, endpoints.join(",")));
+        let endpoints = endpoint_names(cluster).join(",");
+        let state = Arc::new(ObserverState::new(leader_key, endpoints));
         let feed = Arc::new(Feed::new());
         let events = Events::new(Arc::clone(&feed), Arc::clone(&state) as _, limits.events);
         let router = routes::observer(Arc::clone(&state), events);
@@ -115,13 +114,15 @@ impl Asker {
     /// Reads the terms.
     async fn read_terms(&self, connection: &Connection) -> Result<(), Failure> {
         let found = if_shown(connection.terms_and_keys(LIMIT).await)?;
-        self.state.record_terms(found.map(|found| {
+        let revision = found.as_ref().map_or(0, |found| found.keys.revision);
+        let found = found.map(|found| {
             let keys = Keys {
                 leader: found.keys.leader,
                 acting: found.keys.acting,
             };
             (found.records, keys)
-        }));
+        });
+        self.state.record_terms(revision, found);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use axum::{
     extract::{Request, State},
     http::{
         HeaderMap, Method, StatusCode,
-        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
     },
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
@@ -52,7 +52,15 @@ fn complete<S: Clone + Send + Sync + 'static>(
     paths: &'static str,
 ) -> Router<S> {
     let events = Arc::new(events);
-    let respond = move |method: Method| async move { events.respond(&method) };
+    let respond = move |method: Method, headers: HeaderMap| async move {
+        // Pages of other sites would take the places of this one's.
+        match headers.get("sec-fetch-site") {
+            Some(site) if site == "cross-site" => {
+                sentence(StatusCode::FORBIDDEN, "other sites may not read the events")
+            }
+            _ => events.respond(&method),
+        }
+    };
     router
         .route("/", routing::on(allowed(), async || page()))
         .route("/events", routing::on(allowed(), respond))
@@ -163,7 +171,10 @@ async fn finish(request: Request, next: Next) -> Response {
     }
     // Keeps caches out: a response is true at its own instant only.
     let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(CACHE_CONTROL, no_store);
+    let no_sniff = HeaderValue::from_static("nosniff");
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, no_store);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, no_sniff);
     response
 }
 

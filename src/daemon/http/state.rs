@@ -180,10 +180,11 @@ impl ReplicaState {
         }
     }
 
-    /// Publishes what changes until the election has ended.
+    /// Publishes what changes. Never ends: after the election has, time passes nevertheless.
     pub async fn publish(self: Arc<Self>, feed: Arc<Feed>) {
         let mut status = self.status.clone();
         let mut terms = self.terms.clone();
+        let mut election_runs = true;
         loop {
             status.mark_unchanged();
             terms.mark_unchanged();
@@ -191,9 +192,7 @@ impl ReplicaState {
             feed.publish(&snapshot);
             let left = snapshot.changes_at.map(|at| at.since(clock::now()));
             tokio::select! {
-                changed = status.changed() => if changed.is_err() {
-                    return;
-                },
+                changed = status.changed(), if election_runs => election_runs = changed.is_ok(),
                 // Without the right to read the terms, nothing sends them any more.
                 Ok(()) = terms.changed() => {}
                 () = self.recorded.notified() => {}

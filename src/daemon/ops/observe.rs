@@ -22,6 +22,7 @@ use std::{
     collections::VecDeque,
     future::pending,
     io::{self, Write},
+    mem,
     net::SocketAddr,
 };
 use tokio::{
@@ -29,7 +30,8 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
 };
 
-/// How many lines wait for a slow reader before changes wait with etcd instead.
+/// How many lines wait for a slow reader. After that, changes wait with etcd; but if HTTP is served, the oldest lines are
+/// lost, because a page goes on even if nobody reads standard output.
 const LINES_AHEAD: usize = 1000;
 
 /// Prints changes, and serves them if there is an address for that, until a signal asks it to stop or standard output has
@@ -48,14 +50,14 @@ pub(super) async fn run(
         }
         None => None,
     };
-    let endpoints = endpoint_names(cluster);
+    let endpoints = render::endpoint_names(cluster);
     let mut reader_gone = watch_reader();
     let mut observer = Observer::start(cluster.clone(), leader_key);
     let mut candidates = None;
     let mut printer = Printer::default();
     loop {
         let change = tokio::select! {
-            change = observer.next(), if printer.has_room() => change,
+            change = observer.next(), if server.is_some() || printer.has_room() => change,
             is_read = printer.print_next() => if is_read? {
                 continue;
             } else {
@@ -79,7 +81,9 @@ pub(super) async fn run(
         if let Observed::Candidates(now) = change {
             candidates = Some(now);
         }
-        printer.waiting.extend(output);
+        if let Some(output) = output {
+            printer.add(output);
+        }
     }
 }
 
@@ -96,6 +100,7 @@ async fn serve(server: &mut Option<ObserverServer>) -> anyhow::Error {
 #[derive(Default)]
 struct Printer {
     waiting: VecDeque<Output>,
+    lost: usize,
     printing: Option<JoinHandle<anyhow::Result<bool>>>,
 }
 
@@ -105,10 +110,29 @@ impl Printer {
         self.waiting.len() < LINES_AHEAD
     }
 
+    /// Lets a line wait, instead of the oldest one if there is no room.
+    fn add(&mut self, output: Output) {
+        if !self.has_room() {
+            self.waiting.pop_front();
+            self.lost += 1;
+        }
+        self.waiting.push_back(output);
+    }
+
+    /// Returns the next line to print, if there is one.
+    fn take_next(&mut self) -> Option<Output> {
+        match mem::take(&mut self.lost) {
+            0 => self.waiting.pop_front(),
+            lost => Some(Output::Warning(warning_line(&format!(
+                "{lost} lines are lost, because nobody read them."
+            )))),
+        }
+    }
+
     /// Prints the next line, if there is one; returns false if standard output has no reader any more. Cancel safe.
     async fn print_next(&mut self) -> anyhow::Result<bool> {
         if self.printing.is_none() {
-            let next = self.waiting.pop_front();
+            let next = self.take_next();
             self.printing = next.map(|output| spawn_blocking(move || output.print()));
         }
         let Some(printing) = &mut self.printing else {
@@ -160,12 +184,6 @@ impl Output {
             }
         }
     }
-}
-
-/// Returns the endpoints as they were given.
-pub(super) fn endpoint_names(cluster: &Cluster) -> Vec<String> {
-    let endpoints = cluster.endpoints().iter();
-    endpoints.map(ToString::to_string).collect()
 }
 
 /// Returns what was observed as a line of text, if it is worth one; `candidates` are those before.

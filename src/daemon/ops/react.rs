@@ -2,7 +2,7 @@
 
 use super::{
     agenda::{AfterFailure, Agenda},
-    observe::{endpoint_names, sentence, warning_line, whole_json_line},
+    observe::{sentence, warning_line, whole_json_line},
 };
 use crate::{
     backoff::Jitter,
@@ -100,7 +100,7 @@ impl Reactor {
     /// Reacts to changes until a signal asks to stop. Returns the signal if it was a second one, so
     /// that the run was killed.
     async fn run(mut self, cluster: &Cluster) -> anyhow::Result<Option<SignalKind>> {
-        let endpoints = endpoint_names(cluster);
+        let endpoints = render::endpoint_names(cluster);
         let mut observer = Observer::start(cluster.clone(), &self.leader_key);
         let mut alarm = Alarm::new().context("could not create a timer")?;
         loop {
