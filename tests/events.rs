@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
 use support::TTL;
-use support::daemon::{Daemon, LEADER, LOST, REFRESHED};
+use support::daemon::{Daemon, LEADER, LOST, REFRESHED, after};
 use support::etcd::{Etcd, binaries, on_each_etcd};
 use support::events::{Events, ask_for_events};
 use support::history::terms;
 use support::http::{get, get_json, read_response, request, wait_for_code};
-use support::operator::at;
+use support::operator::{at, objects_about_leaders, wait_for_next_name, wait_for_next_state};
 use support::quick::{SECOND, candidate};
 use support::served::{address, pair, served};
 
@@ -193,6 +193,35 @@ fn an_observer_serves_what_it_can_know() {
 }
 
 #[test]
+fn an_observer_sends_each_situation_that_it_prints_even_if_many_come_at_once() {
+    let etcd = Etcd::newest();
+    let address = address();
+    let arguments = ["observe", "--json", "--http", &address];
+    let mut observer = Daemon::spawn("observer", at(&etcd.endpoint(), &arguments));
+    wait_for_next_state(&mut observer, "vacant");
+    let (mut events, first) = Events::open(&address);
+    assert_eq!(first["state"], "vacant");
+    observer.signal(Signal::STOP);
+    let lease = etcd.grant(Duration::from_mins(10));
+    for name in ["a", "b", "c", "d"] {
+        etcd.put("leader", name.as_bytes(), Some(&lease));
+        etcd.etcdctl(&["del", "leader"]);
+    }
+    etcd.put("leader", b"last", Some(&lease));
+    observer.signal(Signal::CONT);
+    wait_for_next_name(&mut observer, "last");
+    let essence =
+        |it: &Value| [&it["revision"], &it["state"], &it["leader"]["name"]].map(Value::clone);
+    let printed = objects_about_leaders(&observer);
+    let printed: Vec<_> = printed.iter().skip(1).map(essence).collect();
+    assert_eq!(printed.len(), 9, "{printed:?}");
+    for expected in printed {
+        let sent = events.wait_for_next("situation", |_| true);
+        assert_eq!(essence(&sent), expected);
+    }
+}
+
+#[test]
 fn an_observer_without_a_free_address_or_with_a_command_is_refused() {
     let etcd = Etcd::absent(binaries().last().unwrap());
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -260,6 +289,33 @@ fn readers_that_do_not_read_delay_nothing_cost_little_and_give_way() {
     let response = read_response(others.next().unwrap());
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     assert!(response.contains("\"event\":\"gave_way\""), "{response}");
+}
+
+#[test]
+fn readers_that_do_not_read_leave_descriptors_for_the_election() {
+    const ALLOWED: usize = 64;
+    let etcd = Etcd::newest();
+    let address = address();
+    let limited = after(
+        &format!("ulimit -n {ALLOWED}"),
+        &served("one", &etcd.endpoint(), &address),
+    );
+    let mut replica = Daemon::spawn("one", limited);
+    replica.wait_for_next(LEADER);
+    let descriptors = format!("/proc/{}/fd", replica.pid().as_raw_nonzero());
+    let mut most = 0;
+    let mut readers = Vec::new();
+    for _ in 0..2 * ALLOWED {
+        readers.push(ask_for_events(&address));
+        most = most.max(fs::read_dir(&descriptors).unwrap().count());
+    }
+    // Half of them are for readers, followers and the rest of HTTP.
+    assert!(most < ALLOWED * 3 / 4, "{most}");
+    replica.skip();
+    for _ in 0..3 {
+        replica.wait_for_next_start(REFRESHED);
+    }
+    assert!(!replica.has_said(LOST));
 }
 
 #[test]

@@ -157,6 +157,8 @@ fn an_etcd_that_does_not_respond_is_shown_and_the_leader_becomes_unknown() {
     etcd.freeze();
     browser.wait_for_element("#etcd[data-answers=false]");
     browser.wait_for_element("#state[data-state=unknown]");
+    // Nobody is said to lead, or to lead next.
+    browser.wait_for("all('#candidates [data-seat]').length === 0");
     // There is nothing left to count down.
     browser.wait_for("get('#ring').dataset.fraction === undefined");
     check_look(&browser);
@@ -164,6 +166,7 @@ fn an_etcd_that_does_not_respond_is_shown_and_the_leader_becomes_unknown() {
     etcd.thaw();
     browser.wait_for_element("#etcd[data-answers=true]");
     browser.wait_for_element("#state[data-state=led]");
+    wait_for_candidates(&browser, 2);
     let shown = recorded(&browser);
     let unknown = shown.iter().find(|it| it.state == "unknown").expect("it");
     assert_eq!(unknown.answers, "false", "{shown:#?}");

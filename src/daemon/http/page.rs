@@ -10,7 +10,7 @@ const PAGE: &str = include_str!("page.html");
 
 /// Allows the page its own style and script, by their hashes, and its own server; nobody may show it in a frame.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-6ddrP0W46wjcG9aP2xlMetKYnooSJ+ZLg441YK/0Ipc='; \
+    script-src 'sha256-uwUPxeAGIw64d0n29Br5cfN0OYLudg7XC3Lnh/uv5IY='; \
     style-src 'sha256-BTk+i5zljamj7xAmgjhN5sXhwOmMCh868YXqG9qr7eA='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

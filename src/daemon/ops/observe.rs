@@ -288,3 +288,28 @@ fn json_line_with(
     ]);
     render::line(fields)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_for_which_there_is_no_room_are_lost_and_counted() {
+        let mut printer = Printer::default();
+        for number in 0..LINES_AHEAD + 3 {
+            printer.add(Output::Change(number.to_string()));
+        }
+        assert!(!printer.has_room());
+        match printer.take_next() {
+            Some(Output::Warning(line)) => assert!(line.contains("3 lines are lost"), "{line}"),
+            _ => panic!("it warns"),
+        }
+        for number in 3..LINES_AHEAD + 3 {
+            match printer.take_next() {
+                Some(Output::Change(line)) => assert_eq!(line, number.to_string()),
+                _ => panic!("the oldest comes first"),
+            }
+        }
+        assert!(printer.take_next().is_none());
+    }
+}
