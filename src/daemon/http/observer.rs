@@ -148,3 +148,39 @@ fn if_shown<T>(response: Result<T, Failure>) -> Result<Option<T>, Failure> {
         Err(failure) => Err(failure),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        observer::ElectionState,
+        protocol::{Entry, LeaseId, TermSettings},
+    };
+    use serde_json::Value;
+
+    #[tokio::test]
+    async fn a_change_is_published_although_the_next_one_was_observed_already() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cluster = Cluster::new(vec!["127.0.0.1:1".parse().unwrap()]).unwrap();
+        let server = ObserverServer::new(listener, &cluster, &LeaderKey::default());
+        let key = Entry {
+            value: b"a"[..].into(),
+            lease: Some(LeaseId::new(1)),
+            create_revision: 2,
+            mod_revision: 2,
+            settings: TermSettings::default(),
+        };
+        for (revision, key) in [(1, None), (2, Some(&key)), (3, None)] {
+            server.record(&Observed::State(ElectionState::new(revision, key, key)));
+        }
+        let line = server.feed.snapshot_line(&server.state.snapshot());
+        let snapshot: Value = serde_json::from_str(&line).unwrap();
+        let changes = snapshot["changes"].as_array().unwrap();
+        let texts: Vec<_> = changes
+            .iter()
+            .map(|it| it["text"].as_str().unwrap())
+            .collect();
+        let leads = "'a' leads, token 2, lease 0000000000000001.";
+        assert_eq!(texts, ["Nobody leads.", leads, "Nobody leads."]);
+    }
+}
