@@ -8,10 +8,11 @@ RUN apt-get update \
 WORKDIR /build
 
 # The dependencies get a layer of their own, made from the manifests and an empty program, so that an edit in src/
-# does not compile them again. Cargo reads the manifest of tests/support, although nothing of it is built here.
-# Benches, tests and examples that the main manifest declares are not here: cargo would miss their files. What came of
-# the empty program is removed, lest cargo take it for newer than the real one.
+# does not compile them again. Cargo reads the manifests of tests/simulation and tests/support, although nothing of
+# either is built here. Benches, tests and examples that the main manifest declares are not here: cargo would miss their
+# files. What came of the empty program is removed, or cargo could take it for newer than the real one.
 COPY Cargo.toml Cargo.lock ./
+COPY tests/simulation/Cargo.toml tests/simulation/
 COPY tests/support/Cargo.toml tests/support/
 RUN awk '/^\[/ { skip = /^\[\[(bench|example|test)\]\]/ } !skip' Cargo.toml > Cargo.toml.new \
     && mv Cargo.toml.new Cargo.toml \

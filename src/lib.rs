@@ -106,7 +106,8 @@ mod election;
 mod etcd;
 mod observer;
 mod printable;
-// The state machine, which the simulator in `tests/simulation/` drives.
+// The state machine. The simulator in `tests/simulation/` compiles it as well. It is public because the library alone
+// does not use all of it.
 #[doc(hidden)]
 pub mod protocol;
 mod record;

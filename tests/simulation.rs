@@ -1,6 +1,5 @@
 //! The election, simulated: the state machine that ships, against a model of etcd and whatever can
 //! go wrong.
-use leader_election::protocol;
 
 #[path = "simulation/challenge_variants.rs"]
 mod challenge_variants;
@@ -10,18 +9,13 @@ mod job_variants;
 mod patch;
 #[path = "simulation/seat_variants.rs"]
 mod seat_variants;
-#[path = "simulation/mod.rs"]
-mod simulation;
 #[path = "simulation/variants.rs"]
 mod variants;
 #[path = "simulation/yielding_variants.rs"]
 mod yielding_variants;
 
 use patch::Program;
-use simulation::{
-    plan::{Kind, Mix},
-    run::{describe, report, run_many, trace},
-};
+use simulation::{Kind, Mix, describe, report, run_many, trace};
 use std::{process::Command, time::Instant};
 use variants::Variant;
 

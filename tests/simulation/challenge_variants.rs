@@ -2,9 +2,9 @@
 
 use crate::{
     patch::{Edit, edit},
-    simulation::plan::Mix,
     variants::Variant,
 };
+use simulation::Mix;
 
 const ANSWERS: &str = "protocol/answers.rs";
 const CHALLENGE: &str = "protocol/challenge.rs";

@@ -1,6 +1,7 @@
 //! Wrong variants of the rules about jobs that run once and limited waits.
 
-use crate::{patch::edit, simulation::plan::Mix, variants::Variant};
+use crate::{patch::edit, variants::Variant};
+use simulation::Mix;
 
 const JOB: &str = "protocol/job.rs";
 const NEXT: &str = "protocol/next.rs";

@@ -8,11 +8,13 @@ macro_rules! kinds {
     ($($kind:ident $text:literal,)*) => {
         /// A kind of fault.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Kind { $($kind,)* }
+        pub enum Kind { $(#[doc = $text] $kind,)* }
 
         impl Kind {
+            /// Every kind, in the order of their declaration.
             pub const ALL: &[Self] = &[$(Self::$kind,)*];
 
+            /// Returns what a report calls it.
             pub fn text(self) -> &'static str {
                 match self { $(Self::$kind => $text,)* }
             }
@@ -114,6 +116,7 @@ pub enum Mix {
 }
 
 impl Mix {
+    /// Every mix, in the order of their declaration.
     pub const ALL: &[Self] = &[
         Self::Swarm,
         Self::Calm,
@@ -134,6 +137,7 @@ impl Mix {
         Self::Jobs,
     ];
 
+    /// Returns its name on the command line.
     pub fn name(self) -> String {
         format!("{self:?}").to_lowercase()
     }

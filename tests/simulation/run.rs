@@ -14,14 +14,19 @@ use std::{
 /// What a schedule came to.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
+    /// How many schedules were run.
     pub schedules: u64,
+    /// The time that they lasted in etcd's clock.
     pub simulated: Time,
+    /// How many events were carried out.
     pub events: u64,
+    /// How many terms began.
     pub terms: u64,
     /// How many terms were handed over.
     pub handed_over: u64,
     /// How many were taken over.
     pub taken_over: u64,
+    /// How many faults of each kind were injected, in the order of [`Kind::ALL`].
     pub faults: Vec<u64>,
     /// The longest time until somebody acted after the faults stopped, in thousandths of what is
     /// promised.
@@ -31,6 +36,7 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Adds what other schedules came to.
     pub fn add(&mut self, other: &Self) {
         self.schedules += other.schedules;
         self.simulated += other.simulated;

@@ -1,6 +1,7 @@
 //! Wrong variants of the rules about seats, hand-overs and the release of keys.
 
-use crate::{patch::edit, simulation::plan::Mix, variants::Variant};
+use crate::{patch::edit, variants::Variant};
+use simulation::Mix;
 
 const ANSWERS: &str = "protocol/answers.rs";
 const HANDOVER: &str = "protocol/handover.rs";

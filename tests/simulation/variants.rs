@@ -8,9 +8,9 @@ use crate::{
     job_variants::JOB_VARIANTS,
     patch::{Edit, edit},
     seat_variants::SEAT_VARIANTS,
-    simulation::plan::Mix,
     yielding_variants::YIELDING_VARIANTS,
 };
+use simulation::Mix;
 
 /// A wrong variant.
 pub struct Variant {
