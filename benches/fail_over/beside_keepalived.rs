@@ -25,7 +25,7 @@ const SETTLED: Duration = Duration::from_secs(4);
 
 /// What decides which machine has the address.
 #[derive(Clone, Copy, Debug)]
-enum Rival {
+pub enum Rival {
     /// keepalived, with an advertisement every 0.2 s.
     Keepalived,
     /// This project, with `--fail-over 1s`.
@@ -33,7 +33,8 @@ enum Rival {
 }
 
 impl Rival {
-    fn name(self) -> &'static str {
+    /// Returns the name of its row.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Keepalived => "keepalived, `advert_int 0.2`",
             Self::Ours => "leader-election, `--fail-over 1s`",
@@ -42,7 +43,7 @@ impl Rival {
 }
 
 /// Two machines that run the same program.
-struct Machines {
+pub struct Machines {
     rival: Rival,
     programs: Vec<Daemon>,
     lan: Lan,
@@ -55,7 +56,7 @@ pub fn compare(runs: u32) {
     println!("| | killed, until the next one acts | paused for 2 s: act at once |");
     for rival in [Rival::Keepalived, Rival::Ours] {
         let mut machines = Machines::start(rival);
-        let mut times: Vec<_> = (0..runs).map(|_| machines.crash()).collect();
+        let mut times: Vec<_> = (0..runs).map(|_| machines.end(Signal::KILL)).collect();
         times.sort();
         let at = |number: usize| times[number].as_millis();
         let (median, shortest, longest) = (at(times.len() / 2), at(0), at(times.len() - 1));
@@ -83,7 +84,8 @@ fn worst(overlaps: &[Overlap]) -> String {
 }
 
 impl Machines {
-    fn start(rival: Rival) -> Self {
+    /// Starts both machines.
+    pub fn start(rival: Rival) -> Self {
         let mut machines = Self {
             rival,
             programs: Vec::new(),
@@ -137,15 +139,15 @@ impl Machines {
         })
     }
 
-    /// Kills all of the machine that has the address, which then vanishes with it. Returns how long it took until the
-    /// other one had it, and replaces the machine.
-    fn crash(&mut self) -> Duration {
+    /// Ends the program of the machine that has the address: SIGKILL also ends all that the program has started, as if the
+    /// machine failed. Returns how long it took until the other machine had the address, and replaces the program.
+    pub fn end(&mut self, how: Signal) -> Duration {
         let old = self.holder();
         // At any moment between two tries or advertisements.
         let_pass(SECOND.mul_f64(fastrand::f64()));
         let skipped = self.lan.changes(ADDRESS).len();
-        let killed = Instant::now();
-        signal(&self.programs[old - 1], Signal::KILL, true);
+        let ended = Instant::now();
+        signal(&self.programs[old - 1], how, how == Signal::KILL);
         self.programs[old - 1].wait_exit();
         let next = self.lan.wait_for_change(ADDRESS, skipped, |change| {
             change.has_it && change.machine != old
@@ -159,7 +161,7 @@ impl Machines {
         }
         self.programs[old - 1] = new;
         let_pass(SETTLED);
-        next.at - killed
+        next.at - ended
     }
 
     /// Pauses the program of the machine that has the address, or all that it has started, for two seconds.
