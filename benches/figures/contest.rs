@@ -152,15 +152,15 @@ impl Contest {
     pub fn crash(&mut self) -> (Duration, Option<Duration>) {
         self.settle();
         let key = self.method.leader_key(&self.election);
-        let watch = key.map(|(etcd, key)| Watch::start(&etcd, &key));
+        let watch = key.map(|(etcd, key)| (Watch::start(&etcd, &key), key));
         let leader = self.take_leader();
         // At any moment between two renewals.
         let_pass(Duration::from_secs(1).mul_f64(fastrand::f64()));
         let killed = Instant::now();
         leader.signal(Signal::KILL);
         let leads = self.next();
-        let after_deletion = watch.map(|watch| {
-            let deleted = watch.wait_for_deletion(killed);
+        let after_deletion = watch.map(|(watch, key)| {
+            let deleted = watch.wait_for_deletion(&key, killed);
             leads.saturating_duration_since(deleted)
         });
         // What the killed one has started may still run.

@@ -2,8 +2,8 @@
 
 use crate::{
     growth, plots,
-    report::{Grid, Section, Target, write_targets},
-    rounds::{FAIL_OVERS, HAND_OVERS, MEMORY, STARTS},
+    report::{Grid, Section, Target, wrapped, write_targets},
+    rounds::{ADDRESS_FAIL_OVERS, FAIL_OVERS, HAND_OVERS, MEMORY, STARTS},
     support::project,
     timeline::Entry,
 };
@@ -44,20 +44,29 @@ impl Results {
 
     /// Returns the plots by name.
     fn plots(&self) -> Vec<(&'static str, &'static str, String)> {
-        let ranges = |title: &str, text: &str, is_logarithmic| {
-            let section = self.section(title)?;
-            let rows: Vec<_> = section.summaries().collect();
-            Some(plots::ranges(text, section.unit, &rows, is_logarithmic))
+        let ranges = |titles: &[&str], text: &str, is_logarithmic| {
+            let sections = titles.iter().filter_map(|title| self.section(title));
+            let sections: Vec<_> = sections.collect();
+            let rows: Vec<_> = sections
+                .iter()
+                .flat_map(|section| section.summaries())
+                .collect();
+            Some(plots::ranges(
+                text,
+                sections.first()?.unit,
+                &rows,
+                is_logarithmic,
+            ))
         };
         let mut all = Vec::new();
         if let Some(plot) = ranges(
-            FAIL_OVERS,
+            &[FAIL_OVERS, ADDRESS_FAIL_OVERS],
             "From SIGKILL of the leader to the next one leading",
             true,
         ) {
             all.push(("fail-over", FAIL_OVERS, plot));
         }
-        if let Some(plot) = ranges(MEMORY, "Resident memory of a leader", false) {
+        if let Some(plot) = ranges(&[MEMORY], "Resident memory of a leader", false) {
             all.push(("memory", MEMORY, plot));
         }
         for grid in &self.grids {
@@ -84,15 +93,26 @@ impl Results {
     /// Returns the document.
     fn document(&self, machine: &str, plots: &[(&str, &str, String)]) -> String {
         let runs = self.runs;
+        let introduction = format!(
+            "Measured on {machine}. Medians of {runs} runs where nothing else is said, in rounds in which `leader-election` \
+             and its peers take turns, each with an etcd of its own. `leader-election` is the binary of \
+             `cargo build --release`, and `etcdctl` is of the same release as etcd."
+        );
+        let comparison = "*ours ÷ this* is the median of `leader-election` divided by that of the row. The variant with a \
+                          COMMAND is compared with `etcdctl lock`, and the plain one with the others; in idle elections, the \
+                          one with the same TTL.";
         let mut text = format!(
-            "# Figures\n\n`FIGURES=docs cargo bench --bench figures` writes this page. Measured on {machine}. Medians of {runs} \
-             runs where nothing else is said, in rounds in which `leader-election` and its peers take turns, each with an etcd \
-             of its own. `leader-election` is the binary of `cargo build --release`. `etcdctl` is of the same release as \
-             etcd.\n\n*ours ÷ this*: the median of the row of `leader-election` above, divided by that of this row.\n\n"
+            "# Figures\n\n`FIGURES=docs cargo bench --bench figures` writes this page.\n{}\n\n{}\n\n",
+            wrapped(&introduction),
+            wrapped(comparison)
         );
         let titles = self.sections.iter().map(|section| section.title);
         let titles = titles.chain(self.grids.iter().map(|grid| grid.title));
-        for title in ["Targets"].into_iter().chain(titles).chain([TIMELINE]) {
+        for title in ["Targets"]
+            .into_iter()
+            .chain(titles)
+            .chain(self.timeline.first().map(|_| TIMELINE))
+        {
             let _ = writeln!(text, "- [{title}](#{})", anchor(title));
         }
         text.push('\n');
@@ -110,11 +130,12 @@ impl Results {
             grid.write(&mut text);
             plot(grid.title, &mut text);
         }
-        let _ = writeln!(
-            text,
-            "## {TIMELINE}\n\nThree candidates with a TTL of 10 s; the leader is killed. What each logs, and what a client that \
-             watches etcd hears of. Read the times of different processes with care: each line counts from when it was read.\n"
-        );
+        if !self.timeline.is_empty() {
+            let what = "Three candidates with a TTL of 10 s; the leader is killed. What each logs, and what a client hears of \
+                        that watches etcd. Each counts from when it was read, so that the order of what different processes \
+                        did within a few milliseconds is uncertain.";
+            let _ = writeln!(text, "## {TIMELINE}\n\n{}\n", wrapped(what));
+        }
         plot(TIMELINE, &mut text);
         let ended = text.trim_end().len();
         text.truncate(ended);

@@ -38,13 +38,6 @@ fn release() -> PathBuf {
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--release", "--locked", "--bin", "leader-election"]);
     build.arg("--target-dir").arg(&folder);
-    // Those that cargo sets for the benchmark would make it a build of another kind.
-    for (name, _) in env::vars_os() {
-        let is_of_build = name.to_string_lossy().starts_with("CARGO_PKG_");
-        if is_of_build {
-            build.env_remove(name);
-        }
-    }
     let status = build.current_dir(project(".")).status();
     assert!(status.expect("cargo").success());
     folder.join("release/leader-election")

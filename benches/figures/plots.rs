@@ -24,10 +24,10 @@ const LANE_COLOURS: [RGBColor; 4] = [
     RGBColor(20, 110, 180),
     RGBColor(30, 130, 90),
 ];
-const WIDTH: u32 = 860;
-/// Characters of this size are about 0.55 of it wide.
-const SMALL: u32 = 13;
-const LARGE: u32 = 17;
+const WIDTH: u32 = 900;
+/// The library writes smaller than it is asked to, by a fifth.
+const SMALL: u32 = 15;
+const LARGE: u32 = 20;
 
 /// Draws a card of this height.
 fn card(height: u32, title: &str, draw: impl FnOnce(&Area)) -> String {
@@ -90,7 +90,7 @@ impl Axis {
                 powers.filter(|mark| *mark >= self.from * 0.999 && *mark <= self.to * 1.001);
             return marks.collect();
         }
-        let rough = (self.to - self.from) / 6.0;
+        let rough = (self.to - self.from) / 5.0;
         let power = 10_f64.powf(rough.log10().floor());
         let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
         let step = steps
@@ -131,7 +131,7 @@ pub fn ranges(
         from,
         to,
         is_logarithmic,
-        pixels: (330, 770),
+        pixels: (372, 810),
     };
     card(height.cast_unsigned(), title, |area| {
         let bottom = 48 + count * ROW;
@@ -147,13 +147,13 @@ pub fn ranges(
                 HPos::Center,
             );
         }
-        write(area, (550, bottom + 36), unit, SMALL, INK, HPos::Center);
+        write(area, (591, bottom + 36), unit, SMALL, INK, HPos::Center);
         for (number_, (name, summary, is_ours)) in (0..).zip(rows) {
             let y = 48 + number_ * ROW + ROW / 2;
             let colour = if *is_ours { OURS } else { PEER };
             write(
                 area,
-                (316, y),
+                (358, y),
                 &name.replace('`', ""),
                 SMALL,
                 INK,
@@ -278,7 +278,7 @@ pub fn timeline(title: &str, entries: &[Entry]) -> String {
     const ROW: i32 = 21;
     const TOP: i32 = 84;
     /// What fits beside the marks.
-    const LONGEST: usize = 62;
+    const LONGEST: usize = 80;
     let count = i32::try_from(entries.len()).expect("few");
     let (from, to) = match entries {
         [first, .., last] => (first.milliseconds.min(0.0), last.milliseconds),
@@ -288,7 +288,7 @@ pub fn timeline(title: &str, entries: &[Entry]) -> String {
         from,
         to,
         is_logarithmic: false,
-        pixels: (24, 340),
+        pixels: (24, 250),
     };
     let bottom = TOP + count * ROW;
     card((bottom + 44).cast_unsigned(), title, |area| {
@@ -313,7 +313,7 @@ pub fn timeline(title: &str, entries: &[Entry]) -> String {
         }
         write(
             area,
-            (182, bottom + 32),
+            (137, bottom + 32),
             "ms after SIGKILL",
             SMALL,
             INK,
@@ -322,16 +322,16 @@ pub fn timeline(title: &str, entries: &[Entry]) -> String {
         for (number_, entry) in (0..).zip(entries) {
             let y = TOP + number_ * ROW + ROW / 2;
             let (x, colour) = (axis.at(entry.milliseconds), LANE_COLOURS[entry.lane]);
-            line(area, [(x, y), (358, y)], colour.mix(0.25));
+            line(area, [(x, y), (262, y)], colour.mix(0.25));
             area.draw(&Circle::new((x, y), 4, colour.filled()))
                 .expect("an image");
             let time = format!("{:.1}", entry.milliseconds);
-            write(area, (410, y), &time, SMALL, colour, HPos::Right);
+            write(area, (318, y), &time, SMALL, colour, HPos::Right);
             let mut text: String = entry.text.chars().take(LONGEST).collect();
             if text.len() < entry.text.len() {
                 text.push('…');
             }
-            write(area, (420, y), &text, SMALL, colour, HPos::Left);
+            write(area, (330, y), &text, SMALL, colour, HPos::Left);
         }
     })
 }

@@ -118,7 +118,7 @@ impl Section {
     /// Writes the section for the document.
     pub fn write(&self, to: &mut String) {
         let compares = self.rows.iter().any(|row| row.compared_with.is_some());
-        let (title, text, unit) = (self.title, self.text, self.unit);
+        let (title, text, unit) = (self.title, wrapped(self.text), self.unit);
         let heading = if compares { " ours ÷ this |" } else { "" };
         let line = if compares { "---:|" } else { "" };
         let _ = writeln!(
@@ -185,7 +185,7 @@ impl Grid {
         let mut counts: Vec<_> = counts.copied().collect();
         counts.sort_unstable();
         counts.dedup();
-        let _ = writeln!(to, "## {}\n\n{}\n", self.title, self.text);
+        let _ = writeln!(to, "## {}\n\n{}\n", self.title, wrapped(self.text));
         let _ = write!(to, "| {} |", self.counted);
         for count in &counts {
             let _ = write!(to, " {count} |");
@@ -227,4 +227,22 @@ pub fn write_targets(targets: &[Target], to: &mut String) {
         let _ = writeln!(to, "| {what} | {bound} | {found:.2} | {verdict} |");
     }
     to.push('\n');
+}
+
+/// Breaks a paragraph into lines as the other documents have them.
+pub fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 120;
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("never empty");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= WIDTH {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines.join("\n")
 }

@@ -7,11 +7,11 @@ use crate::{
     floor::Floor,
     idle,
     ours::{self, Kind, Ours},
-    peers::{self, ELECT, Etcdctl},
+    peers::{self, ELECT, Etcdctl, LOCK},
     report::Section,
     support::{let_pass, process::Process, wait_until},
     watch::Watch,
-    zookeeper::ZooKeeper,
+    zookeeper::{KAZOO, ZooKeeper},
 };
 use rustix::process::Signal;
 use std::{
@@ -126,7 +126,8 @@ impl Plan {
             let_pass(Duration::from_secs(3));
             for contest in &mut contests {
                 let (took, after_deletion) = contest.crash();
-                let (name, compared_with) = (contest.method.name(), contest.method.compared_with());
+                let name = with_time(contest.method.name());
+                let compared_with = contest.method.compared_with().map(with_time);
                 fail_overs.add_compared(name, compared_with, milliseconds(took));
                 if let Some(part) = after_deletion {
                     after_deletions.add_compared(name, compared_with, milliseconds(part));
@@ -138,8 +139,9 @@ impl Plan {
         }
         drop(contests);
         for (took, part) in self.elect_crashes() {
-            fail_overs.add_compared(ELECT, Some(ours::PLAIN), milliseconds(took));
-            after_deletions.add_compared(ELECT, Some(ours::PLAIN), milliseconds(part));
+            let (name, compared_with) = (with_time(ELECT), Some(with_time(ours::PLAIN)));
+            fail_overs.add_compared(name, compared_with, milliseconds(took));
+            after_deletions.add_compared(name, compared_with, milliseconds(part));
         }
         let mut sections = vec![fail_overs, after_deletions];
         if self.with_keepalived {
@@ -179,11 +181,7 @@ impl Plan {
                     let leads = lines.iter().find(|line| line.message() == elect.leads());
                     leads.map(|line| line.at)
                 });
-                let start = format!("{election}/");
-                let changes = watch.changes();
-                let mut deletions = changes.iter().filter(|it| it.value.is_none());
-                let deletion = deletions.find(|it| it.key.starts_with(&start));
-                let deleted = deletion.expect("a leader whose key is deleted").at;
+                let deleted = watch.wait_for_deletion(&format!("{election}/"), killed);
                 (leads - killed, leads.saturating_duration_since(deleted))
             })
             .collect()
@@ -214,7 +212,7 @@ impl Plan {
             (ours::POLLING, None, ours(Kind::Polling, "10s")),
         ];
         if let Some(contest) = self.zookeeper() {
-            elections.push((crate::zookeeper::KAZOO, Some(ours_10), (contest, None)));
+            elections.push((KAZOO, Some(ours_10), (contest, None)));
         }
         let [mut leaders, mut followers, mut messages, mut entries] = idle_sections();
         let_pass(Duration::from_secs(5));
@@ -260,6 +258,18 @@ fn add_address(section: &mut Section, rival: Rival, took: Duration) {
         Rival::Keepalived => {
             section.add_compared(rival.name(), Some(OUR_ADDRESS), milliseconds(took));
         }
+    }
+}
+
+/// Returns the name of a row with what a fail-over depends on.
+fn with_time(name: &'static str) -> &'static str {
+    match name {
+        ours::PLAIN => "`leader-election`, TTL 2 s",
+        ours::WRAPPER => "`leader-election -- COMMAND`, TTL 2 s",
+        ELECT => "`etcdctl elect`, TTL 60 s",
+        LOCK => "`etcdctl lock NAME COMMAND`, TTL 2 s",
+        KAZOO => "ZooKeeper, kazoo's `Election`, timeout 4 s",
+        other => other,
     }
 }
 
@@ -315,7 +325,9 @@ fn fail_over_sections() -> [Section; 3] {
             FAIL_OVERS,
             "ms",
             "From SIGKILL of the leader, at a random moment, until the next one of three candidates prints that it leads, or \
-             until its COMMAND prints its first line. The TTL is 2 s, and 10 s with `--fail-over 1s`. The TTL of \
+             until its COMMAND prints its first line. SIGKILL of the daemon of a COMMAND leaves its guard, which kills COMMAND and \
+             revokes the lease; the COMMAND of a killed `etcdctl lock` continues to run beside the next one. With \
+             `--fail-over 1s`, the TTL is 10 s. The TTL of \
              `etcdctl elect` is always 60 s, so its leaders, of two candidates each, were killed at the same time after all \
              rounds. The session timeout of ZooKeeper is 4 s. *Connected*: the followers have a connection to the leader \
              (`--http`, `--advertise`). *Polling*: they ask etcd how long the leader's lease still lasts.",

@@ -61,13 +61,12 @@ impl Watch {
         lock(&self.record).changes.clone()
     }
 
-    /// Waits until a key is deleted after this instant; returns when the first one was.
-    pub fn wait_for_deletion(&self, after: Instant) -> Instant {
+    /// Waits until a key that begins like this is deleted after this instant; returns when the first one was.
+    pub fn wait_for_deletion(&self, start: &str, after: Instant) -> Instant {
+        let is_it = |it: &&Change| it.at > after && it.value.is_none() && it.key.starts_with(start);
         wait_until("the leader's key is deleted", PATIENCE, || {
             let record = lock(&self.record);
-            let mut changes = record.changes.iter();
-            let deletion = changes.find(|it| it.at > after && it.value.is_none());
-            deletion.map(|it| it.at)
+            record.changes.iter().find(is_it).map(|it| it.at)
         })
     }
 }
