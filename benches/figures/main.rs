@@ -1,9 +1,9 @@
 //! Measures this project and its peers: `cargo bench --bench figures`.
 //!
 //! - `RUNS=30`: more rounds than fifteen.
-//! - `PEERS=zookeeper,keepalived`: these peers as well. They take Debian's packages zookeeper, python3-kazoo and keepalived.
+//! - `PEERS=zookeeper,keepalived`: these peers as well, from Debian's packages zookeeper, python3-kazoo and keepalived.
 //! - `GROWTH=1`: also many candidates for one key, and many elections in one process. `GROWTH=100`: up to a hundred only.
-//! - `ONLY=starts,fail_overs,idle,timeline`: only some of it.
+//! - `ONLY=starts,fail_overs,idle,timeline`: only some of it; `ONLY=none GROWTH=1`: the growth alone.
 //! - `FIGURES=docs`: builds what `cargo build --release` makes, measures that, and writes `docs/figures.md` and its plots.
 //! - `OURS=/path/to/leader-election`: measures this binary.
 
