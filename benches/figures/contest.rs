@@ -60,8 +60,8 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// A fail-over of `etcdctl elect` takes its TTL, which is a minute, and up to a second more.
 pub const BOUND: Duration = Duration::from_secs(90);
 
-/// COMMANDs that run until they are asked to end. They inherit no standard input from `etcdctl lock`, so each waits for a
-/// line from a named pipe.
+/// COMMANDs that run until they are asked to end. They inherit no standard input from `etcdctl lock`, so each waits for
+/// a line from a named pipe.
 pub struct Commands(TempDir);
 
 impl Commands {

@@ -33,7 +33,8 @@ pub fn machine(etcd: &Path) -> String {
     let load = fs::read_to_string("/proc/loadavg").expect("Linux");
     let load = load.split(' ').next().unwrap_or_default();
     format!(
-        "{cores} cores, {gibibytes:.0} GiB of memory, etcd {version} with one member on the same machine, load {load} before"
+        "{cores} cores, {gibibytes:.0} GiB of memory, etcd {version} with one member on the same machine, load {load} \
+         before"
     )
 }
 
@@ -94,13 +95,13 @@ impl Results {
     fn document(&self, machine: &str, plots: &[(&str, &str, String)]) -> String {
         let runs = self.runs;
         let introduction = format!(
-            "Measured on {machine}. Medians of {runs} runs where nothing else is said, in rounds in which `leader-election` \
-             and its peers take turns, each with an etcd of its own. `leader-election` is the binary of \
-             `cargo build --release`, and `etcdctl` is of the same release as etcd."
+            "Measured on {machine}. Medians of {runs} runs where nothing else is said, in rounds in which \
+             `leader-election` and its peers take turns, each with an etcd of its own. `leader-election` is the binary \
+             of `cargo build --release`, and `etcdctl` is of the same release as etcd."
         );
-        let comparison = "*ours ÷ this* is the median of `leader-election` divided by that of the row. The variant with a \
-                          COMMAND is compared with `etcdctl lock`, and the plain one with the others; in idle elections, the \
-                          one with the same TTL.";
+        let comparison = "*ours ÷ this* is the median of `leader-election` divided by that of the row. The variant \
+                          with a COMMAND is compared with `etcdctl lock`, and the plain one with the others; in idle \
+                          elections, the one with the same TTL.";
         let mut text = format!(
             "# Figures\n\n`FIGURES=docs cargo bench --bench figures` writes this page.\n{}\n\n{}\n\n",
             wrapped(&introduction),
@@ -131,9 +132,9 @@ impl Results {
             plot(grid.title, &mut text);
         }
         if !self.timeline.is_empty() {
-            let what = "Three candidates with a TTL of 10 s; the leader is killed. What each logs, and what a client hears of \
-                        that watches etcd. Each counts from when it was read, so that the order of what different processes \
-                        did within a few milliseconds is uncertain.";
+            let what = "Three candidates with a TTL of 10 s; the leader is killed. What each logs, and what a client \
+                        hears of that watches etcd. Each counts from when it was read, so that the order of what \
+                        different processes did within a few milliseconds is uncertain.";
             let _ = writeln!(text, "## {TIMELINE}\n\n{}\n", wrapped(what));
         }
         plot(TIMELINE, &mut text);

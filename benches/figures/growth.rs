@@ -76,9 +76,10 @@ pub fn candidates(runs: usize, binary: &Path, most: usize) -> Grid {
     let mut grid = Grid::new(
         "Many candidates for one key",
         "candidates",
-        "The candidates share four processes, by the library, with a TTL of 5 s. SIGKILL kills the process of the leader, \
-         and so a quarter of the candidates. Raft entries: all that etcd writes, from a hand-over until all is quiet \
-         again, 2 s later. Each candidate of `etcdctl elect` is a process of its own. Fail-overs are measured three times.",
+        "The candidates share four processes, by the library, with a TTL of 5 s. SIGKILL kills the process of the \
+         leader, and so a quarter of the candidates. Raft entries: all that etcd writes, from a hand-over until all is \
+         quiet again, 2 s later. Each candidate of `etcdctl elect` is a process of its own. Fail-overs are measured \
+         three times.",
     );
     for count in CANDIDATES.into_iter().filter(|count| *count <= most) {
         let mut field = Field::start(binary, count, &mut grid);
@@ -212,9 +213,9 @@ pub fn elections(binary: &Path, most: usize) -> Grid {
     let mut grid = Grid::new(
         "Many elections in one process",
         "elections",
-        "One process takes part in all elections, by the library, with one `Cluster` and a TTL of 5 s. A second process \
-         stands by. Raft entries: all that etcd writes, from the request to stop until all is taken over, divided by \
-         the number of elections. All is measured three times, each with a new etcd.",
+        "One process takes part in all elections, by the library, with one `Cluster` and a TTL of 5 s. A second \
+         process stands by. Raft entries: all that etcd writes, from the request to stop until all is taken over, \
+         divided by the number of elections. All is measured three times, each with a new etcd.",
     );
     for count in ELECTIONS.into_iter().filter(|count| *count <= most) {
         for _ in 0..CRASHES {

@@ -2,9 +2,9 @@
 //!
 //! - `RUNS=30`: more rounds than fifteen.
 //! - `PEERS=zookeeper,keepalived`: these peers as well, from Debian's packages zookeeper, python3-kazoo and keepalived.
-//! - `GROWTH=1`: also many candidates for one key, and many elections in one process. `GROWTH=100`: up to a hundred only.
+//! - `GROWTH=1`: also many candidates for one key, and many elections in one process. `GROWTH=100`: up to a hundred.
 //! - `ONLY=starts,fail_overs,idle,timeline`: only some of it; `ONLY=none GROWTH=1`: the growth alone.
-//! - `FIGURES=docs`: builds what `cargo build --release` makes, measures that, and writes `docs/figures.md` and its plots.
+//! - `FIGURES=docs`: measures what `cargo build --release` makes, and writes `docs/figures.md` and its plots.
 //! - `OURS=/path/to/leader-election`: measures this binary.
 
 #[path = "../fail_over/beside_keepalived.rs"]

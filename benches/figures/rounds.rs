@@ -284,8 +284,8 @@ fn sections() -> [Section; 6] {
         Section::new(
             STARTS,
             "ms",
-            "From exec until the candidate prints that it leads, or until COMMAND prints its first line. There are no other \
-             candidates.",
+            "From exec until the candidate prints that it leads, or until COMMAND prints its first line. There are no \
+             other candidates.",
         ),
         Section::new(
             HAND_OVERS,
@@ -301,8 +301,8 @@ fn sections() -> [Section; 6] {
         Section::new(
             "Hand-over of an address",
             "ms",
-            "From SIGTERM of the program on the machine that has a virtual IP address until another machine has it. The two \
-             machines are network namespaces on one link.",
+            "From SIGTERM of the program on the machine that has a virtual IP address until another machine has it. \
+             The two machines are network namespaces on one link.",
         ),
         Section::new(
             MEMORY,
@@ -313,8 +313,8 @@ fn sections() -> [Section; 6] {
         Section::new(
             "The floor",
             "ms",
-            "What etcd itself takes, measured in the same rounds with two clients: no election by etcd can hand over faster \
-             than a write reaches another client.",
+            "What etcd itself takes, measured in the same rounds with two clients: no election by etcd can hand over \
+             faster than a write reaches another client.",
         ),
     ]
 }
@@ -324,25 +324,26 @@ fn fail_over_sections() -> [Section; 3] {
         Section::new(
             FAIL_OVERS,
             "ms",
-            "From SIGKILL of the leader, at a random moment, until the next one of three candidates prints that it leads, or \
-             until its COMMAND prints its first line. SIGKILL of the daemon of a COMMAND leaves its guard, which kills COMMAND and \
-             revokes the lease; the COMMAND of a killed `etcdctl lock` continues to run beside the next one. With \
-             `--fail-over 1s`, the TTL is 10 s. The TTL of \
-             `etcdctl elect` is always 60 s, so its leaders, of two candidates each, were killed at the same time after all \
-             rounds. The session timeout of ZooKeeper is 4 s. *Connected*: the followers have a connection to the leader \
-             (`--http`, `--advertise`). *Polling*: they ask etcd how long the leader's lease still lasts.",
+            "From SIGKILL of the leader, at a random moment, until the next one of three candidates prints that it \
+             leads, or until its COMMAND prints its first line. SIGKILL of the daemon of a COMMAND leaves its guard, \
+             which kills COMMAND and revokes the lease; the COMMAND of a killed `etcdctl lock` continues to run beside \
+             the next one. With `--fail-over 1s`, the TTL is 10 s. The TTL of `etcdctl elect` is always 60 s, so its \
+             leaders, of two candidates each, were killed at the same time after all rounds. The session timeout of \
+             ZooKeeper is 4 s. *Connected*: the followers have a connection to the leader (`--http`, `--advertise`). \
+             *Polling*: they ask etcd how long the leader's lease still lasts.",
         ),
         Section::new(
             "Fail-over, after the deletion of the leader's key",
             "ms",
-            "The part of the above that follows the end of the lease: from when a client of etcd that watches the key hears \
-             that it is deleted until the next one leads. With `--fail-over`, the next one does not wait for that.",
+            "The part of the above that follows the end of the lease: from when a client of etcd that watches the key \
+             hears that it is deleted until the next one leads. With `--fail-over`, the next one does not wait for \
+             that.",
         ),
         Section::new(
             ADDRESS_FAIL_OVERS,
             "ms",
-            "From SIGKILL of all that the program has started on the machine that has a virtual IP address until another \
-             machine has it. The two machines are network namespaces on one link.",
+            "From SIGKILL of all that the program has started on the machine that has a virtual IP address until \
+             another machine has it. The two machines are network namespaces on one link.",
         ),
     ]
 }
@@ -352,8 +353,8 @@ fn idle_sections() -> [Section; 4] {
         Section::new(
             "Processor time of an idle leader",
             "% of a core",
-            "Of three candidates in an election in which nothing happens, for a minute. All elections are measured at the \
-             same time.",
+            "Of three candidates in an election in which nothing happens, for a minute. All elections are measured at \
+             the same time.",
         ),
         Section::new(
             "Processor time of an idle follower",
@@ -363,14 +364,14 @@ fn idle_sections() -> [Section; 4] {
         Section::new(
             "Messages to etcd while idle",
             "per hour",
-            "What etcd receives from three candidates, keepalives included (`grpc_server_msg_received_total`), counted in \
-             the same minutes and extrapolated.",
+            "What etcd receives from three candidates, keepalives included (`grpc_server_msg_received_total`), counted \
+             in the same minutes and extrapolated.",
         ),
         Section::new(
             "Raft entries while idle",
             "per hour",
-            "What etcd writes for three candidates (`etcd_server_proposals_applied_total`), counted in the same minutes and \
-             extrapolated.",
+            "What etcd writes for three candidates (`etcd_server_proposals_applied_total`), counted in the same \
+             minutes and extrapolated.",
         ),
     ]
 }

@@ -51,7 +51,7 @@ struct Shared {
     stopping: watch::Receiver<bool>,
 }
 
-/// Runs a worker: etcd, the name of the worker, how many candidates it has, and whether each has an election of its own.
+/// Runs a worker: etcd, its name, how many candidates it has, and whether each of them has an election of its own.
 pub fn run(arguments: &[String]) {
     let [etcd, name, count, has_many_elections] = arguments else {
         panic!("not the arguments of a worker: {arguments:?}");
