@@ -1,9 +1,6 @@
 //! An election of several processes, by any method: how long its start, its hand-overs and its fail-overs take.
 
-use crate::{
-    support::{let_pass, process::Process, wait_until},
-    watch::Watch,
-};
+use crate::watch::Watch;
 use rustix::process::Signal;
 use std::{
     fs::File,
@@ -11,6 +8,7 @@ use std::{
     process::Command,
     time::{Duration, Instant},
 };
+use support::{let_pass, process::Process, wait_until};
 use tempfile::TempDir;
 
 /// A program that elects a leader.

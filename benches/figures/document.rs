@@ -4,10 +4,10 @@ use crate::{
     growth, plots,
     report::{Grid, Section, Target, wrapped, write_targets},
     rounds::{ADDRESS_FAIL_OVERS, FAIL_OVERS, HAND_OVERS, MEMORY, STARTS},
-    support::project,
     timeline::Entry,
 };
 use std::{fmt::Write as _, fs, path::Path, process::Command, thread::available_parallelism};
+use support::project;
 
 /// All that was measured.
 pub struct Results {

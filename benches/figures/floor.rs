@@ -1,11 +1,12 @@
 //! What etcd itself takes: no election by etcd can be faster.
 
-use crate::{support::etcd::Etcd, watch::runtime};
+use crate::watch::runtime;
 use etcd_client::{Client, WatchStream};
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
+use support::etcd::Etcd;
 use tokio::runtime::Runtime;
 
 /// Two clients of an etcd of their own.

@@ -5,7 +5,6 @@ use crate::{
     idle::{self, Work},
     peers::{Etcdctl, Kind},
     report::Grid,
-    support::{PATIENCE, etcd::Etcd, let_pass, poll_until, process::Process, wait_until},
     worker::{ALL_LEAD, GO, KNOW, LEADS, RESIGN, RESIGNS, STOP, STOPS, WORKER, now},
 };
 use rustix::process::Signal;
@@ -16,6 +15,7 @@ use std::{
     process::Command,
     time::Duration,
 };
+use support::{PATIENCE, etcd::Etcd, let_pass, poll_until, process::Process, wait_until};
 
 const CANDIDATES: [usize; 5] = [3, 30, 100, 300, 1000];
 const ELECTIONS: [usize; 5] = [1, 10, 100, 300, 1000];

@@ -1,21 +1,19 @@
 //! The elections of this project: the daemon, with a fail-over limit or a COMMAND.
 
-use crate::{
-    contest::{Commands, Method},
-    support::{
-        daemon::{self, FOLLOWER, LEADER, REFRESHED},
-        etcd::Etcd,
-        process::Process,
-        project,
-        quick::{self, SECOND},
-        served,
-    },
-};
+use crate::contest::{Commands, Method};
 use std::{
     env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::LazyLock,
+};
+use support::{
+    daemon::{self, FOLLOWER, LEADER, REFRESHED},
+    etcd::Etcd,
+    process::Process,
+    project,
+    quick::{self, SECOND},
+    served,
 };
 
 /// The rows of this project.

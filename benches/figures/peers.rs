@@ -3,12 +3,12 @@
 use crate::{
     contest::{Commands, Method},
     ours,
-    support::{etcd::Etcd, poll_until, process::Process},
 };
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
+use support::{etcd::Etcd, poll_until, process::Process};
 
 pub const ELECT: &str = "`etcdctl elect`";
 pub const LOCK: &str = "`etcdctl lock NAME COMMAND`";

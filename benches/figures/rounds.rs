@@ -9,7 +9,6 @@ use crate::{
     ours::{self, Kind, Ours},
     peers::{self, ELECT, Etcdctl, LOCK},
     report::Section,
-    support::{let_pass, process::Process, wait_until},
     watch::Watch,
     zookeeper::{KAZOO, ZooKeeper},
 };
@@ -18,6 +17,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
+use support::{let_pass, process::Process, wait_until};
 
 /// What is to be measured.
 pub struct Plan {

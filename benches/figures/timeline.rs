@@ -3,7 +3,6 @@
 use crate::{
     contest::Contest,
     ours::{Kind, Ours},
-    support::{let_pass, process::Process},
     watch::{Change, Watch},
 };
 use rustix::process::Signal;
@@ -11,6 +10,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
+use support::{let_pass, process::Process};
 
 /// Something that happened.
 pub struct Entry {

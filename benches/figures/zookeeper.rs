@@ -1,10 +1,6 @@
 //! Elections by `ZooKeeper` and kazoo, its client for Python.
 
-use crate::{
-    contest::Method,
-    ours,
-    support::{free_port, poll_until, process::Process},
-};
+use crate::{contest::Method, ours};
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -12,6 +8,7 @@ use std::{
     process::{Command, Stdio},
     time::Duration,
 };
+use support::{free_port, poll_until, process::Process};
 use tempfile::TempDir;
 
 pub const KAZOO: &str = "ZooKeeper, kazoo's `Election`";
