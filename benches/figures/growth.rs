@@ -9,7 +9,7 @@ use crate::{
 };
 use rustix::process::Signal;
 use std::{
-    env, fs,
+    fs,
     io::{PipeWriter, Write as _, pipe},
     path::Path,
     process::Command,
@@ -40,7 +40,8 @@ struct Worker {
 
 impl Worker {
     fn start(etcd: &Etcd, name: &str, count: usize, has_many_elections: bool) -> Self {
-        let mut command = Command::new(env::current_exe().expect("this program"));
+        // This program, even if another build has replaced its file.
+        let mut command = Command::new("/proc/self/exe");
         command.args([WORKER, &etcd.endpoint(), name, &count.to_string()]);
         let (reader, commands) = pipe().expect("a pipe");
         command.arg(has_many_elections.to_string()).stdin(reader);
