@@ -76,6 +76,10 @@ fn options_of_candidates_are_refused_with_a_subcommand() {
             ("--health-command", "true"),
         ] {
             for arguments in [[option, value, subcommand], [subcommand, option, value]] {
+                if arguments[..2] == ["observe", "--http"] {
+                    // That is an option of its own.
+                    continue;
+                }
                 let run = run(at("127.0.0.1:1", &arguments));
                 assert_eq!(run.code, 2, "{arguments:?}: {:?} {:?}", run.out, run.err);
                 assert!(run.err[0].contains(option), "{arguments:?}: {:?}", run.err);

@@ -110,7 +110,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts a browser, as soon as fewer than [`BROWSERS`] run, and shows the page `/` of this address.
+    /// Starts a browser, as soon as there is room for another one, and shows the page `/` of this address.
     pub fn open(address: &str) -> Self {
         let permit = Permit::acquire();
         let folder = tempfile::tempdir().expect("a temporary folder");
