@@ -1,7 +1,8 @@
 //! A headless Chromium that shows one page, driven through chromedriver.
 
+use super::permit::{Permit, Permits};
 use super::process::Process;
-use super::{PATIENCE, lock, project};
+use super::{PATIENCE, project};
 use fantoccini::error::CmdError;
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder};
@@ -11,7 +12,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
 use std::process::Command;
-use std::sync::{Condvar, Mutex, PoisonError};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -19,29 +19,7 @@ use ureq::http::Method;
 use url::{ParseError, Url};
 
 /// How many browsers a test program runs at once: each takes a core while it starts.
-const BROWSERS: usize = 2;
-
-static FREE: Mutex<usize> = Mutex::new(BROWSERS);
-static FREED: Condvar = Condvar::new();
-
-/// The right to run a browser.
-struct Permit;
-
-impl Permit {
-    /// Waits for as long as it takes the tests before this one.
-    fn acquire() -> Self {
-        let free = FREED.wait_while(lock(&FREE), |free| *free == 0);
-        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
-        Self
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        *lock(&FREE) += 1;
-        FREED.notify_one();
-    }
-}
+static BROWSERS: Permits = Permits::new(2);
 
 /// A command for which the client has no function.
 #[derive(Debug)]
@@ -112,7 +90,7 @@ pub struct Browser {
 impl Browser {
     /// Starts a browser, as soon as there is room for another one, and shows the page `/` of this address.
     pub fn open(address: &str) -> Self {
-        let permit = Permit::acquire();
+        let permit = BROWSERS.acquire();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut driver = chromedriver(&folder);
         let started = "ChromeDriver was started successfully on port ";

@@ -3,6 +3,7 @@
 
 use super::daemon::{Daemon, FOLLOWER, LOST, Stream, json};
 use super::etcd::Etcd;
+use super::permit::{Permit, Permits};
 use super::proxy::{Link, Proxy};
 use super::quick::{SECOND, candidate};
 use super::record::{Record, Sample, wait_for_guard};
@@ -26,16 +27,21 @@ pub enum Pace {
     Limit,
 }
 
+/// How many of these elections run at once: more of them would take a second to start a COMMAND.
+static ELECTIONS: Permits = Permits::new(6);
+
 /// Replicas that run the recording COMMAND, each with a proxy of its own to etcd.
 struct Replicas {
-    replicas: Vec<(Daemon, Proxy)>,
+    running: Vec<(Daemon, Proxy)>,
     // Dropped after the replicas, whose COMMANDs write to it.
     record: Record,
+    _permit: Permit,
 }
 
 impl Replicas {
     /// Starts three; waits until the leader's COMMAND runs and the others follow.
     fn start(etcd: &Etcd, pace: Pace, manner: &str) -> (Self, Sample) {
+        let permit = ELECTIONS.acquire();
         let record = Record::new();
         let replicas = (1..=3).map(|number| {
             let name = format!("server{number}");
@@ -47,11 +53,12 @@ impl Replicas {
             (Daemon::spawn(&name, record.run_by(replica, manner)), proxy)
         });
         let replicas = Self {
-            replicas: replicas.collect(),
+            running: replicas.collect(),
             record,
+            _permit: permit,
         };
         let first = replicas.record.wait_for_term_after(0);
-        for (replica, _) in &replicas.replicas {
+        for (replica, _) in &replicas.running {
             if replica.name != first.name {
                 replica.wait_for_any(FOLLOWER);
             }
@@ -61,7 +68,7 @@ impl Replicas {
 
     fn get(&mut self, name: &str) -> &mut (Daemon, Proxy) {
         let it_is = |(replica, _): &&mut (Daemon, Proxy)| replica.name == name;
-        self.replicas.iter_mut().find(it_is).unwrap()
+        self.running.iter_mut().find(it_is).unwrap()
     }
 
     /// Waits for the next term; returns its first instant and for how long nothing ran before it.
@@ -74,13 +81,13 @@ impl Replicas {
 
     /// Stops all replicas, and checks that nothing of COMMAND is left then.
     fn stop(mut self) -> Vec<String> {
-        for (replica, proxy) in &mut self.replicas {
+        for (replica, proxy) in &mut self.running {
             proxy.set(Link::Open);
             if !replica.has_ended() {
                 replica.signal(Signal::TERM);
             }
         }
-        for (replica, _) in &mut self.replicas {
+        for (replica, _) in &mut self.running {
             replica.wait_exit();
         }
         // COMMAND and what it has started have this in their arguments.

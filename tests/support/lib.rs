@@ -26,6 +26,7 @@ pub mod lan;
 pub mod line;
 pub mod operator;
 pub mod page;
+pub mod permit;
 pub mod played;
 pub mod postgres;
 pub mod process;

@@ -85,6 +85,8 @@ struct Run {
     command: Pid,
     schedule: Schedule,
     stopping: Option<Stopping>,
+    /// Whether COMMAND's own process has ended, so that its number may be another's.
+    has_ended: bool,
     /// How COMMAND's own process has ended.
     report: Option<Report>,
 }
@@ -120,11 +122,7 @@ impl Guard {
     /// left.
     fn run(mut self) -> GuardEnd {
         loop {
-            match self.receive_orders() {
-                Ok(orders) => self.follow(orders),
-                // A daemon that cannot be read, or sends nonsense, is as good as gone.
-                Err(_) => self.daemon_is_gone = true,
-            }
+            self.take_orders();
             if !self.reap_children() {
                 if self.daemon_is_gone {
                     return GuardEnd::DaemonGone;
@@ -143,6 +141,15 @@ impl Guard {
             if self.wait_until(wake_at).is_err() {
                 thread::sleep(RETRY_INTERVAL);
             }
+        }
+    }
+
+    /// Follows the orders that have arrived.
+    fn take_orders(&mut self) {
+        match self.receive_orders() {
+            Ok(orders) => self.follow(orders),
+            // A daemon that cannot be read, or sends nonsense, is as good as gone.
+            Err(_) => self.daemon_is_gone = true,
         }
     }
 
@@ -195,6 +202,7 @@ impl Guard {
                         command,
                         schedule: Schedule::new(stop_at, kill_at),
                         stopping: None,
+                        has_ended: false,
                         report: None,
                     })
                 }
@@ -212,6 +220,13 @@ impl Guard {
         loop {
             match reaping::reap() {
                 Ok(Reaped::Ended(child, end)) => {
+                    if let Progress::Started(run) = &mut self.progress
+                        && run.command == child
+                    {
+                        run.has_ended = true;
+                        // An order that was sent before the end counts, although it came after the last look.
+                        self.take_orders();
+                    }
                     if let Progress::Started(run) = &mut self.progress
                         && run.command == child
                     {
@@ -288,8 +303,7 @@ impl Run {
         match order {
             Order::Run { stop_at, kill_at } => self.schedule.renew(stop_at, kill_at),
             Order::Stop { kill_at } => self.schedule.order_stop(clock::now(), kill_at),
-            // Once COMMAND's own process was reaped, its number could be that of another group.
-            Order::Signal(signal) if self.report.is_none() => {
+            Order::Signal(signal) if !self.has_ended => {
                 if let Some(signal) = Signal::from_named_raw(signal) {
                     // These fail if nothing is left in the group, or COMMAND has ended.
                     let _ = kill_process_group(self.command, signal);
