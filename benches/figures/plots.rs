@@ -52,6 +52,16 @@ fn write(area: &Area, at: (i32, i32), text: &str, size: u32, colour: RGBColor, a
     area.draw(&Text::new(text, at, style)).expect("an image");
 }
 
+/// Draws the marks of a horizontal axis: lines from `top` to `bottom`, with their values below.
+fn write_marks(area: &Area, axis: &Axis, top: i32, bottom: i32) {
+    for mark in axis.marks() {
+        let x = axis.at(mark);
+        line(area, [(x, top), (x, bottom)], FAINT);
+        let below = (x, bottom + 14);
+        write(area, below, &tick(mark), SMALL, INK, HPos::Center);
+    }
+}
+
 fn line(area: &Area, points: [(i32, i32); 2], style: impl Into<ShapeStyle>) {
     area.draw(&PathElement::new(points.to_vec(), style.into()))
         .expect("an image");
@@ -135,18 +145,7 @@ pub fn ranges(
     };
     card(height.cast_unsigned(), title, |area| {
         let bottom = 48 + count * ROW;
-        for mark in axis.marks() {
-            let x = axis.at(mark);
-            line(area, [(x, 48), (x, bottom)], FAINT);
-            write(
-                area,
-                (x, bottom + 14),
-                &tick(mark),
-                SMALL,
-                INK,
-                HPos::Center,
-            );
-        }
+        write_marks(area, &axis, 48, bottom);
         write(area, (591, bottom + 36), unit, SMALL, INK, HPos::Center);
         for (number_, (name, summary, is_ours)) in (0..).zip(rows) {
             let y = 48 + number_ * ROW + ROW / 2;
@@ -299,18 +298,7 @@ pub fn timeline(title: &str, entries: &[Entry]) -> String {
             write(area, (x + 12, 56), lane, SMALL, colour, HPos::Left);
             x += 190;
         }
-        for mark in axis.marks() {
-            let x = axis.at(mark);
-            line(area, [(x, TOP - 8), (x, bottom)], FAINT);
-            write(
-                area,
-                (x, bottom + 14),
-                &tick(mark),
-                SMALL,
-                INK,
-                HPos::Center,
-            );
-        }
+        write_marks(area, &axis, TOP - 8, bottom);
         write(
             area,
             (137, bottom + 32),
