@@ -220,16 +220,16 @@ impl Guard {
         loop {
             match reaping::reap() {
                 Ok(Reaped::Ended(child, end)) => {
-                    if let Progress::Started(run) = &mut self.progress
-                        && run.command == child
-                    {
-                        run.has_ended = true;
-                        // An order that was sent before the end counts, although it came after the last look.
-                        self.take_orders();
+                    let Progress::Started(run) = &mut self.progress else {
+                        continue;
+                    };
+                    if run.command != child {
+                        continue;
                     }
-                    if let Progress::Started(run) = &mut self.progress
-                        && run.command == child
-                    {
+                    run.has_ended = true;
+                    // An order that was sent before the end counts, although it came after the last look.
+                    self.take_orders();
+                    if let Progress::Started(run) = &mut self.progress {
                         run.record_end(end.code(), self.stop_signal);
                     }
                 }
