@@ -5,8 +5,8 @@
 //! cargo run --example several_elections -- server1 127.0.0.1:2379
 //! ```
 //!
-//! Start several, with different names: the shards stay with whoever has them. Stop one with Ctrl-C,
-//! and the others take its shards over.
+//! Start several, with different names: each shard stays with the process that leads for it. Stop one with Ctrl-C,
+//! and the others take its shards over. All elections of a process share one connection to etcd.
 
 use leader_election::{Candidate, Cluster, Config, Election, Ttl};
 use std::{error::Error, io, time::Duration};
@@ -57,7 +57,8 @@ async fn serve(
         println!("{name} serves {shard}, with token {}", leadership.token());
         tokio::select! {
             _ = leadership.lost() => {}
-            _ = stopping.wait_for(|stop| *stop) => {}
+            // Before the leadership is dropped: otherwise this candidate would take part in the next election.
+            _ = stopping.wait_for(|stop| *stop) => candidate.begin_withdrawal(),
         }
         println!("{name} serves {shard} no more");
     }

@@ -167,6 +167,9 @@ impl Candidate {
 
     /// Asks to take part no more: leadership is lost with [`LossReason::Withdrawn`](crate::LossReason::Withdrawn), and once it has been
     /// dropped, the lease is revoked. [`withdraw`](Self::withdraw) waits for that.
+    ///
+    /// Call this before you drop a leadership that you hold. A candidate whose leadership is dropped first takes part in
+    /// the next election until it withdraws, which costs etcd another lease.
     pub fn begin_withdrawal(&self) {
         // If the driver is gone, so is the candidate.
         let _ = self.commands.send(Command::Withdraw);

@@ -3,6 +3,7 @@
 //! One endpoint at a time, every await bounded, every error classified once.
 
 mod access;
+mod connections;
 mod failure;
 mod history;
 mod keepalive;
@@ -18,6 +19,8 @@ mod watch;
 
 #[cfg(feature = "daemon")]
 pub(crate) use access::check_files;
+pub(crate) use connections::Connections;
+use connections::Transport;
 #[cfg(feature = "daemon")]
 pub(crate) use records::{After, Record, Removal};
 pub(crate) use seats::SeatsWatch;
@@ -30,26 +33,18 @@ use crate::{
     protocol::{ElectionKey, Entry, Failure, FailureKind, LeaseId, LeaseTime, TermSettings, Ttl},
     record::ActingRecord,
 };
-use etcd_client::{Client, Error, KeyValue, LeaseGrantOptions};
-use failure::Hint;
+use etcd_client::{Error, KeyValue, LeaseGrantOptions};
 use keepalive::KeepAliveStream;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use token::{Service, Token};
 
-/// A connection to one member.
+/// What an election uses of a connection to one member.
 #[derive(Clone)]
 pub(crate) struct Connection {
     target: Arc<Target>,
-    client: Client,
-    service: Service,
-    hint: Hint,
-    token: Option<Arc<Token>>,
-    /// Whether the token was given to this connection, and not to an earlier one.
-    is_token_fresh: bool,
-    authentication_is_off: bool,
+    transport: Arc<Transport>,
     /// The keepalive stream, while it owes no response.
     stream: Arc<Mutex<Option<KeepAliveStream>>>,
 }
@@ -57,7 +52,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Returns true iff a user is configured and etcd's authentication is off.
     pub fn authentication_is_off(&self) -> bool {
-        self.authentication_is_off
+        self.transport.authentication_is_off
     }
 
     /// Bounds a call, classifies its failure, and judges the token by it.
@@ -67,7 +62,10 @@ impl Connection {
         doing: &str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Failure> {
-        let classified = async { call.await.map_err(|error| self.hint.classify(error)) };
+        let classified = async {
+            call.await
+                .map_err(|error| self.transport.hint.classify(error))
+        };
         within(limit, doing, classified)
             .await
             .map_err(|failure| self.judge(failure))
@@ -75,7 +73,7 @@ impl Connection {
 
     /// Records that etcd has accepted the token: not every request makes it look.
     fn prove_token(&self) {
-        if let Some(token) = &self.token {
+        if let Some(token) = &self.transport.token {
             token.prove();
         }
     }
@@ -86,13 +84,17 @@ impl Connection {
         if failure.kind != FailureKind::Unauthenticated {
             return failure;
         }
-        let has_expired = match &self.token {
+        let has_expired = match &self.transport.token {
             Some(token) => {
-                self.target.tokens.drop_rejected(token);
-                token.is_proven() || !self.is_token_fresh
+                self.target
+                    .cluster()
+                    .connections()
+                    .tokens
+                    .drop_rejected(token);
+                token.is_proven() || !self.transport.is_token_fresh
             }
             // Authentication was off when this connection was made.
-            None => self.authentication_is_off,
+            None => self.transport.authentication_is_off,
         };
         if has_expired {
             Failure {
@@ -113,7 +115,7 @@ impl Connection {
     ) -> Result<Duration, Failure> {
         let asked = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let options = LeaseGrantOptions::new().with_id(lease.get());
-        let mut leases = self.client.lease_client();
+        let mut leases = self.transport.client.lease_client();
         let granting = leases.grant(asked, Some(options));
         let granted = self.call(limit, "asking for a lease", granting).await?;
         match u64::try_from(granted.ttl()) {
@@ -127,7 +129,7 @@ impl Connection {
 
     /// Asks for the version of this member.
     pub async fn version(&self, limit: Duration) -> Result<String, Failure> {
-        let mut maintenance = self.client.maintenance_client();
+        let mut maintenance = self.transport.client.maintenance_client();
         let asking = maintenance.status();
         let status = self.call(limit, "asking for the version", asking).await?;
         Ok(status.version().to_owned())
@@ -139,7 +141,7 @@ impl Connection {
         lease: LeaseId,
         limit: Duration,
     ) -> Result<Option<LeaseTime>, Failure> {
-        let mut leases = self.client.lease_client();
+        let mut leases = self.transport.client.lease_client();
         let asking = leases.time_to_live(lease.get(), None);
         let answer = self.call(limit, "asking for the lease", asking).await?;
         // One that is gone has a TTL of -1.
@@ -152,7 +154,7 @@ impl Connection {
 
     /// Revokes a lease, and with it deletes its keys.
     pub async fn revoke(&self, lease: LeaseId, limit: Duration) -> Result<(), Failure> {
-        let mut leases = self.client.lease_client();
+        let mut leases = self.transport.client.lease_client();
         let revoking = leases.revoke(lease.get());
         self.call(limit, "revoking the lease", revoking).await?;
         Ok(())

@@ -1,7 +1,8 @@
 //! The etcd cluster, and how it is reached.
 
 use super::{InvalidConfig, Password};
-use std::{fmt, net::Ipv6Addr, num::NonZeroUsize, path::PathBuf, str::FromStr};
+use crate::etcd::Connections;
+use std::{fmt, net::Ipv6Addr, num::NonZeroUsize, path::PathBuf, str::FromStr, sync::Arc};
 
 /// Where one member of the etcd cluster can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,11 +122,15 @@ impl Credentials {
 }
 
 /// An etcd cluster: where its members are, and how to prove who is who.
+///
+/// All elections and observers with clones of one cluster share one connection to each endpoint, as long as they run
+/// in the same tokio runtime. It closes when none of them uses it any more.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     endpoints: Vec<Endpoint>,
     tls: Option<Tls>,
     credentials: Option<Credentials>,
+    connections: Arc<Connections>,
 }
 
 impl Cluster {
@@ -145,6 +150,7 @@ impl Cluster {
             endpoints,
             tls: None,
             credentials: None,
+            connections: Arc::default(),
         })
     }
 
@@ -161,6 +167,7 @@ impl Cluster {
             return Err(InvalidConfig::PlainEndpoint);
         }
         self.tls = Some(tls);
+        self.connections = Arc::default();
         Ok(self)
     }
 
@@ -168,6 +175,8 @@ impl Cluster {
     #[must_use]
     pub fn with_credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
+        // Those of a cluster with other credentials are not for this one.
+        self.connections = Arc::default();
         self
     }
 
@@ -190,6 +199,10 @@ impl Cluster {
 
     pub(crate) fn endpoint_count(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.endpoints.len()).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    pub(crate) fn connections(&self) -> &Arc<Connections> {
+        &self.connections
     }
 
     /// Returns how to prove who is who.

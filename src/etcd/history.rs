@@ -93,7 +93,7 @@ impl Connection {
         let read = Box::pin(async {
             let mut size = PAGE;
             loop {
-                let mut kv = self.client.kv_client();
+                let mut kv = self.transport.client.kv_client();
                 let options = newest_first.clone().with_limit(size);
                 match kv.get(start.as_str(), Some(options)).await {
                     Err(error) if is_compacted(&error) => return Ok(None),
@@ -172,7 +172,7 @@ impl Connection {
         let read = TxnOp::get(key, None);
         writes.push(read.clone());
         let request = Txn::new().when(guards).and_then(writes).or_else([read]);
-        let mut kv = self.client.kv_client();
+        let mut kv = self.transport.client.kv_client();
         let writing = kv.txn(request);
         let response = self.call(limit, "recording the term", writing).await?;
         self.prove_token();

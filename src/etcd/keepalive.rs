@@ -82,7 +82,7 @@ impl Connection {
                 sent.map_err(|_| Error::GRpcStatus(Status::unavailable("the stream ended")))?;
                 stream
             } else {
-                let opened = KeepAliveStream::open(self.service.clone(), lease).await;
+                let opened = KeepAliveStream::open(self.transport.service.clone(), lease).await;
                 opened.map_err(Error::GRpcStatus)?
             };
             let response = stream

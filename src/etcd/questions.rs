@@ -8,7 +8,7 @@ impl Connection {
     /// Asks for the alarms of the cluster, such as `NOSPACE`. While there is one, etcd refuses
     /// what takes room: a lease, and the keys of a new term.
     pub async fn alarms(&self, limit: Duration) -> Result<Vec<String>, Failure> {
-        let mut maintenance = self.client.maintenance_client();
+        let mut maintenance = self.transport.client.maintenance_client();
         let asking = maintenance.status();
         let status = self.call(limit, "asking for alarms", asking).await?;
         Ok(alarm_names(status.errors()))

@@ -72,7 +72,7 @@ impl Connection {
         let read = async {
             let mut size = PAGE;
             loop {
-                let mut kv = self.client.kv_client();
+                let mut kv = self.transport.client.kv_client();
                 let options = options.clone().with_limit(size);
                 match kv.get(start.clone(), Some(options)).await {
                     Err(error) if is_compacted(&error) => return Ok(None),
@@ -104,7 +104,7 @@ impl Connection {
     /// # Errors
     /// If etcd does not respond in time or refuses.
     pub async fn record(&self, key: &str, limit: Duration) -> Result<Option<Record>, Failure> {
-        let mut kv = self.client.kv_client();
+        let mut kv = self.transport.client.kv_client();
         let reading = kv.get(key, None);
         let mut response = self.call(limit, "asking for the record", reading).await?;
         self.prove_token();
@@ -127,7 +127,7 @@ impl Connection {
             .when([Compare::mod_revision(key, CompareOp::Equal, mod_revision)])
             .and_then([TxnOp::delete(key, None)])
             .or_else([TxnOp::get(key, None)]);
-        let mut kv = self.client.kv_client();
+        let mut kv = self.transport.client.kv_client();
         let removing = kv.txn(request);
         let response = self.call(limit, "removing the record", removing).await?;
         self.prove_token();

@@ -60,7 +60,7 @@ impl Connection {
             .with_range(end)
             .with_start_revision(from_revision)
             .with_fragment();
-        let mut watches = self.client.watch_client();
+        let mut watches = self.transport.client.watch_client();
         let opening = watches.watch(first, Some(options));
         Ok(SeatsWatch {
             stream: self.call(limit, "opening a watch", opening).await?,

@@ -297,7 +297,7 @@ impl Connection {
         operations.extend(reads.iter().cloned());
         let request = Txn::new().when(guards).and_then(operations).or_else(reads);
 
-        let mut kv = self.client.kv_client();
+        let mut kv = self.transport.client.kv_client();
         let asking = kv.txn(request);
         let response = self.call(limit, "asking for the keys", asking).await?;
         self.prove_token();

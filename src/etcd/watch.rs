@@ -50,7 +50,7 @@ impl Connection {
             let options = WatchOptions::new().with_start_revision(from_revision);
             Some(options.with_fragment())
         };
-        let mut watches = self.client.watch_client();
+        let mut watches = self.transport.client.watch_client();
         let opening = async {
             let keys = &self.target.keys;
             let mut stream = watches
@@ -75,7 +75,7 @@ impl Connection {
         revision: i64,
         limit: Duration,
     ) -> Result<Option<Entry>, Failure> {
-        let mut kv = self.client.kv_client();
+        let mut kv = self.transport.client.kv_client();
         let options = GetOptions::new().with_revision(revision);
         let asking = kv.get(self.target.keys.name(key), Some(options));
         let response = self.call(limit, "asking for a key's past", asking).await?;
@@ -97,7 +97,7 @@ impl Watch {
     pub async fn changes(&mut self) -> Result<Vec<Change>, WatchEnd> {
         let answer = self.stream.message().await;
         let answer = answer.map_err(|error| {
-            let failure = self.connection.hint.classify(error);
+            let failure = self.connection.transport.hint.classify(error);
             WatchEnd::Failed(self.connection.judge(failure))
         })?;
         let answer = answer.ok_or_else(|| {

@@ -219,6 +219,10 @@ impl Shared {
                     _ => {
                         // If the endpoint is down, the client's connection is closed.
                         if let Ok(server) = TcpStream::connect(endpoint) {
+                            // Each part is forwarded at once, as a network does.
+                            for socket in [&client, &server] {
+                                socket.set_nodelay(true).expect("an open socket");
+                            }
                             let connection = Connection::new(&[&client, &server]);
                             state.connections.insert(number, connection);
                             for (direction, from, to) in [
