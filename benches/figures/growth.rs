@@ -5,15 +5,22 @@ use crate::{
     idle::{self, Work},
     peers::{Etcdctl, Kind},
     report::Grid,
-    worker::{ALL_LEAD, GO, KNOW, LEADS, RESIGN, RESIGNS, STOP, STOPS, WORKER, now},
+    worker::{
+        ALL_LEAD, GO, KNOW, LEADS, LOST, RESIGN, RESIGNS, STOP, STOPS, WITHDRAWN, WORKER, now,
+    },
 };
 use rustix::process::Signal;
 use std::{
-    fs,
+    fs, hint,
     io::{PipeWriter, Write as _, pipe},
     path::Path,
     process::Command,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 use support::{PATIENCE, etcd::Etcd, let_pass, poll_until, process::Process, wait_until};
 
@@ -27,6 +34,13 @@ const PROCESSES: usize = 4;
 const CRASHES: usize = 3;
 /// After this time, all candidates have a lease and have read the keys again.
 const SETTLED: Duration = Duration::from_secs(3);
+/// A take-over makes all followers try at once. After this time, they should have spread.
+const SPREAD: Duration = Duration::from_secs(20);
+/// In which period a follower tries: a third of the TTL.
+const FOLLOWS_EVERY: Duration = Duration::from_millis(1667);
+/// What is measured beside busy loops: so many candidates that start, and so many loops.
+const CROWD: usize = 2000;
+const BUSY_LOOPS: usize = 2;
 
 /// The rows that the plot shows.
 pub const HAND_OVER: &str = "resign → next leads, ms";
@@ -63,6 +77,39 @@ impl Worker {
     }
 }
 
+/// Threads that use all the processor time that they get.
+struct BusyLoops {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl BusyLoops {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let spin = |stop: Arc<AtomicBool>| {
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    hint::spin_loop();
+                }
+            }
+        };
+        let threads = (0..BUSY_LOOPS).map(|_| thread::spawn(spin(Arc::clone(&stop))));
+        Self {
+            threads: threads.collect(),
+            stop,
+        }
+    }
+}
+
+impl Drop for BusyLoops {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("it counts nothing");
+        }
+    }
+}
+
 /// Returns the time of a line, if it says this.
 fn time_of(line: &str, what: &str) -> Option<u64> {
     line.strip_prefix(what)?.strip_prefix(' ')?.parse().ok()
@@ -79,7 +126,7 @@ pub fn candidates(runs: usize, binary: &Path, most: usize) -> Grid {
         "candidates",
         "The candidates share four processes, by the library, with a TTL of 5 s. SIGKILL kills the process of the \
          leader, and so a quarter of the candidates. Raft entries: all that etcd writes, from a hand-over until all is \
-         quiet again, 2 s later. Each candidate of `etcdctl elect` is a process of its own. Fail-overs are measured \
+         quiet again, 2 s later; two of them record the terms in the history. Each candidate of `etcdctl elect` is a process of its own. Fail-overs are measured \
          three times.",
     );
     for count in CANDIDATES.into_iter().filter(|count| *count <= most) {
@@ -90,7 +137,10 @@ pub fn candidates(runs: usize, binary: &Path, most: usize) -> Grid {
         for _ in 0..CRASHES {
             field.crash(&mut grid);
         }
-        drop(field);
+        if count > PROCESSES {
+            field.spread(&mut grid);
+        }
+        field.withdraw(&mut grid);
         if count <= MOST_ELECTORS {
             let elect = Box::new(Etcdctl::new(Kind::Elect, binary));
             let mut electors = Contest::start(elect, "e", count);
@@ -207,6 +257,68 @@ impl Field {
         new.wait_for_next(KNOW);
         let_pass(SETTLED);
     }
+
+    /// Measures how evenly the followers' requests are spread some time after a take-over.
+    fn spread(&mut self, grid: &mut Grid) {
+        self.look_for_leader();
+        let (mut killed, _) = self.workers.remove(0);
+        killed.process.signal(Signal::KILL);
+        self.wait_for_leader();
+        killed.process.wait_exit();
+        let_pass(SPREAD);
+        let tenth = FOLLOWS_EVERY / 10;
+        let mut shares = [0.0; 10];
+        let begun = Instant::now();
+        let mut before = Work::of(&self.etcd.endpoint());
+        for sample in 1..=50_u32 {
+            let_pass((begun + tenth * sample).saturating_duration_since(Instant::now()));
+            let after = Work::of(&self.etcd.endpoint());
+            shares[sample as usize % 10] += after.since(before).messages;
+            before = after;
+        }
+        let busiest = shares.iter().copied().fold(0.0, f64::max);
+        let all: f64 = shares.iter().sum();
+        grid.add(
+            "20 s after a take-over: the busiest tenth of a period, % of the requests",
+            self.count,
+            busiest / all * 100.0,
+        );
+    }
+
+    /// Lets all withdraw at once.
+    fn withdraw(mut self, grid: &mut Grid) {
+        let begun = now();
+        for (worker, _) in &mut self.workers {
+            worker.order(STOP);
+        }
+        let withdrawn = self.workers.iter().map(|(worker, _)| {
+            let line = worker.process.wait_for_any_start(WITHDRAWN).text();
+            time_of(&line, WITHDRAWN).expect("a time")
+        });
+        let last = withdrawn.max().expect("a worker");
+        grid.add(
+            "all withdraw at once, ms",
+            self.count,
+            milliseconds(begun, last),
+        );
+        for (worker, _) in &mut self.workers {
+            worker.process.wait_exit();
+        }
+    }
+}
+
+/// Measures a crowd of candidates that start beside busy loops.
+pub fn crowd(binary: &Path) -> Grid {
+    let mut grid = Grid::new(
+        "A crowd that starts on a busy machine",
+        "candidates",
+        "The candidates for one key start at once, in four processes, beside two busy loops.",
+    );
+    let busy = BusyLoops::start();
+    let field = Field::start(binary, CROWD, &mut grid);
+    drop(busy);
+    field.withdraw(&mut grid);
+    grid
 }
 
 /// Measures many elections in one process, up to so many.
@@ -229,15 +341,25 @@ pub fn elections(binary: &Path, most: usize) -> Grid {
             grid.add("resident memory, MiB", count, idle::memory(&first.process));
             let connections = connections(&first.process, &etcd);
             grid.add("connections", count, connections);
-            stop(&etcd, first, count, &mut grid);
+            let busy = BusyLoops::start();
+            let second = standby(&etcd, "second", count);
+            drop(busy);
+            let lost = first.process.unseen_messages();
+            let lost = lost.iter().filter(|line| time_of(line, LOST).is_some());
+            let lost = u16::try_from(lost.count()).expect("a few");
+            grid.add(
+                "terms lost while the second joins beside two busy loops",
+                count,
+                f64::from(lost),
+            );
+            stop(&etcd, first, second, count, &mut grid);
         }
     }
     grid
 }
 
 /// Lets a second process take over from one that stops, and a third one from the second, which is killed.
-fn stop(etcd: &Etcd, mut first: Worker, count: usize, grid: &mut Grid) {
-    let mut second = standby(etcd, "second", count);
+fn stop(etcd: &Etcd, mut first: Worker, mut second: Worker, count: usize, grid: &mut Grid) {
     let before = Work::of(&etcd.endpoint());
     first.order(STOP);
     let stops = first.wait_for_next(STOPS);

@@ -102,6 +102,9 @@ fn measure(plan: &Plan) -> Results {
             most => most,
         };
         grids.push(growth::candidates(plan.runs, &plan.etcd, most));
+        if most == usize::MAX {
+            grids.push(growth::crowd(&plan.etcd));
+        }
         grids.push(growth::elections(&plan.etcd, most));
     }
     Results {

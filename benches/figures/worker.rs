@@ -23,12 +23,15 @@ pub const WORKER: &str = "worker";
 pub const GO: &str = "go";
 pub const RESIGN: &str = "resign";
 pub const STOP: &str = "stop";
-/// What it prints: all candidates know who leads; one resigns; one leads; all lead; it begins to stop.
+/// What it prints: all candidates know who leads; one resigns; one leads; all lead; one has lost a term by a failure; it
+/// begins to stop; all have withdrawn.
 pub const KNOW: &str = "know";
 pub const RESIGNS: &str = "resigns";
 pub const LEADS: &str = "leads";
 pub const ALL_LEAD: &str = "all_lead";
+pub const LOST: &str = "lost";
 pub const STOPS: &str = "stops";
+pub const WITHDRAWN: &str = "withdrawn";
 
 /// Returns the present time in microseconds.
 pub fn now() -> u64 {
@@ -101,6 +104,7 @@ pub fn run(arguments: &[String]) {
         while let Some(ended) = candidates.join_next().await {
             ended.expect("a candidate does not panic");
         }
+        say(WITHDRAWN);
     });
 }
 
@@ -131,7 +135,7 @@ async fn take_part(config: Config, shared: Arc<Shared>) {
                 say(ALL_LEAD);
             }
             tokio::select! {
-                _ = leadership.lost() => {}
+                _ = leadership.lost() => say(LOST),
                 () = shared.resign.notified() => {
                     say(RESIGNS);
                     leadership.resign().await;

@@ -83,8 +83,9 @@ pub(super) struct Driver {
     beside_tasks: Vec<AbortHandle>,
     watch_task: Option<AbortHandle>,
     tasks: JoinSet<()>,
-    results_sent: mpsc::UnboundedSender<Message>,
-    results: mpsc::UnboundedReceiver<Message>,
+    /// In boxes, because a channel has room for many from the start.
+    results_sent: mpsc::UnboundedSender<Box<Message>>,
+    results: mpsc::UnboundedReceiver<Box<Message>>,
     /// For leaderships. Weak, so that `commands` ends when the candidate and all of them are gone.
     commands_sent: mpsc::WeakUnboundedSender<Command>,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -176,7 +177,7 @@ impl Driver {
                 .chain(back_off)
                 .min();
             tokio::select! {
-                Some(message) = self.results.recv() => self.take_in(message),
+                Some(message) = self.results.recv() => self.take_in(*message),
                 command = self.commands.recv(), if !is_abandoned => {
                     is_abandoned = command.is_none();
                     self.obey(command);
@@ -346,7 +347,7 @@ impl Driver {
             // As for any result of an action: the machine gets it after it has been asked for all.
             let _ = self
                 .results_sent
-                .send(Message::Input(Input::Stopped { term }));
+                .send(Box::new(Message::Input(Input::Stopped { term })));
         }
     }
 }

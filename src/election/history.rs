@@ -72,7 +72,8 @@ pub(super) struct History {
     address: Option<String>,
     /// How long a request may take.
     limit: Duration,
-    notes: mpsc::UnboundedSender<Note>,
+    /// In boxes, because a channel has room for many from the start.
+    notes: mpsc::UnboundedSender<Box<Note>>,
     connections: watch::Sender<Option<Box<Connection>>>,
     known: watch::Sender<KnownTerms>,
     denial: Arc<Denial>,
@@ -210,7 +211,7 @@ impl History {
 
     fn note(&self, note: Note) {
         // Without rights, the task has ended.
-        let _ = self.notes.send(note);
+        let _ = self.notes.send(Box::new(note));
     }
 
     fn begin(&mut self, term: Term, beginning: Beginning) -> TermRecord {

@@ -9,8 +9,18 @@ use etcd_client::Error;
 use std::{sync::PoisonError, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery};
-use tonic_prost::ProstCodec;
+use tonic::{
+    Status, Streaming,
+    client::Grpc,
+    codec::{BufferSettings, Codec},
+    codegen::http::uri::PathAndQuery,
+};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+/// How much a stream reserves for messages, in bytes, and how much it sends at once. Its messages have some twenty, and
+/// by default it would keep 16 KiB for as long as it is open.
+const BUFFER: usize = 128;
+const SENT_AT_ONCE: usize = 1024;
 
 /// etcd's `LeaseKeepAliveRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -37,6 +47,26 @@ struct Header {
     raft_term: u64,
 }
 
+/// Encodes and decodes the messages, with small buffers.
+struct SmallCodec;
+
+impl Codec for SmallCodec {
+    type Encode = KeepAliveRequest;
+    type Decode = KeepAliveResponse;
+    type Encoder = ProstEncoder<KeepAliveRequest>;
+    type Decoder = ProstDecoder<KeepAliveResponse>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        let settings = BufferSettings::new(BUFFER, SENT_AT_ONCE);
+        ProstCodec::<KeepAliveRequest, KeepAliveResponse>::raw_encoder(settings)
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        let settings = BufferSettings::new(BUFFER, SENT_AT_ONCE);
+        ProstCodec::<KeepAliveRequest, KeepAliveResponse>::raw_decoder(settings)
+    }
+}
+
 /// A keepalive stream.
 pub(super) struct KeepAliveStream {
     requests: mpsc::Sender<KeepAliveRequest>,
@@ -55,8 +85,10 @@ impl KeepAliveStream {
         let _ = requests.try_send(KeepAliveRequest { id });
         let request = tonic::Request::new(ReceiverStream::new(sent));
         let path = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseKeepAlive");
-        let codec = ProstCodec::<KeepAliveRequest, KeepAliveResponse>::default();
-        let responses = grpc.streaming(request, path, codec).await?.into_inner();
+        let responses = grpc
+            .streaming(request, path, SmallCodec)
+            .await?
+            .into_inner();
         Ok(Self {
             requests,
             responses,

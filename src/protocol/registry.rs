@@ -14,6 +14,8 @@ pub(super) struct Registry {
     /// Whether the response to a try has shown the seats since the lease was granted. Before, it takes no
     /// seat, so that its first campaign comes first.
     is_shown_to_lease: bool,
+    /// How many tries in a row have shown a free seat since one showed that all were taken; `None` if none did.
+    free_since_full: Option<u32>,
     /// The request under way that writes its seat.
     write: Option<Write>,
     /// Whether the seat is to be written again though it says the same as far as the machine knows.
@@ -108,6 +110,11 @@ impl Registry {
     /// Takes in the seats as the response to a try shows them.
     pub fn show_in_try(&mut self, seats: Arc<Seats>, revision: i64) {
         self.is_shown_to_lease = true;
+        if seats.taken.len() == SeatNumber::COUNT {
+            self.free_since_full = Some(0);
+        } else if let Some(tries) = &mut self.free_since_full {
+            *tries = tries.saturating_add(1);
+        }
         self.show(seats, revision);
     }
 
@@ -172,8 +179,14 @@ impl Registry {
             None => {
                 let is_taken =
                     |number: &SeatNumber| seats.taken.iter().any(|seat| seat.number == *number);
+                // Hundreds of others may wait for a seat that is free again. So its first takers are those whose lease has
+                // its number, and all others take it if their next try shows it free too.
+                let waits = acts.is_none() && self.free_since_full == Some(1);
+                let own = usize::try_from(lease.get()).unwrap_or(0) % SeatNumber::COUNT;
                 let free: Vec<_> = SeatNumber::all()
-                    .filter(|number| !is_taken(number))
+                    .enumerate()
+                    .filter(|(place, number)| !is_taken(number) && (!waits || *place == own))
+                    .map(|(_, number)| number)
                     .collect();
                 // Many candidates that start together want the first one; later they differ.
                 let place = match self.vain {

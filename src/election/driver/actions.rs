@@ -211,10 +211,11 @@ impl Driver {
 
     fn spawn(&mut self, work: impl Future<Output = Message> + Send + 'static) -> AbortHandle {
         let results = self.results_sent.clone();
-        self.tasks.spawn(async move {
+        // In a box, so that a task that has ended takes no more memory than its handle.
+        self.tasks.spawn(Box::pin(async move {
             // Without a driver, the result matters to nobody.
-            let _ = results.send(work.await);
-        })
+            let _ = results.send(Box::new(work.await));
+        }))
     }
 
     fn watch(&mut self, watch: CallId, from_revision: i64, limit: Duration) {
@@ -232,7 +233,7 @@ impl Driver {
                             revision: change.revision,
                             entry: change.entry,
                         };
-                        let _ = results.send(Message::Input(input));
+                        let _ = results.send(Box::new(Message::Input(input)));
                     }
                 }
             };
@@ -251,7 +252,7 @@ impl Driver {
         self.tasks.spawn(async move {
             let asking = async { connection?.version(limit).await };
             if let Ok(version) = asking.await {
-                let _ = results.send(Message::Input(Input::Version { version }));
+                let _ = results.send(Box::new(Message::Input(Input::Version { version })));
             }
         });
     }

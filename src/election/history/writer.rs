@@ -33,9 +33,9 @@ struct Recorded {
 struct GivenUp;
 
 pub(super) struct Writer {
-    notes: mpsc::UnboundedReceiver<Note>,
+    notes: mpsc::UnboundedReceiver<Box<Note>>,
     /// The note that interrupted the last wait.
-    next: Option<Note>,
+    next: Option<Box<Note>>,
     /// Whether another term began, and the terms were not read since its first moments.
     is_behind: bool,
     connections: watch::Receiver<Option<Box<Connection>>>,
@@ -49,7 +49,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn new(
-        notes: mpsc::UnboundedReceiver<Note>,
+        notes: mpsc::UnboundedReceiver<Box<Note>>,
         connections: watch::Receiver<Option<Box<Connection>>>,
         known: watch::Sender<KnownTerms>,
         denial: Arc<Denial>,
@@ -73,19 +73,19 @@ impl Writer {
         while !self.is_denied
             && let Some(note) = self.next_note().await
         {
-            // What was given up is not written.
-            let _ = match note {
-                Note::Began(term, record) => self.begin(term, record).await,
-                Note::Ended(end) => self.end(end).await,
-                Note::Follows => self.follow().await,
+            // In boxes, so that this task is small while it waits for the next note. What was given up is not written.
+            let _ = match *note {
+                Note::Began(term, record) => Box::pin(self.begin(term, record)).await,
+                Note::Ended(end) => Box::pin(self.end(end)).await,
+                Note::Follows => Box::pin(self.follow()).await,
             };
         }
     }
 
-    async fn next_note(&mut self) -> Option<Note> {
+    async fn next_note(&mut self) -> Option<Box<Note>> {
         match self.next.take() {
             Some(next) => Some(next),
-            None if self.is_behind => Some(Note::Follows),
+            None if self.is_behind => Some(Box::new(Note::Follows)),
             None => self.notes.recv().await,
         }
     }
@@ -271,12 +271,12 @@ impl Writer {
 ///
 /// Cancel safe.
 async fn interruption(
-    notes: &mut mpsc::UnboundedReceiver<Note>,
+    notes: &mut mpsc::UnboundedReceiver<Box<Note>>,
     is_behind: &mut bool,
-) -> Option<Note> {
+) -> Option<Box<Note>> {
     loop {
         match notes.recv().await {
-            Some(Note::Follows) => *is_behind = true,
+            Some(note) if matches!(*note, Note::Follows) => *is_behind = true,
             note => return note,
         }
     }

@@ -71,15 +71,26 @@ fn a_seat_that_another_was_faster_to_take_is_left_to_it() {
 #[test]
 fn a_candidate_without_a_free_seat_waits_for_one() {
     let full: Vec<_> = (0..16).map(|place| seat(place, OTHER, 11)).collect();
-    let (mut harness, lease) = follower_among(full.clone());
+    let (harness, lease) = follower_among(full.clone());
     assert!(!writes(&harness));
-    harness.pass(2 * SECOND);
-    harness.answer(seated(held_by(OTHER, 22), full[1..].to_vec(), None));
-    let (_, transaction) = harness.take_beside();
-    assert_eq!(
-        transaction,
-        Transaction::take_seat(number(0), lease, None, true)
-    );
+    let own = usize::try_from(lease.get() % 16).unwrap();
+    for free in [own, (own + 1) % 16] {
+        let (mut harness, _) = follower_among(full.clone());
+        let mut rest = full.clone();
+        rest.remove(free);
+        if free != own {
+            harness.pass(2 * SECOND);
+            harness.answer(seated(held_by(OTHER, 22), rest.clone(), None));
+            assert!(!writes(&harness), "others may want it");
+        }
+        harness.pass(2 * SECOND);
+        harness.answer(seated(held_by(OTHER, 23), rest, None));
+        let (_, transaction) = harness.take_beside();
+        assert_eq!(
+            transaction,
+            Transaction::take_seat(number(free), lease, None, true)
+        );
+    }
 }
 
 #[test]
