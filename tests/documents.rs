@@ -1,6 +1,9 @@
 //! The documents name what exists.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Returns the text of all Rust files below a folder.
 fn rust_files(folder: &Path) -> String {
@@ -16,16 +19,39 @@ fn rust_files(folder: &Path) -> String {
     text
 }
 
-fn project(path: &str) -> std::path::PathBuf {
+fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Returns all documents: those of the project's folder and of `docs/`.
+fn documents() -> Vec<PathBuf> {
+    let mut documents = Vec::new();
+    for folder in [project(""), project("docs")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                documents.push(path);
+            }
+        }
+    }
+    for known in [
+        "README.md",
+        "docs/bugs-found.md",
+        "docs/protocol.md",
+        "docs/reference.md",
+        "docs/troubleshooting.md",
+    ] {
+        assert!(documents.contains(&project(known)), "{known} is missing");
+    }
+    documents
 }
 
 #[test]
 fn each_test_that_the_documents_name_exists() {
     let code = rust_files(&project("tests")) + &rust_files(&project("src"));
     let mut missing = Vec::new();
-    for document in ["docs/bugs-found.md", "docs/protocol.md", "README.md"] {
-        let text = fs::read_to_string(project(document)).unwrap();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
         // In backquotes, and too long for anything but a sentence; `…` stands for the rest of it.
         let names = text.split('`').skip(1).step_by(2).filter(|name| {
             let is_word = |character: char| {
@@ -39,7 +65,7 @@ fn each_test_that_the_documents_name_exists() {
                 None => format!("fn {name}("),
             };
             if !code.contains(&function) {
-                missing.push(format!("{document}: {name}"));
+                missing.push(format!("{}: {name}", document.display()));
             }
         }
     }
@@ -84,9 +110,12 @@ fn the_readme_shows_the_program_that_is_compiled_as_a_doctest() {
         .map(|line| line.strip_prefix(' ').unwrap_or(line))
         .collect();
     let documentation = documentation.join("\n");
-    let readme = fs::read_to_string(project("README.md")).unwrap();
-    assert_eq!(
-        block(&readme, "```rust"),
-        block(&documentation, "```no_run")
-    );
+    for document in ["README.md", "docs/library.md"] {
+        let text = fs::read_to_string(project(document)).unwrap();
+        assert_eq!(
+            block(&text, "```rust"),
+            block(&documentation, "```no_run"),
+            "{document}"
+        );
+    }
 }
