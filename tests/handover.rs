@@ -199,8 +199,8 @@ fn a_hand_over_costs_etcd_as_little_among_twenty_candidates_as_among_three() {
         check_keys(&etcd, &next, &old);
         let entries = etcd.raft_index() - before;
         println!("seen: {entries} raft entries with {candidates} candidates");
-        // Each of those without a seat may ask for the one that is given up meanwhile.
-        let most = MOST_ENTRIES + u64::try_from(candidates - seats).unwrap();
+        // Two of those without a seat may have seen at the same time that one is free.
+        let most = MOST_ENTRIES + u64::from(candidates > seats);
         assert!(entries <= most, "{entries} with {candidates} candidates");
     }
 }

@@ -38,8 +38,6 @@ const SETTLED: Duration = Duration::from_secs(3);
 const SPREAD: Duration = Duration::from_secs(20);
 /// In which period a follower tries: a third of the TTL.
 const FOLLOWS_EVERY: Duration = Duration::from_millis(1667);
-/// What is measured beside busy loops: so many candidates that start, and so many loops.
-const CROWD: usize = 2000;
 const BUSY_LOOPS: usize = 2;
 
 /// The rows that the plot shows.
@@ -307,15 +305,15 @@ impl Field {
     }
 }
 
-/// Measures a crowd of candidates that start beside busy loops.
-pub fn crowd(binary: &Path) -> Grid {
+/// Measures so many candidates that start beside busy loops.
+pub fn crowd(binary: &Path, count: usize) -> Grid {
     let mut grid = Grid::new(
         "A crowd that starts on a busy machine",
         "candidates",
         "The candidates for one key start at once, in four processes, beside two busy loops.",
     );
     let busy = BusyLoops::start();
-    let field = Field::start(binary, CROWD, &mut grid);
+    let field = Field::start(binary, count, &mut grid);
     drop(busy);
     field.withdraw(&mut grid);
     grid

@@ -2,8 +2,9 @@
 //!
 //! - `RUNS=30`: more rounds than fifteen.
 //! - `PEERS=zookeeper,keepalived`: these peers as well, from Debian's packages zookeeper, python3-kazoo and keepalived.
-//! - `GROWTH=1`: also many candidates for one key, and many elections in one process. `GROWTH=100`: up to a hundred.
-//! - `ONLY=starts,fail_overs,idle,timeline`: only some of it; `ONLY=none GROWTH=1`: the growth alone.
+//! - `GROWTH=1000`: also many candidates for one key, and many elections in one process, up to a thousand.
+//!   `GROWTH=100,elections`: the latter alone, up to a hundred; the other parts are `candidates` and `crowd`.
+//! - `ONLY=starts,fail_overs,idle,timeline`: only some of it; `ONLY=none GROWTH=1000`: the growth alone.
 //! - `FIGURES=docs`: measures what `cargo build --release` makes, and writes `docs/figures.md` and its plots.
 //! - `OURS=/path/to/leader-election`: measures this binary.
 
@@ -96,16 +97,18 @@ fn measure(plan: &Plan) -> Results {
         Vec::new()
     };
     let mut grids = Vec::new();
-    if let Ok(most) = env::var("GROWTH") {
-        let most = match most.parse().expect("GROWTH is a number") {
-            1 => usize::MAX,
-            most => most,
-        };
-        grids.push(growth::candidates(plan.runs, &plan.etcd, most));
-        if most == usize::MAX {
-            grids.push(growth::crowd(&plan.etcd));
+    let growth = list("GROWTH");
+    if let Some(most) = growth.iter().find_map(|word| word.parse().ok()) {
+        let is_wanted = |part: &str| growth.len() == 1 || growth.iter().any(|it| it == part);
+        if is_wanted("candidates") {
+            grids.push(growth::candidates(plan.runs, &plan.etcd, most));
         }
-        grids.push(growth::elections(&plan.etcd, most));
+        if is_wanted("crowd") {
+            grids.push(growth::crowd(&plan.etcd, 2 * most));
+        }
+        if is_wanted("elections") {
+            grids.push(growth::elections(&plan.etcd, most));
+        }
     }
     Results {
         runs: plan.runs,

@@ -234,7 +234,7 @@ impl Machine {
         self.keys_as_of = self.keys_as_of.max(Some(sent));
         self.judge_job(now, sent, record, &seen);
         if !outdated {
-            self.open_watch(first_unseen);
+            self.watch_if_needed(first_unseen, &seen);
             self.known = Some(seen);
             self.suspicions.permit(now, about_challenge);
             self.judge_answer(now, sent);

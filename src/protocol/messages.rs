@@ -268,6 +268,8 @@ pub enum Action {
         /// How long opening may take.
         limit: Duration,
     },
+    /// End the watch of both keys.
+    Unwatch,
     /// Drop the connection with all that runs on it; attempts go on.
     Disconnect,
     /// Wait for a random time.

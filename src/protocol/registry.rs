@@ -3,7 +3,7 @@
 
 use super::{
     Action, CallId, Event, Failure, FailureKind, FencingToken, LeaseId, Machine, Moment, Reads,
-    Seat, SeatNumber, Seats, State, Transaction, View, access::Access, calls::CallKind,
+    Seat, SeatNumber, Seats, State, Timing, Transaction, View, access::Access, calls::CallKind,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -75,20 +75,27 @@ impl Registry {
         }
     }
 
-    /// Returns after how long a follower with this lease sends its next try, `every` as a rule.
-    ///
-    /// Candidates without a seat choose different times: if they all saw at once that a seat is free again,
-    /// all but one would write to etcd in vain.
-    pub fn pace(&self, lease: LeaseId, every: Duration) -> Duration {
+    /// Returns true iff all seats are taken, and none by the candidate with this lease.
+    pub fn is_left_out(&self, lease: LeaseId) -> bool {
         let seats = self.shown.as_ref().map(|shown| &shown.seats);
-        let is_without = seats.is_some_and(|seats| {
+        seats.is_some_and(|seats| {
             seats.taken.len() == SeatNumber::COUNT && seats.of(lease).is_none()
-        });
-        if !is_without {
-            return every;
-        }
+        })
+    }
+
+    /// Returns after how long a follower with this lease sends its next try, `every` at most.
+    ///
+    /// Candidates choose different times. After a change that all of them saw, their requests would come at the same
+    /// time for ever, and those without a seat would see at once that one is free again.
+    pub fn pace(&self, lease: LeaseId, every: Duration) -> Duration {
         let part = u32::try_from(lease.get() % 64).unwrap_or(0);
-        every / 2 + every / 128 * part
+        if self.is_left_out(lease) {
+            // Rule 33: it does not watch the keys.
+            let every = every.min(Timing::LONGEST_LIMIT);
+            every / 2 + every / 128 * part
+        } else {
+            every - every / 640 * part
+        }
     }
 
     /// Takes in the seats as of a revision, unless what is known is newer.

@@ -160,8 +160,24 @@ impl Machine {
         }
     }
 
+    /// Rule 33: watches both keys, unless this is one of many followers without a seat.
+    pub(super) fn watch_if_needed(&mut self, from_revision: i64, seen: &Known) {
+        let is_left_out = match self.state {
+            State::Follower { candidacy, .. } => {
+                let lease = candidacy.lease.id;
+                self.registry.is_left_out(lease) && seen.ownership(lease) == Ownership::Neither
+            }
+            _ => false,
+        };
+        if !is_left_out {
+            self.open_watch(from_revision);
+        } else if self.watch.take().is_some() {
+            self.actions.push_back(Action::Unwatch);
+        }
+    }
+
     /// Opens a watch of both keys, unless there is one.
-    pub(super) fn open_watch(&mut self, from_revision: i64) {
+    fn open_watch(&mut self, from_revision: i64) {
         if self.watch.is_some() {
             return;
         }

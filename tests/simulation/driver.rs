@@ -287,6 +287,7 @@ impl World {
                 from_revision,
                 ..
             } => {
+                self.checks.watches_no_more[node] = false;
                 to.watch = Some(Watch {
                     id: watch,
                     connection: to.connection,
@@ -299,6 +300,11 @@ impl World {
                     watch,
                     from: from_revision,
                 }
+            }
+            Action::Unwatch => {
+                to.watch = None;
+                self.checks.watches_no_more[node] = true;
+                return Ok(());
             }
             Action::Disconnect => {
                 to.disconnect();

@@ -1,6 +1,7 @@
 //! What a seed decides before anything happens: who takes part, and what may go wrong.
 
 use super::{MILLI, SECOND, Time, node::Actor, seats::Rights};
+use crate::protocol::SeatNumber;
 use fastrand::Rng;
 use std::time::Duration;
 
@@ -368,6 +369,8 @@ pub struct Plan {
     pub limits: bool,
     /// Whether followers are connected to the leader, so that they notice when it crashes.
     pub connects: bool,
+    /// How many seats are taken by candidates that do nothing else.
+    pub crowd: usize,
     /// How long a message takes at most when nothing is wrong.
     pub latency: Time,
     pub kinds: Vec<Kind>,
@@ -440,6 +443,10 @@ impl Plan {
                 _ => false,
             },
             connects: mix == Mix::Quick && rng.bool(),
+            crowd: match rng.u8(0..if calm { 4 } else { 16 }) {
+                0 => SeatNumber::COUNT - rng.usize(0..=2),
+                _ => 0,
+            },
             latency,
             gap: granted * [1, 2, 4, 12][rng.usize(0..4)] / 4,
             lost,

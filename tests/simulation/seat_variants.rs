@@ -354,4 +354,26 @@ pub const SEAT_VARIANTS: &[Variant] = &[
             "if failure.kind != FailureKind::LeaseNotFound {",
         )],
     },
+    Variant {
+        name: "A follower that is left out reads half as often as others",
+        mix: Mix::Calm,
+        violation: "nobody takes over though all is well",
+        edits: &[edit(
+            REGISTRY,
+            "pace",
+            "let every = every.min(Timing::LONGEST_LIMIT);",
+            "let every = every * 4;",
+        )],
+    },
+    Variant {
+        name: "A leader without a seat does not watch",
+        mix: Mix::Calm,
+        violation: "leads on without leader",
+        edits: &[edit(
+            RULES,
+            "watch_if_needed",
+            "_ => false,",
+            "state => state.lease().is_some_and(|lease| self.registry.is_left_out(lease.id)),",
+        )],
+    },
 ];

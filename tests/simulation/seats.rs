@@ -3,7 +3,7 @@
 use super::{
     MILLI, SECOND, Time,
     checks::Violation,
-    etcd::{self, Held, Question, owner, owner_and_number, seat_place},
+    etcd::{self, Held, Question, SeatKey, lease_id, owner, owner_and_number, seat_place},
     plan::{Kind, Mix},
     trace::lease_name,
     world::{Event, World},
@@ -16,6 +16,9 @@ use std::{
     cmp::Reverse,
     collections::{HashMap, VecDeque},
 };
+
+/// The number of the first lease of those that take seats and do nothing else.
+const CROWD: i64 = 1 << 20;
 
 /// What a process's role permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +101,24 @@ impl Handovers {
 
 /// What people do.
 impl World {
+    /// Others take most of the seats, and keep them.
+    pub fn take_seats(&mut self) {
+        let people = self.plan.nodes;
+        for place in 0..self.plan.crowd {
+            let lease = lease_id(owner(people), CROWD + i64::try_from(place).unwrap_or(0));
+            self.etcd.store.put_seat(place, lease, people, 0, false);
+        }
+    }
+
+    /// Whether the process may be a follower that is left out, so that it does not watch: its last lease has no seat.
+    pub fn may_be_left_out(&self, node: usize) -> bool {
+        let leases = self.etcd.store.leases.iter().map(|lease| lease.id);
+        let own = leases.filter(|lease| owner_and_number(*lease).0 == owner(node));
+        let last = own.max();
+        let is_own = |seat: &Option<SeatKey>| seat.map(|seat| seat.key.lease) == last;
+        self.plan.crowd > 0 && !self.etcd.store.seats.iter().any(is_own)
+    }
+
     /// People choose who leads next, write `KEY/next` at random, or take a seat away.
     pub fn meddle_with_seats(&mut self, kind: Kind) -> Result<bool, Violation> {
         let people = self.plan.nodes;

@@ -183,6 +183,7 @@ pub fn action_text(action: &Action) -> String {
         }
         Action::Revoke { lease, .. } => format!("revokes lease {}", id(Some(*lease))),
         Action::Watch { from_revision, .. } => format!("watches from revision {from_revision}"),
+        Action::Unwatch => "watches no more".to_owned(),
         Action::Disconnect => "disconnects".to_owned(),
         Action::BackOff { at_most, .. } => format!("backs off for up to {at_most:?}"),
         Action::Lead { term, .. } => format!("acts, token {}", term.token),

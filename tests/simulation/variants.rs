@@ -122,7 +122,7 @@ const VARIANTS: &[Variant] = &[
         name: "The watch begins now, not after the revision that was read",
         mix: Mix::Calm,
         violation: "nobody takes over",
-        edits: &[edit(ANSWERS, "handle_transaction", "self.open_watch(first_unseen);", "self.open_watch(0);")],
+        edits: &[edit(ANSWERS, "handle_transaction", "self.watch_if_needed(first_unseen, &seen);", "self.watch_if_needed(0, &seen);")],
     },
     Variant {
         name: "An answer after the deadline revives the term",

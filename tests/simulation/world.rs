@@ -177,6 +177,7 @@ impl World {
             .iter()
             .map(|node| node.settings.fail_over)
             .collect();
+        world.take_seats();
         world.note(|world| format!("{:#?}", world.plan));
         for node in 0..world.plan.nodes {
             let at = world.rng.u64(0..2 * SECOND);

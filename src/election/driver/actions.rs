@@ -106,6 +106,7 @@ impl Driver {
                 from_revision,
                 limit,
             } => self.watch(watch, from_revision, limit),
+            Action::Unwatch => abort_all(self.watch_task.take()),
             Action::Disconnect => self.disconnect(),
             Action::BackOff { call, at_most } => {
                 self.back_off = Some((call, clock::now() + self.jitter.up_to(at_most)));

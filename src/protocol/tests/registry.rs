@@ -94,6 +94,28 @@ fn a_candidate_without_a_free_seat_waits_for_one() {
 }
 
 #[test]
+fn a_follower_watches_unless_others_have_all_seats() {
+    let watches = |action: &Action| matches!(action, Action::Watch { .. });
+    let full: Vec<_> = (0..16).map(|place| seat(place, OTHER, 11)).collect();
+    let (mut harness, lease) = follower_among(full.clone());
+    assert!(!harness.has(watches), "it is left out from the start");
+    harness.pass(2 * SECOND);
+    harness.answer(seated(held_by(OTHER, 22), full[1..].to_vec(), None));
+    assert!(harness.has(watches));
+
+    harness.actions.clear();
+    harness.pass(2 * SECOND);
+    harness.answer(seated(held_by(OTHER, 22), full.clone(), None));
+    assert!(harness.has(|action| matches!(action, Action::Unwatch)));
+    assert!(!harness.has(watches));
+
+    // A key of its own must be watched, with a seat or without.
+    harness.pass(2 * SECOND);
+    harness.answer(seated(held_by(lease, 30), full, None));
+    assert!(harness.has(watches));
+}
+
+#[test]
 fn a_leader_writes_in_its_seat_in_which_term_it_leads() {
     let mut harness = Harness::new(1);
     harness.connect();
