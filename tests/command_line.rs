@@ -347,6 +347,40 @@ fn help_texts() -> String {
 }
 
 #[test]
+fn the_short_help_fits_on_a_screen_and_the_long_help_has_every_option() {
+    let short = printed(&["-h"]);
+    let lines: Vec<_> = short.lines().collect();
+    assert!(lines.len() <= 50, "{} lines: {short}", lines.len());
+    let widest = lines.iter().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(100), "{widest:?}: {short}");
+    assert!(!short.contains("[env:"), "{short}");
+    assert!(lines.last().unwrap().contains("--help"), "{short}");
+    let long = printed(&["--help"]);
+    let headings = ["Election:", "etcd:", "COMMAND:", "Health:", "HTTP and log:"];
+    for text in [&short, &long] {
+        let found = text.lines().filter(|line| headings.contains(line));
+        assert_eq!(found.collect::<Vec<_>>(), headings, "{text}");
+    }
+    let (long, _) = long.split_once("Examples:").unwrap();
+    let [shown, documented] = [&short, long].map(|text| -> BTreeSet<&str> {
+        let names = text
+            .lines()
+            .filter_map(|line| line.get(6..)?.split(' ').next());
+        names.filter(|name| name.starts_with("--")).collect()
+    });
+    for option in ["--name", "--etcd", "--leader-key", "--ttl", "--http"] {
+        assert!(shown.contains(option), "{option}: {short}");
+    }
+    assert!(shown.is_subset(&documented), "{shown:?} {documented:?}");
+    // The first list in this script is that of the program without a subcommand.
+    let script = printed(&["completions", "bash"]);
+    let (_, all) = script.split_once(" opts=\"-h ").unwrap();
+    let (all, _) = all.split_once('"').unwrap();
+    let all = all.split(' ').filter(|word| word.starts_with("--"));
+    assert_eq!(documented, all.collect());
+}
+
+#[test]
 fn the_completions_and_the_man_page_name_no_option_that_the_help_does_not() {
     let help = help_texts();
     let options = |text: &str| -> BTreeSet<String> {

@@ -28,7 +28,9 @@ use health_args::{HEALTH_COMMAND, HEALTH_COMMAND_ID, IDS_ABOUT_HEALTH};
 use run_args::RunArgs;
 use std::{env, ffi::OsString};
 use values::parse_lease;
-use variables::{hide_values_of_variables, is_given, read_variables, without_variables};
+use variables::{
+    hide_values_of_variables, is_given, map_options, read_variables, without_variables,
+};
 
 /// Elects one leader among several replicas, over etcd.
 ///
@@ -47,14 +49,15 @@ use variables::{hide_values_of_variables, is_given, read_variables, without_vari
     override_usage = USAGE,
     subcommand_value_name = "SUBCOMMAND",
     subcommand_help_heading = "Subcommands",
-    after_help = EXAMPLES
+    after_help = MORE_HELP,
+    after_long_help = EXAMPLES
 )]
 struct CommandLine {
     #[command(flatten)]
-    run: RunArgs,
+    election: ElectionArgs,
 
     #[command(flatten)]
-    election: ElectionArgs,
+    run: RunArgs,
 
     #[command(subcommand)]
     subcommand: Option<Subcommand>,
@@ -64,6 +67,18 @@ struct CommandLine {
 const USAGE: &str = "\
 leader-election [OPTIONS] [-- COMMAND [ARG]...]
        leader-election [OPTIONS] <SUBCOMMAND>";
+
+/// The headings under which the help lists the options.
+const ELECTION: &str = "Election";
+const ETCD: &str = "etcd";
+const COMMAND: &str = "COMMAND";
+const HEALTH: &str = "Health";
+const HTTP_AND_LOG: &str = "HTTP and log";
+const OTHERS: &str = "Options";
+
+/// The last line of `-h`.
+const MORE_HELP: &str =
+    "'leader-election --help' shows all options, their environment variables and examples.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -149,7 +164,8 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
     let matches = match definition.try_get_matches_from(own_arguments) {
         // A help text lists COMMAND and the variables as well.
         Err(help) if !help.use_stderr() => {
-            whole_definition().try_get_matches_from(own_arguments)?
+            let is_short = own_arguments.iter().any(|argument| argument == "-h");
+            help_definition(is_short).try_get_matches_from(own_arguments)?
         }
         result => result?,
     };
@@ -158,8 +174,8 @@ fn try_parse(arguments: &[OsString]) -> Result<Task, clap::Error> {
         return Err(usage_error(ErrorKind::MissingRequiredArgument, message));
     }
     let CommandLine {
-        mut run,
         election,
+        mut run,
         subcommand,
     } = CommandLine::from_arg_matches(&matches)?;
     let release = matches.get_one(RELEASE).copied();
@@ -272,14 +288,29 @@ fn whole_definition() -> clap::Command {
         let command = command.action(ArgAction::Append).num_args(1..);
         command.last(true).help(help)
     };
-    let of_leader = command(
-        "What to run while this replica leads, and its arguments; it and all that it started has \
-         ended before another replica runs it",
-    );
+    let of_leader = command("What to run while this replica leads, and its arguments")
+        .long_help(
+            "What to run while this replica leads, and its arguments\n\n\
+             COMMAND and all that it started have ended before another replica runs it.",
+        )
+        .help_heading(COMMAND)
+        .display_order(0);
     let of_observe = command("What to run at each change, and its arguments");
     let definition = CommandLine::command().arg(of_leader);
     let definition = definition.mut_subcommand(OBSERVE, |observe| observe.arg(of_observe));
     hide_values_of_variables(definition)
+}
+
+/// Returns the definition whose help texts are printed.
+fn help_definition(is_short: bool) -> clap::Command {
+    // Without the variable, an option takes one line of the short help.
+    let mut definition = map_options(whole_definition(), |option| option.hide_env(is_short));
+    // clap would list --help and --version first. It adds them here.
+    definition.build();
+    definition.mut_args(|arg| match arg.get_id().as_str() {
+        "help" | "version" => arg.help_heading(OTHERS),
+        _ => arg,
+    })
 }
 
 /// Refuses what only a candidate can use beside a subcommand.

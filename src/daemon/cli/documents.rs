@@ -1,6 +1,6 @@
 //! Shell completions and the man page, generated from the definition of the command line.
 
-use super::{commands::Shell, whole_definition};
+use super::{commands::Shell, variables::map_options, whole_definition};
 use clap_complete::{generate, shells};
 use clap_mangen::Man;
 use std::io;
@@ -34,7 +34,8 @@ pub(in crate::daemon) fn man_page() -> String {
 }
 
 fn write_man_page(page: &mut Vec<u8>) -> io::Result<()> {
-    let command = whole_definition();
+    // For an option that `-h` does not show, clap_mangen (0.3.3) writes no text.
+    let command = map_options(whole_definition(), |option| option.hide_short_help(false));
     let commands: Vec<_> = command.get_subcommands().cloned().collect();
     let whole = Man::new(command);
     whole.render_title(page)?;

@@ -1,35 +1,48 @@
 //! The options that say which election is meant and how to reach its etcd; every command takes them.
 
-use super::variables::variable;
+use super::{ELECTION, ETCD, variables::variable};
 use crate::config::{Cluster, Credentials, Endpoint, LeaderKey, Password, Tls, check_text};
 use std::{ffi::OsString, path::PathBuf};
 
-/// The heading under which `--help` lists them.
-const HEADING: &str = "Which election, and how to reach its etcd";
-
-// The comments on the fields are the help texts.
+// The comments on the fields are the help texts, as those of `RunArgs`.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = ETCD)]
 pub(super) struct ElectionArgs {
-    /// The etcd members, as host:port, http:// or https:// URLs, separated by commas
+    /// The etcd key that the replicas compete for
+    ///
+    /// The election also uses keys that begin with KEY/.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "LEADER_ELECTION_LEADER_KEY",
+        global = true,
+        help_heading = ELECTION,
+        display_order = 1,
+        default_value = "leader"
+    )]
+    leader_key: LeaderKey,
+
+    /// The etcd members, separated by commas
+    ///
+    /// Each one is host:port, or an http:// or https:// URL.
     #[arg(
         long,
         value_name = "HOST:PORT,…",
         env = "LEADER_ELECTION_ETCD",
         global = true,
-        help_heading = HEADING,
         default_value = "127.0.0.1:2379",
         value_delimiter = ','
     )]
     etcd: Vec<Endpoint>,
 
-    /// The certificates of the authorities that etcd's may be signed by, as PEM [default: the
-    /// system's]
+    /// The CA certificates for TLS to etcd, as PEM [default: the system's]
+    ///
+    /// One of these certificate authorities must have signed etcd's certificate.
     #[arg(
         long,
         value_name = "FILE",
         env = "LEADER_ELECTION_ETCD_CACERT",
-        global = true,
-        help_heading = HEADING
+        global = true
     )]
     etcd_cacert: Option<PathBuf>,
 
@@ -39,7 +52,7 @@ pub(super) struct ElectionArgs {
         value_name = "FILE",
         env = "LEADER_ELECTION_ETCD_CERT",
         global = true,
-        help_heading = HEADING
+        hide_short_help = true
     )]
     etcd_cert: Option<PathBuf>,
 
@@ -49,18 +62,18 @@ pub(super) struct ElectionArgs {
         value_name = "FILE",
         env = "LEADER_ELECTION_ETCD_KEY",
         global = true,
-        help_heading = HEADING
+        hide_short_help = true
     )]
     etcd_key: Option<PathBuf>,
 
-    /// The etcd user; its password comes from --etcd-password-file or the variable
-    /// `LEADER_ELECTION_ETCD_PASSWORD`
+    /// The etcd user; give its password with --etcd-password-file
+    ///
+    /// The variable `LEADER_ELECTION_ETCD_PASSWORD` can hold the password instead.
     #[arg(
         long,
         value_name = "NAME",
         env = "LEADER_ELECTION_ETCD_USER",
-        global = true,
-        help_heading = HEADING
+        global = true
     )]
     etcd_user: Option<String>,
 
@@ -70,20 +83,9 @@ pub(super) struct ElectionArgs {
         value_name = "FILE",
         env = "LEADER_ELECTION_ETCD_PASSWORD_FILE",
         global = true,
-        help_heading = HEADING
+        hide_short_help = true
     )]
     etcd_password_file: Option<PathBuf>,
-
-    /// The etcd key that the election is about; the election also uses keys that begin with KEY/
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "LEADER_ELECTION_LEADER_KEY",
-        global = true,
-        help_heading = HEADING,
-        default_value = "leader"
-    )]
-    leader_key: LeaderKey,
 }
 
 impl ElectionArgs {

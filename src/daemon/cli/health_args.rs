@@ -1,6 +1,9 @@
 //! The options about this replica's health.
 
-use super::values::{parse_count, parse_health_time};
+use super::{
+    HEALTH,
+    values::{parse_count, parse_health_time},
+};
 use std::{ffi::OsString, time::Duration};
 
 /// How often the health command runs, unless an option says otherwise.
@@ -21,16 +24,18 @@ pub(super) const IDS_ABOUT_HEALTH: [&str; 4] = [
 const RISE: u32 = 2;
 const FALL: u32 = 3;
 
-// The comments on the fields are the help texts.
+// The comments on the fields are the help texts, as those of `RunArgs`.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = HEALTH)]
 #[allow(
     clippy::struct_field_names,
     reason = "their names are those of the options"
 )]
 pub(super) struct HealthArgs {
-    /// Lead only while this command, which `sh -c` runs at each interval, ends with 0, such as
-    /// 'test ! -e /run/maintenance'. The first run decides alone; until then, this replica does not lead.
-    /// What the command has started is killed at its end
+    /// Lead only while this shell command ends with 0
+    ///
+    /// An example is 'test ! -e /run/maintenance'. `sh -c` runs the command at each interval. The first run decides
+    /// alone; until then, this replica does not lead. What the command has started is killed at its end.
     #[arg(
         long,
         value_name = "COMMAND",
@@ -45,7 +50,8 @@ pub(super) struct HealthArgs {
         value_name = "DURATION",
         env = "LEADER_ELECTION_HEALTH_INTERVAL",
         value_parser = parse_health_time,
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        hide_short_help = true
     )]
     health_interval: Option<Duration>,
 
@@ -56,7 +62,8 @@ pub(super) struct HealthArgs {
         value_name = "DURATION",
         env = "LEADER_ELECTION_HEALTH_TIMEOUT",
         value_parser = parse_health_time,
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        hide_short_help = true
     )]
     health_timeout: Option<Duration>,
 
@@ -67,7 +74,8 @@ pub(super) struct HealthArgs {
         value_name = "COUNT",
         env = "LEADER_ELECTION_HEALTH_RISE",
         value_parser = parse_count,
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        hide_short_help = true
     )]
     health_rise: Option<u32>,
 
@@ -78,7 +86,8 @@ pub(super) struct HealthArgs {
         value_name = "COUNT",
         env = "LEADER_ELECTION_HEALTH_FALL",
         value_parser = parse_count,
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        hide_short_help = true
     )]
     health_fall: Option<u32>,
 }

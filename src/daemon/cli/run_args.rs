@@ -2,6 +2,7 @@
 
 use super::{
     super::log::Format,
+    COMMAND, ELECTION, HTTP_AND_LOG,
     health_args::{HealthArgs, HealthCheck},
     values::{
         PriorityDelay, default_filter, parse_address, parse_duration, parse_fail_over,
@@ -21,19 +22,26 @@ use tracing_subscriber::filter::Targets;
 /// The shortest fail-over limit with a COMMAND, which gets a fifth of it to stop.
 const SHORTEST_FAIL_OVER_WITH_COMMAND: Duration = Duration::from_secs(1);
 
-// The comments on the fields are the help texts.
+// The comments on the fields are the help texts. `-h` shows only their first paragraphs, and only the options that most
+// people need.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = ELECTION)]
 pub(super) struct RunArgs {
-    /// This replica's name, which the leader key holds while it leads [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "LEADER_ELECTION_NAME")]
+    /// This replica's name [default: the host's name]
+    ///
+    /// The leader key holds it while this replica leads.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "LEADER_ELECTION_NAME",
+        display_order = 0
+    )]
     name: Option<Name>,
 
-    /// How to reach this replica while it leads, such as an IP address or a URL, for all who ask
-    #[arg(long, value_name = "ADDRESS", env = "LEADER_ELECTION_ADVERTISE")]
-    advertise: Option<Address>,
-
-    /// A leader that was killed or cut off is replaced after this time, or up to a second later:
-    /// whole seconds, 2s to 1h
+    /// Lease TTL, after which a failed leader is replaced
+    ///
+    /// A leader that was killed or cut off is replaced after this time, or up to a second later. Give whole seconds, 2s
+    /// to 1h.
     #[arg(
         long,
         value_name = "DURATION",
@@ -44,10 +52,12 @@ pub(super) struct RunArgs {
     )]
     ttl: Ttl,
 
-    /// When this replica leads and fails, another one takes over about this long after it has noticed,
+    /// Replace a failed leader before its lease expires [default: off]
+    ///
+    /// When this replica leads and fails, another one takes over about this long after it has noticed the failure,
     /// instead of waiting for the lease to expire: 200ms (1s with a COMMAND) to half of the TTL; 1s is recommended,
     /// with a --ttl of 10s. etcd must respond within a third of this time, or the term may end; below about
-    /// 1.5s, a leader change inside etcd ends it. Give it to all replicas [default: off]
+    /// 1.5s, a leader change inside etcd ends it. Give it to all replicas.
     #[arg(
         long,
         value_name = "LIMIT",
@@ -57,68 +67,16 @@ pub(super) struct RunArgs {
     )]
     fail_over: Option<FailOverLimit>,
 
-    /// How long COMMAND gets to stop when leadership is being lost; 100ms at least [default: a fifth
-    /// of the TTL, or of --fail-over]
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "LEADER_ELECTION_GRACE",
-        value_parser = parse_grace,
-        allow_hyphen_values = true
-    )]
-    grace: Option<Duration>,
+    /// Where to reach this replica while it leads, such as a URL
+    ///
+    /// It is any text of up to 255 bytes, such as an IP address. The subcommand status prints it, for example.
+    #[arg(long, value_name = "ADDRESS", env = "LEADER_ELECTION_ADVERTISE")]
+    advertise: Option<Address>,
 
-    /// How long COMMAND gets to stop when it is asked to, while this replica keeps its lease
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "LEADER_ELECTION_STOP_TIMEOUT",
-        default_value = "10s",
-        value_parser = parse_duration,
-        allow_hyphen_values = true
-    )]
-    stop_timeout: Duration,
-
-    /// The signal that asks COMMAND to stop: a name or a number, but no real-time signal
-    #[arg(
-        long,
-        value_name = "SIGNAL",
-        env = "LEADER_ELECTION_STOP_SIGNAL",
-        default_value = "TERM",
-        value_parser = parse_stop_signal
-    )]
-    stop_signal: Signal,
-
-    /// Run COMMAND, on one replica at a time, until one success is recorded for this ID of up to 255
-    /// bytes. A replica that finds the record exits with 0 and does not run COMMAND, which must be
-    /// idempotent
-    #[arg(long, value_name = "ID", env = "LEADER_ELECTION_ONCE")]
-    once: Option<JobId>,
-
-    /// Give up with exit code 75 if this replica does not lead within this time; 0s tries once, and asks
-    /// for no lease if another replica leads [default: wait as long as it takes]
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "LEADER_ELECTION_WAIT",
-        value_parser = parse_wait,
-        allow_hyphen_values = true
-    )]
-    wait: Option<Duration>,
-
-    /// After COMMAND has ended, with whatever exit code, continue to lead until this time has passed since the
-    /// start of the term
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "LEADER_ELECTION_HOLD",
-        value_parser = parse_wait,
-        allow_hyphen_values = true
-    )]
-    hold: Option<Duration>,
-
-    /// Lead rather than replicas with a lower number, which may be negative: a term is handed to the
-    /// highest one, and a leader yields to a higher one
+    /// Prefer replicas with a higher number as the leader
+    ///
+    /// The number may be negative. A term is handed to the replica with the highest one, and a leader yields to a
+    /// replica with a higher one.
     #[arg(
         long,
         value_name = "NUMBER",
@@ -136,39 +94,122 @@ pub(super) struct RunArgs {
         env = "LEADER_ELECTION_PRIORITY_DELAY",
         default_value = "30s",
         value_parser = parse_priority_delay,
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        hide_short_help = true
     )]
     priority_delay: PriorityDelay,
+
+    /// Exit with code 75 if this replica does not lead within this time
+    ///
+    /// With 0s, it tries once, and asks for no lease if another replica leads [default: wait as long as it takes]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_WAIT",
+        value_parser = parse_wait,
+        allow_hyphen_values = true
+    )]
+    wait: Option<Duration>,
+
+    /// Run COMMAND until one success is recorded for this ID
+    ///
+    /// One replica at a time runs it. A replica that finds the record exits with 0 and does not run COMMAND, which
+    /// must be idempotent. The ID has up to 255 bytes.
+    #[arg(
+        long,
+        value_name = "ID",
+        env = "LEADER_ELECTION_ONCE",
+        help_heading = COMMAND
+    )]
+    once: Option<JobId>,
+
+    /// Lead for this long, even if COMMAND ends earlier
+    ///
+    /// After COMMAND has ended, with whatever exit code, this replica continues to lead until this time has passed
+    /// since the start of the term.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_HOLD",
+        help_heading = COMMAND,
+        value_parser = parse_wait,
+        allow_hyphen_values = true
+    )]
+    hold: Option<Duration>,
+
+    /// How long COMMAND gets to stop when leadership is being lost; 100ms at least [default: a fifth
+    /// of the TTL, or of --fail-over]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_GRACE",
+        help_heading = COMMAND,
+        value_parser = parse_grace,
+        allow_hyphen_values = true,
+        hide_short_help = true
+    )]
+    grace: Option<Duration>,
+
+    /// How long COMMAND gets to stop when it is asked to, while this replica keeps its lease
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LEADER_ELECTION_STOP_TIMEOUT",
+        help_heading = COMMAND,
+        default_value = "10s",
+        value_parser = parse_duration,
+        allow_hyphen_values = true,
+        hide_short_help = true
+    )]
+    stop_timeout: Duration,
+
+    /// The signal that asks COMMAND to stop: a name or a number, but no real-time signal
+    #[arg(
+        long,
+        value_name = "SIGNAL",
+        env = "LEADER_ELECTION_STOP_SIGNAL",
+        help_heading = COMMAND,
+        default_value = "TERM",
+        value_parser = parse_stop_signal,
+        hide_short_help = true
+    )]
+    stop_signal: Signal,
 
     #[command(flatten)]
     health: HealthArgs,
 
-    /// Serve a page that shows the election, and this replica's state, over HTTP: /, /events, /leader,
-    /// /follower, /live, /ready, /status, /metrics, /presence
+    /// Serve a page, this replica's state and metrics over HTTP
+    ///
+    /// The page at / shows the election. The other paths are /events, /leader, /follower, /live, /ready, /status,
+    /// /metrics and /presence.
     #[arg(
         long,
         value_name = "ADDRESS",
         env = "LEADER_ELECTION_HTTP",
+        help_heading = HTTP_AND_LOG,
         value_parser = parse_address
     )]
     http: Option<SocketAddr>,
 
-    /// How log lines look
+    /// The log format
     #[arg(
         long,
         value_name = "FORMAT",
         env = "LEADER_ELECTION_LOG_FORMAT",
+        help_heading = HTTP_AND_LOG,
         default_value = "plain"
     )]
     log_format: Format,
 
-    /// What is logged: a level for this program's own lines, and target=level pairs for parts of it
-    /// and for its dependencies, which otherwise log warnings at most, such as debug,h2=debug
-    /// [default: `RUST_LOG`, else info]
+    /// Log levels, such as debug,h2=debug [default: `RUST_LOG`, else info]
+    ///
+    /// A level is for this program's own lines. A target=level pair is for a part of it, or for a dependency, which
+    /// otherwise logs warnings at most.
     #[arg(
         long,
         value_name = "FILTER",
         env = "LEADER_ELECTION_LOG",
+        help_heading = HTTP_AND_LOG,
         value_parser = parse_filter
     )]
     log: Option<Targets>,

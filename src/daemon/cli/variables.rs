@@ -79,7 +79,8 @@ pub(super) fn hide_values_of_variables(definition: Command) -> Command {
     map_options(definition, |option| option.hide_env_values(true))
 }
 
-fn map_options(definition: Command, map: impl Fn(Arg) -> Arg + Copy) -> Command {
+/// Maps the options of a definition and of its subcommands.
+pub(super) fn map_options(definition: Command, map: impl Fn(Arg) -> Arg + Copy) -> Command {
     let definition = definition.mut_args(map);
     definition.mut_subcommands(|subcommand| subcommand.mut_args(map))
 }
