@@ -156,7 +156,11 @@ fn invalid_values_are_refused_in_one_clear_line_before_anything_is_written() {
             "LEADER_ELECTION_LOG_FORMAT",
             &["", "xml", "JSON\n"],
         ),
-        ("--log", "LEADER_ELECTION_LOG", &["", ",", " ", "info=x"]),
+        (
+            "--log-filter",
+            "LEADER_ELECTION_LOG",
+            &["", ",", " ", "info=x"],
+        ),
     ];
     let at_etcd = || {
         let mut command = command();
@@ -395,7 +399,7 @@ fn a_hostile_leader_name_never_reaches_the_log_raw() {
                 &key,
                 "--log-format",
                 format,
-                "--log",
+                "--log-filter",
                 EVERYTHING,
             ]);
             let mut follower = Daemon::spawn(&format!("{key} {format}"), command);

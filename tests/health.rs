@@ -239,7 +239,7 @@ fn a_leader_that_becomes_unhealthy_hands_over_after_exactly_as_many_failures_as_
         "3",
         "--health-rise",
         "2",
-        "--log",
+        "--log-filter",
         "debug",
         "--health-interval",
         "500ms",

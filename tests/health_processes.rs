@@ -69,7 +69,7 @@ fn a_command_that_is_killed_missing_or_slow_has_failed_and_nothing_of_a_run_is_l
         ),
     ] {
         let health = format!(": {mark}; {health}");
-        let mut one = start("one", &etcd, &health, &["--log", "debug"]);
+        let mut one = start("one", &etcd, &health, &["--log-filter", "debug"]);
         let expected = format!("{UNHEALTHY}{says}; this replica does not lead.");
         assert_eq!(one.wait_for_next_start(UNHEALTHY).message(), expected);
         one.wait_for_next(&format!("The health command {says}."));
@@ -111,7 +111,7 @@ fn a_flood_of_output_is_cut_and_its_beginning_is_in_the_debug_log() {
     let etcd = Etcd::newest();
     let health = "echo '  it \u{e9}'; echo aside >&2; head -c 3000000 /dev/zero; echo end";
     let mut command = json("one", &etcd.endpoint());
-    command.args(["--health-command", health, "--log", "debug"]);
+    command.args(["--health-command", health, "--log-filter", "debug"]);
     let mut one = Daemon::spawn("one", command);
     let printed = "The health command has printed: ";
     one.wait_for_next(&format!("{printed}  it \u{e9}"));
@@ -177,7 +177,7 @@ fn a_suspended_health_runner_ends_with_its_daemon() {
 fn a_child_that_is_not_the_health_runners_outlives_it() {
     let etcd = Etcd::newest();
     let mark = unique_sleep();
-    let options = ["--log", "debug"];
+    let options = ["--log-filter", "debug"];
     let command = replica("one", &etcd.endpoint(), "true", &options);
     // What starts it is a child of the daemon from the start, and leaves it to the daemon when it ends.
     let entrypoint = format!("sh -c 'setsid sleep {mark} & sleep 0.5' & true");
@@ -251,7 +251,7 @@ fn a_command_is_not_disturbed_by_health_commands_that_are_killed() {
         first.display()
     );
     let mut command = replica("one", &etcd.endpoint(), &health, &options);
-    command.args(["--log", "debug", "--", "sh", "-c"]);
+    command.args(["--log-filter", "debug", "--", "sh", "-c"]);
     command.arg("sh -c 'sleep 61; true' command & sh -c 'sleep 61; true' command; true");
     let mut one = Daemon::spawn("one", command);
     one.wait_for_next_start("Running ");

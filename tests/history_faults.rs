@@ -21,7 +21,7 @@ fn a_role_for_the_two_keys_leads_without_a_history_and_cannot_read_it() {
         users::enable(&mut etcd);
         let as_replica = |arguments: &[&str]| {
             let mut command = json("server1", &etcd.endpoint());
-            command.args(["--log", "debug"]).args(arguments);
+            command.args(["--log-filter", "debug"]).args(arguments);
             users::as_replica(command)
         };
         let mut replica = Daemon::spawn("server1", as_replica(&[]));
@@ -38,7 +38,7 @@ fn a_role_for_the_two_keys_leads_without_a_history_and_cannot_read_it() {
             .iter()
             .filter(|line| line.message().starts_with(DENIED));
         assert_eq!(denials.count(), 1, "said once");
-        // Without `--log debug` nothing is said: that the seats are denied was logged.
+        // Without `--log-filter debug` nothing is said: that the seats are denied was logged.
         assert_eq!(replica.count(&format!("{DENIED} either.")), 1);
         assert_eq!(replica.warnings(), Vec::<String>::new());
         assert_eq!(keys(&etcd), Vec::<String>::new());

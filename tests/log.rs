@@ -38,12 +38,16 @@ fn the_version_is_printed() {
 #[test]
 fn the_help_names_every_option_its_variable_and_its_default() {
     let help = output(&["--help"]);
-    for option in ["name", "etcd", "leader-key", "ttl", "log", "log-format"] {
+    for (option, variable) in [
+        ("name", "NAME"),
+        ("etcd", "ETCD"),
+        ("leader-key", "LEADER_KEY"),
+        ("ttl", "TTL"),
+        ("log-filter", "LOG"),
+        ("log-format", "LOG_FORMAT"),
+    ] {
         assert!(help.contains(&format!("--{option} ")), "{option}: {help}");
-        let variable = format!(
-            "LEADER_ELECTION_{}",
-            option.to_uppercase().replace('-', "_")
-        );
+        let variable = format!("LEADER_ELECTION_{variable}]");
         assert!(help.contains(&variable), "{variable}: {help}");
     }
     for word in [
@@ -175,6 +179,9 @@ fn the_refresh_lines_can_be_silenced_alone() {
     };
     let mut silenced = [
         start("option", |c| {
+            c.args(["--log-filter", "info,leader_election::refresh=warn"]);
+        }),
+        start("alias", |c| {
             c.args(["--log", "info,leader_election::refresh=warn"]);
         }),
         start("variable", |c| {
@@ -188,7 +195,7 @@ fn the_refresh_lines_can_be_silenced_alone() {
             c.env("RUST_LOG", "info");
         }),
         start("option over variable", |c| {
-            c.args(["--log", "info,leader_election::refresh=warn"]);
+            c.args(["--log-filter", "info,leader_election::refresh=warn"]);
             c.env("LEADER_ELECTION_LOG", "info").env("RUST_LOG", "info");
         }),
     ];
@@ -227,7 +234,7 @@ fn a_bare_level_is_for_the_programs_own_lines_and_a_pair_reaches_a_dependency() 
     };
     let quiet = [
         start("option", |c| {
-            c.args(["--log", "trace"]);
+            c.args(["--log-filter", "trace"]);
         }),
         start("variable", |c| {
             c.env("LEADER_ELECTION_LOG", "debug");
@@ -238,7 +245,7 @@ fn a_bare_level_is_for_the_programs_own_lines_and_a_pair_reaches_a_dependency() 
     ];
     let loud = [
         start("pair", |c| {
-            c.args(["--log", "h2=trace, info,"]);
+            c.args(["--log-filter", "h2=trace, info,"]);
         }),
         start("fallback with a pair", |c| {
             c.env("RUST_LOG", "debug,h2=debug");
@@ -274,7 +281,7 @@ fn a_filter_for_warnings_leaves_only_warnings() {
     let etcd = Etcd::newest();
     etcd.freeze();
     let mut command = plain("server1", &etcd.endpoint());
-    command.args(["--log", "warn"]);
+    command.args(["--log-filter", "warn"]);
     let mut replica = Daemon::spawn("server1", command);
     let warning = replica.wait_for_next_line("a warning", Line::is_warning);
     assert_eq!(warning.stream, Stream::Err);
@@ -318,7 +325,7 @@ fn candidate(etcd: &Etcd, key: &str, format: &str) -> Command {
         key,
         "--log-format",
         format,
-        "--log",
+        "--log-filter",
         EVERYTHING,
     ]);
     command

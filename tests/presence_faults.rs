@@ -128,7 +128,14 @@ fn a_follower_that_was_stopped_reads_what_has_come_before_it_suspects_the_leader
     // It needs no option, and serves nothing itself.
     let mut command = command();
     command.args(["--name", "follows", "--etcd", &etcd.endpoint()]);
-    command.args(["--ttl", "10s", "--log-format", "json", "--log", "debug"]);
+    command.args([
+        "--ttl",
+        "10s",
+        "--log-format",
+        "json",
+        "--log-filter",
+        "debug",
+    ]);
     let mut follower = Daemon::spawn("follows", command);
     follower.wait_for_next_start(WATCHED);
     for _ in 0..3 {

@@ -329,7 +329,7 @@ fn a_password_appears_nowhere() {
     let etcd = with_users(&newest(), &[]);
     let folder = tempfile::tempdir().unwrap();
     let mut command = as_user("a", &etcd, &folder, "sesame");
-    command.args(["--log", EVERYTHING, "--log-format", "json"]);
+    command.args(["--log-filter", EVERYTHING, "--log-format", "json"]);
     let mut daemon = Daemon::spawn("a", command);
     daemon.wait_for_next(LEADER);
     daemon.wait_for_next(REFRESHED);

@@ -77,7 +77,7 @@ fn election(etcd: &Etcd, limit: Duration) -> Vec<Daemon> {
         let name = format!("server{number}");
         let mut command = candidate(&name, &etcd.endpoint(), limit);
         command.args(["--leader-key", &format!("limit{}", limit.as_millis())]);
-        command.args(["--log", "info,leader_election=debug"]);
+        command.args(["--log-filter", "info,leader_election=debug"]);
         Daemon::spawn(&name, command)
     };
     (1..=3).map(replica).collect()

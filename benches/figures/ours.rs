@@ -124,7 +124,7 @@ impl Method for Ours {
         }
         command.args(["--leader-key", election]);
         if self.has_debug_lines {
-            command.args(["--log", "info,leader_election=debug"]);
+            command.args(["--log-filter", "info,leader_election=debug"]);
         }
         if self.kind == Kind::Wrapper {
             command.arg("--").args(self.commands.command(name));

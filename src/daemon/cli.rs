@@ -110,7 +110,7 @@ Examples:
     leader-election --health-command 'test ! -e /run/maintenance' --priority 10
 
   Without the lines that say that the lease was refreshed:
-    leader-election --log info,leader_election::refresh=warn
+    leader-election --log-filter info,leader_election::refresh=warn
 
   Who leads, and where it can be reached; each change as it happens; and an end to the term:
     leader-election status

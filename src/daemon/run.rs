@@ -89,7 +89,7 @@ fn run_daemon(options: RunOptions) -> u8 {
     };
     // Standard output is COMMAND's, even after its daemon has died.
     let logs_to_stdout = takes_part && !has_command;
-    let log = log::start(options.log_format, options.log, logs_to_stdout);
+    let log = log::start(options.log_format, options.log_filter, logs_to_stdout);
     if let Some(error) = options.invalid_rust_log {
         let error = Printable(error.as_bytes());
         warn!("RUST_LOG is ignored: {error}");

@@ -19,7 +19,10 @@ pub fn limited(name: &str, endpoints: &str, limit: Duration) -> Command {
     command.args(["--name", name, "--etcd", endpoints, "--ttl", "10s"]);
     command.args(["--fail-over", &format!("{}ms", limit.as_millis())]);
     command.args(["--log-format", "json"]);
-    command.args(["--log", "info,leader_election::daemon::presence=debug"]);
+    command.args([
+        "--log-filter",
+        "info,leader_election::daemon::presence=debug",
+    ]);
     command
 }
 

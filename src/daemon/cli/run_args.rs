@@ -207,12 +207,13 @@ pub(super) struct RunArgs {
     /// otherwise logs warnings at most.
     #[arg(
         long,
+        alias = "log",
         value_name = "FILTER",
         env = "LEADER_ELECTION_LOG",
         help_heading = HTTP_AND_LOG,
         value_parser = parse_filter
     )]
-    log: Option<Targets>,
+    log_filter: Option<Targets>,
 }
 
 /// How to run, validated.
@@ -220,7 +221,7 @@ pub(in crate::daemon) struct RunOptions {
     pub config: Config,
     pub work: Work,
     pub log_format: Format,
-    pub log: Targets,
+    pub log_filter: Targets,
     /// Why `RUST_LOG` is ignored, if it is invalid: it may be set for another program, which is no
     /// reason not to run.
     pub invalid_rust_log: Option<String>,
@@ -318,7 +319,7 @@ impl RunArgs {
             config = config.standing_back("its health is not known yet");
         }
         let mut invalid_rust_log = None;
-        let log = self.log.unwrap_or_else(|| {
+        let log_filter = self.log_filter.unwrap_or_else(|| {
             let Some(filter) = variable("RUST_LOG") else {
                 return default_filter();
             };
@@ -347,7 +348,7 @@ impl RunArgs {
             config,
             work: release.map_or(Work::TakePart(part), Work::Release),
             log_format: self.log_format,
-            log,
+            log_filter,
             invalid_rust_log,
         })
     }
