@@ -52,12 +52,13 @@ fn each_test_that_the_documents_name_exists() {
     let mut missing = Vec::new();
     for document in documents() {
         let text = fs::read_to_string(&document).unwrap();
-        // In backquotes, and too long for anything but a sentence; `…` stands for the rest of it.
+        // In backquotes, and too long for anything but a sentence or a metric; `…` stands for the rest of it.
         let names = text.split('`').skip(1).step_by(2).filter(|name| {
             let is_word = |character: char| {
                 character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_'
             };
-            name.len() > 24 && name.contains('_') && name.trim_end_matches('…').chars().all(is_word)
+            let is_long = name.len() > 24 && !name.starts_with("leader_election_");
+            is_long && name.contains('_') && name.trim_end_matches('…').chars().all(is_word)
         });
         for name in names {
             let function = match name.strip_suffix('…') {

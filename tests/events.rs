@@ -173,7 +173,7 @@ fn an_observer_serves_what_it_can_know() {
             ["follows", "led"]
         );
         let metrics = get(&address, "/metrics").body;
-        for line in ["led 1", "candidates 1", "etcd_answers 1"] {
+        for line in ["led 1", "candidates 1", "etcd_up 1"] {
             assert!(
                 metrics.contains(&format!("\nleader_election_{line}\n")),
                 "{metrics}"

@@ -97,7 +97,7 @@ fn a_replica_that_is_cut_off_names_no_leader_once_its_knowledge_is_a_ttl_old() {
         assert_eq!(codes(&follows), [503, 503, 200, 503]);
         let metrics = get(&follows, "/metrics").body;
         assert!(
-            metrics.contains("\nleader_election_etcd_answers 0\n"),
+            metrics.contains("\nleader_election_etcd_up 0\n"),
             "{metrics}"
         );
         etcd.thaw();

@@ -37,27 +37,30 @@ fn the_metrics_count_renewals_failures_and_losses() {
         metric("leader_election_role{role=\"follower\"}").to_string(),
         "0"
     );
-    assert!(metric("leader_election_remaining_seconds") > 0.0);
+    assert!(metric("leader_election_leadership_remaining_seconds") > 0.0);
     assert!(metric("leader_election_renewals_total") >= 3.0);
     assert!(metric("leader_election_renewal_duration_seconds_count") >= 3.0);
     assert!(metric("leader_election_renewal_duration_seconds_sum") < 3.0);
-    assert_eq!(metric("leader_election_etcd_answers").to_string(), "1");
+    assert_eq!(metric("leader_election_etcd_up").to_string(), "1");
     assert_eq!(metric("leader_election_transitions_total").to_string(), "1");
     let version = format!(
         "leader_election_build_info{{version=\"{}\"}}",
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(metric(&version).to_string(), "1");
-    let timed_out = "leader_election_failures_total{kind=\"timed_out\"}";
-    let not_renewed = "leader_election_losses_total{reason=\"not_renewed\"}";
+    let timed_out = "leader_election_etcd_request_failures_total{kind=\"timed_out\"}";
+    let not_renewed = "leader_election_leadership_losses_total{reason=\"not_renewed\"}";
     assert_eq!((metric(timed_out) + metric(not_renewed)).to_string(), "0");
     etcd.freeze();
     replica.wait_for_next_start(LOST);
     poll_until("the failures are counted", || {
-        (metric(timed_out) >= 1.0 && metric("leader_election_etcd_answers") < 1.0).then_some(())
+        (metric(timed_out) >= 1.0 && metric("leader_election_etcd_up") < 1.0).then_some(())
     });
     assert_eq!(metric(not_renewed).to_string(), "1");
-    assert_eq!(metric("leader_election_remaining_seconds").to_string(), "0");
+    assert_eq!(
+        metric("leader_election_leadership_remaining_seconds").to_string(),
+        "0"
+    );
     etcd.thaw();
 }
 

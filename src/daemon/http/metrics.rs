@@ -45,7 +45,8 @@ impl Metrics {
 
         let remaining = Gauge::default();
         let help = "How long this replica may lead without a renewal, 0 if it does not lead";
-        registry.register_with_unit("remaining", help, Unit::Seconds, remaining.clone());
+        let metric = remaining.clone();
+        registry.register_with_unit("leadership_remaining", help, Unit::Seconds, metric);
 
         let common = Common::register(&mut registry);
 
@@ -63,7 +64,7 @@ impl Metrics {
 
         let losses = Family::default();
         let help = "Terms of this replica that have ended";
-        registry.register("losses", help, losses.clone());
+        registry.register("leadership_losses", help, losses.clone());
 
         let renewals = Counter::default();
         let help = "Renewals of this replica's terms";
@@ -76,8 +77,8 @@ impl Metrics {
         registry.register_with_unit("renewal_duration", help, Unit::Seconds, metric);
 
         let failures = Family::default();
-        let help = "Questions to etcd that failed";
-        registry.register("failures", help, failures.clone());
+        let help = "Requests to etcd that failed";
+        registry.register("etcd_request_failures", help, failures.clone());
 
         // A counter that appears only with its first event hides that event from `increase`.
         for reason in LossReason::ALL {
@@ -150,7 +151,7 @@ impl Metrics {
 
 /// What every process knows.
 struct Common {
-    etcd_answers: Gauge,
+    etcd_up: Gauge,
     /// Without a label, it has one value, or none.
     led: Family<NoLabel, Gauge>,
     candidates: Family<NoLabel, Gauge>,
@@ -158,9 +159,9 @@ struct Common {
 
 impl Common {
     fn register(registry: &mut Registry) -> Self {
-        let etcd_answers = Gauge::default();
-        let help = "1 if etcd answers, else 0";
-        registry.register("etcd_answers", help, etcd_answers.clone());
+        let etcd_up = Gauge::default();
+        let help = "1 if etcd responds, else 0";
+        registry.register("etcd_up", help, etcd_up.clone());
 
         let led = Family::default();
         let help = "1 if somebody leads, 0 if nobody does; absent if that is not known";
@@ -173,14 +174,14 @@ impl Common {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
         Self {
-            etcd_answers,
+            etcd_up,
             led,
             candidates,
         }
     }
 
     fn set(&self, snapshot: &Snapshot) {
-        self.etcd_answers.set(i64::from(snapshot.etcd_answers));
+        self.etcd_up.set(i64::from(snapshot.etcd_answers));
         let led = snapshot.election.as_ref().ok();
         let led = led.map(|state| i64::from(state.situation.is_led()));
         set_or_clear(&self.led, led);
