@@ -62,13 +62,33 @@ impl Connection {
         doing: &str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Failure> {
-        let classified = async {
-            call.await
-                .map_err(|error| self.transport.hint.classify(error))
-        };
-        within(limit, doing, classified)
+        within(limit, doing, self.execute(call))
             .await
             .map_err(|failure| self.judge(failure))
+    }
+
+    /// Does the same for a call that can wait: only a few of the elections that share the connection make one at a time.
+    async fn call_in_turn<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Failure> {
+        let in_turn = async {
+            // It is never closed.
+            let _turn = self.transport.turns.acquire().await;
+            self.execute(call).await
+        };
+        within(limit, doing, in_turn)
+            .await
+            .map_err(|failure| self.judge(failure))
+    }
+
+    async fn execute<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+        // It is never closed.
+        let _permit = self.transport.calls.acquire().await;
+        call.await
+            .map_err(|error| self.transport.hint.classify(error))
     }
 
     /// Records that etcd has accepted the token: not every request makes it look.
@@ -157,6 +177,15 @@ impl Connection {
         let mut leases = self.transport.client.lease_client();
         let revoking = leases.revoke(lease.get());
         self.call(limit, "revoking the lease", revoking).await?;
+        Ok(())
+    }
+
+    /// Revokes a lease that holds no keys, which can wait.
+    pub async fn revoke_in_turn(&self, lease: LeaseId, limit: Duration) -> Result<(), Failure> {
+        let mut leases = self.transport.client.lease_client();
+        let revoking = leases.revoke(lease.get());
+        self.call_in_turn(limit, "revoking the lease", revoking)
+            .await?;
         Ok(())
     }
 }

@@ -24,8 +24,6 @@ use std::{
 };
 use support::{PATIENCE, etcd::Etcd, let_pass, poll_until, process::Process, wait_until};
 
-const CANDIDATES: [usize; 5] = [3, 30, 100, 300, 1000];
-const ELECTIONS: [usize; 5] = [1, 10, 100, 300, 1000];
 /// More processes of `etcdctl elect` take more memory than a small machine has.
 const MOST_ELECTORS: usize = 100;
 /// The candidates share so many processes.
@@ -117,8 +115,8 @@ fn milliseconds(from: u64, to: u64) -> f64 {
     Duration::from_micros(to.saturating_sub(from)).as_secs_f64() * 1e3
 }
 
-/// Measures many candidates for one key, up to so many.
-pub fn candidates(runs: usize, binary: &Path, most: usize) -> Grid {
+/// Measures many candidates for one key.
+pub fn candidates(runs: usize, binary: &Path, sizes: &[usize]) -> Grid {
     let mut grid = Grid::new(
         "Many candidates for one key",
         "candidates",
@@ -127,7 +125,7 @@ pub fn candidates(runs: usize, binary: &Path, most: usize) -> Grid {
          quiet again, 2 s later; two of them record the terms in the history. Each candidate of `etcdctl elect` is a process of its own. Fail-overs are measured \
          three times.",
     );
-    for count in CANDIDATES.into_iter().filter(|count| *count <= most) {
+    for &count in sizes {
         let mut field = Field::start(binary, count, &mut grid);
         for _ in 0..runs {
             field.hand_over(&mut grid);
@@ -319,8 +317,8 @@ pub fn crowd(binary: &Path, count: usize) -> Grid {
     grid
 }
 
-/// Measures many elections in one process, up to so many.
-pub fn elections(binary: &Path, most: usize) -> Grid {
+/// Measures many elections in one process.
+pub fn elections(binary: &Path, sizes: &[usize]) -> Grid {
     let mut grid = Grid::new(
         "Many elections in one process",
         "elections",
@@ -328,7 +326,7 @@ pub fn elections(binary: &Path, most: usize) -> Grid {
          process stands by. Raft entries: all that etcd writes, from the request to stop until all is taken over, \
          divided by the number of elections. All is measured three times, each with a new etcd.",
     );
-    for count in ELECTIONS.into_iter().filter(|count| *count <= most) {
+    for &count in sizes {
         for _ in 0..CRASHES {
             let etcd = Etcd::start(binary);
             let mut first = Worker::start(&etcd, "first", count, true);

@@ -2,9 +2,9 @@
 //!
 //! - `RUNS=30`: more rounds than fifteen.
 //! - `PEERS=zookeeper,keepalived`: these peers as well, from Debian's packages zookeeper, python3-kazoo and keepalived.
-//! - `GROWTH=1000`: also many candidates for one key, and many elections in one process, up to a thousand.
-//!   `GROWTH=100,elections`: the latter alone, up to a hundred; the other parts are `candidates` and `crowd`.
-//! - `ONLY=starts,fail_overs,idle,timeline`: only some of it; `ONLY=none GROWTH=1000`: the growth alone.
+//! - `GROWTH=3,30,100,300,1000`: also many candidates for one key, and many elections in one process, so many each.
+//!   `GROWTH=1000,elections`: the latter alone; the other parts are `candidates`, and `crowd` of twice the last number.
+//! - `ONLY=starts,fail_overs,idle,timeline`: only some of it; `ONLY=none GROWTH=100`: the growth alone.
 //! - `FIGURES=docs`: measures what `cargo build --release` makes, and writes `docs/figures.md` and its plots.
 //! - `OURS=/path/to/leader-election`: measures this binary.
 
@@ -97,17 +97,21 @@ fn measure(plan: &Plan) -> Results {
         Vec::new()
     };
     let mut grids = Vec::new();
-    let growth = list("GROWTH");
-    if let Some(most) = growth.iter().find_map(|word| word.parse().ok()) {
-        let is_wanted = |part: &str| growth.len() == 1 || growth.iter().any(|it| it == part);
+    let (sizes, parts): (Vec<_>, Vec<_>) = (list("GROWTH").into_iter())
+        .map(|word| word.parse::<usize>().map_err(|_| word))
+        .partition(Result::is_ok);
+    let sizes: Vec<_> = sizes.into_iter().flatten().collect();
+    let parts: Vec<_> = parts.into_iter().filter_map(Result::err).collect();
+    if let Some(most) = sizes.last() {
+        let is_wanted = |part: &str| parts.is_empty() || parts.iter().any(|it| it == part);
         if is_wanted("candidates") {
-            grids.push(growth::candidates(plan.runs, &plan.etcd, most));
+            grids.push(growth::candidates(plan.runs, &plan.etcd, &sizes));
         }
         if is_wanted("crowd") {
             grids.push(growth::crowd(&plan.etcd, 2 * most));
         }
         if is_wanted("elections") {
-            grids.push(growth::elections(&plan.etcd, most));
+            grids.push(growth::elections(&plan.etcd, &sizes));
         }
     }
     Results {

@@ -24,7 +24,7 @@ use std::{
 };
 use tokio::{
     runtime::{self, Handle},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 
 /// How often a connection with open streams is checked by an HTTP/2 ping. etcd closes connections
@@ -38,6 +38,10 @@ const USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// reads, as that of an observer whose states nobody takes, must not use up what the other streams need.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 30;
+/// How many requests are under way at a time on one connection. More of them would not be faster, and each takes memory.
+const CALLS: usize = 128;
+/// How many of those that can wait.
+const TURNS: usize = 4;
 
 /// A connection to an endpoint, which several elections may use at once.
 pub(super) struct Transport {
@@ -50,6 +54,11 @@ pub(super) struct Transport {
     /// Whether the token was given to this connection, and not to an earlier one.
     pub(super) is_token_fresh: bool,
     pub(super) authentication_is_off: bool,
+    /// For all requests.
+    pub(super) calls: Semaphore,
+    /// For requests that can wait: revocations of empty leases, and what concerns the history. They cost etcd as much as
+    /// what an election waits for, and there may be thousands at once.
+    pub(super) turns: Semaphore,
 }
 
 /// The connections of a cluster. They close when nobody uses them.
@@ -279,6 +288,8 @@ impl Connections {
             authentication_is_off: is_token_fresh && token.is_none(),
             token,
             is_token_fresh,
+            calls: Semaphore::new(CALLS),
+            turns: Semaphore::new(TURNS),
         })
     }
 }

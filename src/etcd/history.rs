@@ -103,7 +103,9 @@ impl Connection {
                 }
             }
         });
-        let response = self.call(limit, "asking for the history", read).await?;
+        let response = self
+            .call_in_turn(limit, "asking for the history", read)
+            .await?;
         self.prove_token();
         let records = |response: GetResponse| {
             let key_values = response.kvs().iter().rev();
@@ -174,7 +176,9 @@ impl Connection {
         let request = Txn::new().when(guards).and_then(writes).or_else([read]);
         let mut kv = self.transport.client.kv_client();
         let writing = kv.txn(request);
-        let response = self.call(limit, "recording the term", writing).await?;
+        let response = self
+            .call_in_turn(limit, "recording the term", writing)
+            .await?;
         self.prove_token();
         let found = (response.op_responses().into_iter()).find_map(|response| match response {
             TxnOpResponse::Get(get) => Some(get),

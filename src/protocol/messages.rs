@@ -256,6 +256,8 @@ pub enum Action {
         call: CallId,
         /// The lease.
         lease: LeaseId,
+        /// Whether its keys may keep others from leading.
+        is_urgent: bool,
         /// How long it may take.
         limit: Duration,
     },

@@ -326,9 +326,12 @@ impl Machine {
         release.call = Some((call, now + limit));
         let transaction = match &release.step {
             Step::Revoke { .. } | Step::RevokeUnknown => {
-                return self
-                    .actions
-                    .push_back(Action::Revoke { call, lease, limit });
+                return self.actions.push_back(Action::Revoke {
+                    call,
+                    lease,
+                    is_urgent: matches!(release.step, Step::Revoke { is_free: false }),
+                    limit,
+                });
             }
             Step::HandOver(handover) => match handover.request() {
                 Request::Execute(transaction) => transaction,

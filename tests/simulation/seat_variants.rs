@@ -329,7 +329,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
             "self.calls.abandon();",
             "self.calls.abandon();
              let (call, limit) = (self.calls.new_id(), lease.timing.limit());
-             self.actions.push_back(Action::Revoke { call, lease: lease.id, limit });",
+             self.actions.push_back(Action::Revoke { call, lease: lease.id, is_urgent: true, limit });",
         )],
     },
     Variant {

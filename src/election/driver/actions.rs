@@ -94,10 +94,23 @@ impl Driver {
                     Message::Input(Input::LeaseTime { call, result })
                 });
             }
-            Action::Revoke { call, lease, limit } => {
+            Action::Revoke {
+                call,
+                lease,
+                is_urgent,
+                limit,
+            } => {
                 let connection = self.connection();
                 self.spawn_beside(async move {
-                    let result = async { connection?.revoke(lease, limit).await }.await;
+                    let result = async {
+                        let connection = connection?;
+                        if is_urgent {
+                            connection.revoke(lease, limit).await
+                        } else {
+                            connection.revoke_in_turn(lease, limit).await
+                        }
+                    };
+                    let result = result.await;
                     Message::Input(Input::Revoked { call, result })
                 });
             }
