@@ -146,7 +146,7 @@ impl Config {
         }
     }
 
-    /// How long a leader lets a better candidate wait, unless it is told otherwise.
+    /// How long a leader lets a better candidate wait, by default.
     const PRIORITY_DELAY: Duration = Duration::from_secs(30);
 
     /// Sets the priority, which is 0 by default. Terms are handed to the candidate with the highest one, and a

@@ -135,7 +135,7 @@ impl Candidate {
         self.terms.subscribe()
     }
 
-    /// Returns a handle that tells whether the election's loop is stuck, for watchdogs.
+    /// Returns a handle that shows whether the election's loop is stuck, for watchdogs.
     #[must_use]
     pub fn liveness(&self) -> Liveness {
         Liveness(self.commands.downgrade())
@@ -195,7 +195,7 @@ impl Candidate {
     }
 }
 
-/// Tells whether the loop that runs an election is stuck.
+/// Shows whether the loop that runs an election is stuck.
 #[derive(Clone, Debug)]
 pub struct Liveness(mpsc::WeakUnboundedSender<Command>);
 

@@ -22,7 +22,7 @@ pub(crate) use access::check_files;
 pub(crate) use connections::Connections;
 use connections::Transport;
 #[cfg(feature = "daemon")]
-pub(crate) use records::{After, Record, Removal};
+pub(crate) use records::{After, JobRecord, Removal};
 pub(crate) use seats::SeatsWatch;
 pub(crate) use target::Target;
 use transact::Keys;
@@ -56,39 +56,54 @@ impl Connection {
     }
 
     /// Bounds a call, classifies its failure, and judges the token by it.
-    async fn call<T>(
+    async fn bounded<T>(
         &self,
         limit: Duration,
         doing: &str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Failure> {
-        within(limit, doing, self.execute(call))
-            .await
-            .map_err(|failure| self.judge(failure))
-    }
-
-    /// Does the same for a call that can wait: only a few of the elections that share the connection make one at a time.
-    async fn call_in_turn<T>(
-        &self,
-        limit: Duration,
-        doing: &str,
-        call: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Failure> {
-        let in_turn = async {
-            // It is never closed.
-            let _turn = self.transport.turns.acquire().await;
-            self.execute(call).await
+        let classified = async {
+            call.await
+                .map_err(|error| self.transport.hint.classify(error))
         };
-        within(limit, doing, in_turn)
+        within(limit, doing, classified)
             .await
             .map_err(|failure| self.judge(failure))
     }
 
-    async fn execute<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-        // It is never closed.
-        let _permit = self.transport.calls.acquire().await;
-        call.await
-            .map_err(|error| self.transport.hint.classify(error))
+    /// Does the same for a request: not too many are under way at a time.
+    fn call<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> impl Future<Output = Result<T, Failure>> {
+        // In a box, because each future that passes it on would need room for it twice.
+        let call = Box::pin(call);
+        let permitted = async {
+            // It is never closed.
+            let _permit = self.transport.calls.acquire().await;
+            call.await
+        };
+        self.bounded(limit, doing, permitted)
+    }
+
+    /// Does the same for a request that can wait: only a few of the elections that share the connection send one at a
+    /// time.
+    fn call_in_turn<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> impl Future<Output = Result<T, Failure>> {
+        let call = Box::pin(call);
+        let in_turn = async {
+            // In this order: those that wait for their turn must not keep others from what they need.
+            let _turn = self.transport.turns.acquire().await;
+            let _permit = self.transport.calls.acquire().await;
+            call.await
+        };
+        self.bounded(limit, doing, in_turn)
     }
 
     /// Records that etcd has accepted the token: not every request makes it look.

@@ -18,13 +18,13 @@ const ELECTION: &str = "New leader election happening.";
 
 /// A health command that the test decides: it writes a line per run, and ends with the exit code that a file
 /// holds.
-struct Verdicts(TempDir);
+struct ExitCodeFile(TempDir);
 
-impl Verdicts {
+impl ExitCodeFile {
     fn new(code: u8) -> Self {
-        let verdicts = Self(tempfile::tempdir().unwrap());
-        verdicts.set(code);
-        verdicts
+        let code_file = Self(tempfile::tempdir().unwrap());
+        code_file.set(code);
+        code_file
     }
 
     fn path(&self, name: &str) -> String {
@@ -233,7 +233,7 @@ fn replicas_campaign_only_once_they_are_healthy_and_then_at_once() {
 #[test]
 fn a_leader_that_becomes_unhealthy_hands_over_after_exactly_as_many_failures_as_it_takes() {
     let etcd = Etcd::newest();
-    let verdicts = Verdicts::new(0);
+    let code_file = ExitCodeFile::new(0);
     let options = [
         "--health-fall",
         "3",
@@ -244,7 +244,7 @@ fn a_leader_that_becomes_unhealthy_hands_over_after_exactly_as_many_failures_as_
         "--health-interval",
         "500ms",
     ];
-    let mut first = start("first", &etcd, &verdicts.command(), &options);
+    let mut first = start("first", &etcd, &code_file.command(), &options);
     first.wait_for_next(LEADER);
     let mut second = start("second", &etcd, "true", &[]);
     second.wait_for_next(FOLLOWER);
@@ -253,7 +253,7 @@ fn a_leader_that_becomes_unhealthy_hands_over_after_exactly_as_many_failures_as_
     });
     // It may have campaigned at its start.
     let elections = second.count(ELECTION);
-    verdicts.set(1);
+    code_file.set(1);
     first.wait_for_next_start(UNHEALTHY);
     let lost = first.wait_for_next_start(LOST);
     first.wait_for_next("Handed over to 'second'.");
@@ -261,7 +261,7 @@ fn a_leader_that_becomes_unhealthy_hands_over_after_exactly_as_many_failures_as_
     assert!(!lost.is_warning());
     assert_eq!(second.count(ELECTION), elections, "no new election");
 
-    verdicts.set(0);
+    code_file.set(0);
     first.wait_for_next(HEALTHY);
     let messages = first.messages();
     let failures = |message: &&String| *message == "The health command ended with exit code 1.";
@@ -278,7 +278,7 @@ fn a_leader_that_becomes_unhealthy_hands_over_after_exactly_as_many_failures_as_
     assert_eq!(between.iter().filter(successes).count(), 2);
     // Each run is reported, and none twice.
     let reported = messages.iter().filter(|it| failures(it) || successes(it));
-    let (reported, run) = (reported.count(), verdicts.runs().len());
+    let (reported, run) = (reported.count(), code_file.runs().len());
     assert!(
         (reported..=reported + 1).contains(&run),
         "{reported}, {run}"
@@ -287,7 +287,7 @@ fn a_leader_that_becomes_unhealthy_hands_over_after_exactly_as_many_failures_as_
 }
 
 #[test]
-fn an_unhealthy_replica_does_not_run_a_command_and_a_single_try_waits_for_the_first_verdict() {
+fn an_unhealthy_replica_does_not_run_a_command_and_a_single_try_waits_for_the_first_result() {
     let etcd = Etcd::newest();
     let with = |health: &str| {
         let mut command = replica(

@@ -17,8 +17,8 @@
 //! - `supervisor`: what the daemon does over all terms.
 //! - `guarded_run`: what the daemon does in one term.
 //! - `guard`: what the guard does.
-//! - `schedule`: when COMMAND is told to stop (SIGTERM, by default), and when it is killed (SIGKILL).
-//! - `stopping`: which of COMMAND's processes are told to stop.
+//! - `schedule`: when COMMAND is asked to stop (SIGTERM, by default), and when it is killed (SIGKILL).
+//! - `stopping`: which of COMMAND's processes are asked to stop.
 //! - `reaping`: how COMMAND and all its descendants are killed.
 //! - `launch`: how a guard is started.
 //! - `children`: which of its children the daemon kills, and how it reaps them.
@@ -60,7 +60,7 @@ pub(super) use health::{HealthEvent, HealthRuns, Outcome, run_if_health_runner};
 pub(super) use launch::name_revoking_process;
 pub(super) use lookup::check_command;
 pub(super) use orphans::Orphans;
-pub(super) use reaping::End;
+pub(super) use reaping::ChildEnd;
 pub(super) use revoke::revoke_lease;
 pub(super) use supervisor::Supervisor;
 

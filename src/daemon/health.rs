@@ -2,7 +2,7 @@
 
 use super::{
     cli::HealthCheck,
-    exec::{Children, End, HealthEvent, HealthRuns, Outcome},
+    exec::{ChildEnd, Children, HealthEvent, HealthRuns, Outcome},
 };
 use crate::printable::Printable;
 use std::{io, time::Duration};
@@ -19,7 +19,7 @@ pub(super) struct Health {
 struct Checks {
     timeout: Duration,
     runs: HealthRuns,
-    verdict: Verdict,
+    tracker: HealthTracker,
 }
 
 impl Health {
@@ -31,7 +31,7 @@ impl Health {
         let checks = match check {
             Some(check) => Some(Checks {
                 timeout: check.timeout,
-                verdict: Verdict::new(check.rise, check.fall),
+                tracker: HealthTracker::new(check.rise, check.fall),
                 runs: HealthRuns::new(check, children.clone())?,
             }),
             None => None,
@@ -42,7 +42,7 @@ impl Health {
         })
     }
 
-    /// Waits for a new verdict and logs it: `Ok` if this replica is healthy, else why it is not; forever
+    /// Waits for a new result and logs it: `Ok` if this replica is healthy, else why it is not; forever
     /// without a health command. Something else must reap the daemon's children meanwhile. Cancel safe.
     ///
     /// # Errors
@@ -67,18 +67,18 @@ impl Health {
                         .as_ref()
                         .map_or("succeeded", |failure| &failure.says);
                     debug!(name, "The health command {says}.");
-                    (checks.verdict.count(failure.is_none()), failure)
+                    (checks.tracker.count(failure.is_none()), failure)
                 }
                 HealthEvent::Overdue => {
                     let failure = Failure::plain("could not be run in time".to_owned());
                     debug!(name, "The health command {}.", failure.says);
-                    (checks.verdict.count(false), Some(failure))
+                    (checks.tracker.count(false), Some(failure))
                 }
                 HealthEvent::RunnerFailed(reason) => {
                     let reason = Printable(reason.as_bytes());
                     let failure = Failure::plain(format!("could not be run: {reason}"));
                     debug!(name, "The health command {}.", failure.says);
-                    (checks.verdict.fail_at_once(), Some(failure))
+                    (checks.tracker.fail_at_once(), Some(failure))
                 }
             };
             match (is_healthy, failure) {
@@ -98,7 +98,7 @@ impl Health {
         }
     }
 
-    /// Runs the health command no more; there is no new verdict.
+    /// Runs the health command no more; there is no new result.
     pub fn begin_stop(&mut self) {
         if let Some(checks) = &mut self.checks {
             checks.runs.begin_stop();
@@ -134,15 +134,15 @@ impl Failure {
 /// Returns why a run has failed, if it has.
 fn failure(outcome: Outcome, timeout: Duration) -> Option<Failure> {
     Some(match outcome {
-        Outcome::Ended(End::Exited(0)) => return None,
-        Outcome::Ended(End::Exited(code)) => {
+        Outcome::Ended(ChildEnd::Exited(0)) => return None,
+        Outcome::Ended(ChildEnd::Exited(code)) => {
             let reason = format!("exit code {code}");
             Failure {
                 says: format!("ended with {reason}"),
                 reason,
             }
         }
-        Outcome::Ended(End::Killed(signal)) => {
+        Outcome::Ended(ChildEnd::Killed(signal)) => {
             let reason = format!("killed by signal {signal}");
             Failure {
                 says: format!("was {reason}"),
@@ -167,18 +167,18 @@ fn failure(outcome: Outcome, timeout: Duration) -> Option<Failure> {
 }
 
 /// Judges runs: the first one decides alone, and later some in a row.
-struct Verdict {
+struct HealthTracker {
     rise: u32,
     fall: u32,
     /// `None` before the first run.
     is_healthy: Option<bool>,
     /// How many runs in a row speak against that.
     against: u32,
-    /// Whether there has been a verdict.
+    /// Whether there has been a result.
     has_judged: bool,
 }
 
-impl Verdict {
+impl HealthTracker {
     fn new(rise: u32, fall: u32) -> Self {
         Self {
             rise,
@@ -189,7 +189,7 @@ impl Verdict {
         }
     }
 
-    /// Counts a run; returns the new verdict if that is another one.
+    /// Counts a run; returns the new result if that is another one.
     fn count(&mut self, has_succeeded: bool) -> Option<bool> {
         let needed = match self.is_healthy {
             None => 1,
@@ -211,7 +211,7 @@ impl Verdict {
     }
 
     /// Takes in that nothing runs the health command: nothing is known until the next run, which decides alone.
-    /// Returns the verdict until then if that is another one.
+    /// Returns the result until then if that is another one.
     fn fail_at_once(&mut self) -> Option<bool> {
         self.against = 0;
         let was_healthy = self.is_healthy.take() == Some(true);
@@ -224,10 +224,10 @@ impl Verdict {
 mod tests {
     use super::*;
 
-    /// Counts runs, `+` for a success and `-` for a failure; returns a verdict of each: `?` if it is not
+    /// Counts runs, `+` for a success and `-` for a failure; returns a result of each: `?` if it is not
     /// another one, else `h` or `u`.
-    fn judge(verdict: &mut Verdict, runs: &str) -> String {
-        let judged = runs.chars().map(|run| match verdict.count(run == '+') {
+    fn judge(tracker: &mut HealthTracker, runs: &str) -> String {
+        let judged = runs.chars().map(|run| match tracker.count(run == '+') {
             None => '?',
             Some(true) => 'h',
             Some(false) => 'u',
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_first_run_decides_and_later_some_in_a_row() {
-        for (runs, verdicts) in [
+        for (runs, results) in [
             ("+", "h"),
             ("-", "u"),
             ("+--+---", "h?????u"),
@@ -245,35 +245,39 @@ mod tests {
             ("-----++---", "u?????h??u"),
             ("++++--", "h?????"),
         ] {
-            assert_eq!(judge(&mut Verdict::new(2, 3), runs), verdicts, "{runs}");
+            assert_eq!(
+                judge(&mut HealthTracker::new(2, 3), runs),
+                results,
+                "{runs}"
+            );
         }
-        assert_eq!(judge(&mut Verdict::new(1, 1), "+-+-"), "huhu");
+        assert_eq!(judge(&mut HealthTracker::new(1, 1), "+-+-"), "huhu");
     }
 
     #[test]
     fn without_its_runner_a_replica_is_unhealthy_until_the_next_run_which_decides_alone() {
-        let mut verdict = Verdict::new(2, 3);
-        assert_eq!(verdict.fail_at_once(), Some(false));
-        assert_eq!(verdict.fail_at_once(), None);
-        assert_eq!(judge(&mut verdict, "+"), "h");
-        assert_eq!(verdict.fail_at_once(), Some(false));
-        assert_eq!(verdict.fail_at_once(), None);
-        assert_eq!(judge(&mut verdict, "-++"), "u?h");
-        assert_eq!(verdict.fail_at_once(), Some(false));
+        let mut tracker = HealthTracker::new(2, 3);
+        assert_eq!(tracker.fail_at_once(), Some(false));
+        assert_eq!(tracker.fail_at_once(), None);
+        assert_eq!(judge(&mut tracker, "+"), "h");
+        assert_eq!(tracker.fail_at_once(), Some(false));
+        assert_eq!(tracker.fail_at_once(), None);
+        assert_eq!(judge(&mut tracker, "-++"), "u?h");
+        assert_eq!(tracker.fail_at_once(), Some(false));
     }
 
     #[test]
     fn each_failure_has_a_reason_and_a_sentence() {
         let timeout = Duration::from_secs(5);
-        assert!(failure(Outcome::Ended(End::Exited(0)), timeout).is_none());
+        assert!(failure(Outcome::Ended(ChildEnd::Exited(0)), timeout).is_none());
         for (outcome, reason, says) in [
             (
-                Outcome::Ended(End::Exited(1)),
+                Outcome::Ended(ChildEnd::Exited(1)),
                 "exit code 1",
                 "ended with exit code 1",
             ),
             (
-                Outcome::Ended(End::Killed(9)),
+                Outcome::Ended(ChildEnd::Killed(9)),
                 "killed by signal 9",
                 "was killed by signal 9",
             ),

@@ -105,7 +105,7 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Creates it for the watchdog of which the environment tells (`sd_watchdog_enabled(3)`), if there is
+    /// Creates it for the watchdog that the environment names (`sd_watchdog_enabled(3)`), if there is
     /// one. Must be called within a tokio runtime.
     pub fn from_environment(liveness: Liveness) -> Self {
         let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
@@ -153,5 +153,5 @@ fn open(address: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
 }
 
 fn warn_of(error: &io::Error) {
-    warn!("The service manager at NOTIFY_SOCKET cannot be told how it goes: {error}.");
+    warn!("The service manager at NOTIFY_SOCKET cannot be notified: {error}.");
 }

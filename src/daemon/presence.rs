@@ -151,7 +151,7 @@ async fn follow(target: &Target, resolver: &Resolver, report: &impl Fn(Presence)
     let mut back_off = limit;
     sleep(soon()).await;
     loop {
-        let End {
+        let ConnectionEnd {
             presence,
             has_lasted,
             reason,
@@ -175,14 +175,14 @@ async fn follow(target: &Target, resolver: &Resolver, report: &impl Fn(Presence)
 }
 
 /// How an attempt to watch a leader has ended.
-struct End {
+struct ConnectionEnd {
     presence: Presence,
     /// Whether the leader was connected for a limit at least.
     has_lasted: bool,
     reason: String,
 }
 
-impl End {
+impl ConnectionEnd {
     /// Nothing can be said about the leader.
     fn unknown(reason: impl Into<String>) -> Self {
         Self {
@@ -195,10 +195,16 @@ impl End {
 
 /// Connects to the leader, and reports that once the leader has named its term. Returns when the connection is of no
 /// use any more.
-async fn stay_connected(target: &Target, resolver: &Resolver, report: &impl Fn(Presence)) -> End {
+async fn stay_connected(
+    target: &Target,
+    resolver: &Resolver,
+    report: &impl Fn(Presence),
+) -> ConnectionEnd {
     let addresses = match resolver.resolve(&target.authority).await {
         Ok(addresses) => addresses,
-        Err(error) => return End::unknown(format!("its name cannot be resolved: {error}")),
+        Err(error) => {
+            return ConnectionEnd::unknown(format!("its name cannot be resolved: {error}"));
+        }
     };
     let limit = target.limit.as_duration();
     let patience = limit.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
@@ -206,16 +212,16 @@ async fn stay_connected(target: &Target, resolver: &Resolver, report: &impl Fn(P
     let stream = match connect(&addresses, patience).await {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            return End {
+            return ConnectionEnd {
                 presence: Presence::Broken,
-                ..End::unknown("the connection is refused")
+                ..ConnectionEnd::unknown("the connection is refused")
             };
         }
-        Err(error) => return End::unknown(format!("the connection failed: {error}")),
+        Err(error) => return ConnectionEnd::unknown(format!("the connection failed: {error}")),
     };
     let (requests, connection) = match handshake(stream).await {
         Ok(parts) => parts,
-        Err(error) => return End::unknown(format!("the HTTP handshake failed: {error}")),
+        Err(error) => return ConnectionEnd::unknown(format!("the HTTP handshake failed: {error}")),
     };
     // What has come is read also after the connection has ended.
     let driving = async {
@@ -226,8 +232,8 @@ async fn stay_connected(target: &Target, resolver: &Resolver, report: &impl Fn(P
         let within = head_due.since(clock::now());
         match timeout(within, ask(requests, &target.authority)).await {
             Ok(Ok(body)) => read(body, target, report).await,
-            Ok(Err(reason)) => End::unknown(reason),
-            Err(_) => End::unknown("it has not responded in time"),
+            Ok(Err(reason)) => ConnectionEnd::unknown(reason),
+            Err(_) => ConnectionEnd::unknown("it has not responded in time"),
         }
     };
     tokio::select! {
@@ -261,7 +267,7 @@ async fn ask(mut requests: SendRequest<String>, authority: &str) -> Result<Incom
 }
 
 /// Reads the body until it says nothing more of this term.
-async fn read(mut body: Incoming, target: &Target, report: &impl Fn(Presence)) -> End {
+async fn read(mut body: Incoming, target: &Target, report: &impl Fn(Presence)) -> ConnectionEnd {
     let limit = target.limit.as_duration();
     let mut reader = Reader::default();
     let mut connected_since = None;
@@ -289,14 +295,18 @@ async fn read(mut body: Incoming, target: &Target, report: &impl Fn(Presence)) -
                     clock::now()
                 });
             }
-            Said::Alive(token) => return End::unknown(format!("it leads in term {token}")),
-            Said::Goodbye => return End::unknown("its term ends in order"),
-            Said::Nonsense => return End::unknown("the response is not that of a leader"),
+            Said::Alive(token) => {
+                return ConnectionEnd::unknown(format!("it leads in term {token}"));
+            }
+            Said::Goodbye => return ConnectionEnd::unknown("its term ends in order"),
+            Said::Nonsense => {
+                return ConnectionEnd::unknown("the response is not that of a leader");
+            }
         }
     };
     match connected_since {
-        None => End::unknown(reason),
-        Some(since) => End {
+        None => ConnectionEnd::unknown(reason),
+        Some(since) => ConnectionEnd {
             presence: Presence::Broken,
             has_lasted: clock::now().since(since) >= limit,
             reason,

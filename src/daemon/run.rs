@@ -265,10 +265,10 @@ async fn take_part(config: Config, part: Part) -> anyhow::Result<Outcome> {
                     candidate.begin_withdrawal();
                 }
             }
-            verdict = health.changed(), if election_runs => {
-                let verdict = verdict.context("could not watch over the health command")?;
-                outputs.report_health(verdict.as_ref().err());
-                verdict.map_or_else(
+            change = health.changed(), if election_runs => {
+                let change = change.context("could not watch over the health command")?;
+                outputs.report_health(change.as_ref().err());
+                change.map_or_else(
                     |reason| candidate.stand_back(reason),
                     |()| candidate.stand_forward(),
                 );

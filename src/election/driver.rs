@@ -180,7 +180,7 @@ impl Driver {
                 Some(message) = self.results.recv() => self.take_in(*message),
                 command = self.commands.recv(), if !is_abandoned => {
                     is_abandoned = command.is_none();
-                    self.obey(command);
+                    self.handle_command(command);
                 }
                 Some(ended) = self.tasks.join_next() => match ended {
                     Err(error) if error.is_panic() => {
@@ -222,7 +222,7 @@ impl Driver {
     }
 
     /// Takes in a command; `None` once nobody is left to send any.
-    fn obey(&mut self, command: Option<Command>) {
+    fn handle_command(&mut self, command: Option<Command>) {
         let input = match command {
             Some(Command::Withdraw) => Input::Withdraw,
             Some(Command::StandBack(reason)) => {

@@ -36,13 +36,13 @@ enum Note {
     /// A term of this candidate has begun.
     Began(Term, TermRecord),
     /// It has ended, and its lease is revoked.
-    Ended(End),
+    Ended(TermEnd),
     /// Another candidate leads.
     Follows,
 }
 
 /// The end of a term of this candidate.
-struct End {
+struct TermEnd {
     term: Term,
     reason: LossReason,
     at: SystemTime,
@@ -200,7 +200,7 @@ impl History {
             stopped,
         }) = self.ending.take()
         {
-            self.note(Note::Ended(End {
+            self.note(Note::Ended(TermEnd {
                 term,
                 reason,
                 at: stopped.unwrap_or_else(wall_clock::now),

@@ -124,7 +124,7 @@ impl Connection {
                 .map_err(Error::GRpcStatus)?;
             Ok::<_, Error>((stream, response))
         };
-        let (stream, response) = self.call(limit, "renewing the lease", asking).await?;
+        let (stream, response) = self.bounded(limit, "renewing the lease", asking).await?;
         let response = response.ok_or_else(broken)?;
         if response.id != lease.get() {
             return Err(Failure::new(

@@ -14,7 +14,7 @@ use std::time::Duration;
 const PAGE: i64 = 1000;
 
 /// A key below a prefix, and what it holds.
-pub(crate) struct Record {
+pub(crate) struct JobRecord {
     pub key: Vec<u8>,
     pub value: Vec<u8>,
     /// The revision that last changed it.
@@ -23,7 +23,7 @@ pub(crate) struct Record {
 
 /// Some of the records below a prefix, in the order of their keys.
 pub(crate) struct Page {
-    pub records: Vec<Record>,
+    pub records: Vec<JobRecord>,
     /// The revision at which they were read.
     pub revision: i64,
     /// Whether other records follow.
@@ -45,7 +45,7 @@ pub(crate) enum Removal {
     /// There is no such key any more.
     Gone,
     /// The key holds another record than the one that was to be removed, and was kept.
-    Replaced(Record),
+    Replaced(JobRecord),
 }
 
 impl Connection {
@@ -103,7 +103,7 @@ impl Connection {
     ///
     /// # Errors
     /// If etcd does not respond in time or refuses.
-    pub async fn record(&self, key: &str, limit: Duration) -> Result<Option<Record>, Failure> {
+    pub async fn record(&self, key: &str, limit: Duration) -> Result<Option<JobRecord>, Failure> {
         let mut kv = self.transport.client.kv_client();
         let reading = kv.get(key, None);
         let mut response = self.call(limit, "asking for the record", reading).await?;
@@ -147,10 +147,10 @@ impl Connection {
     }
 }
 
-fn record(found: KeyValue) -> Record {
+fn record(found: KeyValue) -> JobRecord {
     let mod_revision = found.mod_revision();
     let (key, value) = found.into_key_value();
-    Record {
+    JobRecord {
         key,
         value,
         mod_revision,

@@ -2,7 +2,7 @@
 
 use super::{
     ElectionState, Observed,
-    key_history::{KeyHistory, Next, Verdict},
+    key_history::{Comparison, KeyHistory, NextReport},
 };
 use crate::{
     backoff::Jitter,
@@ -28,13 +28,13 @@ const HAS_WORKED: Duration = Duration::from_millis(500);
 const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// Why an endpoint is given up.
-enum End {
+enum FollowEnd {
     Failed(Failure),
     /// Nothing receives what is reported.
     Unheard,
 }
 
-impl From<Failure> for End {
+impl From<Failure> for FollowEnd {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
@@ -74,7 +74,9 @@ impl Follower {
         let mut jitter = Jitter::new();
         loop {
             let Err(end) = Box::pin(self.follow(self.rotation.endpoint())).await;
-            let End::Failed(failure) = end else { return };
+            let FollowEnd::Failed(failure) = end else {
+                return;
+            };
             // As candidates do, by rule 15 of the protocol: a connection that has worked and breaks is
             // replaced once before that is reported; and a new connection brings a new token.
             let has_worked = self
@@ -108,7 +110,7 @@ impl Follower {
     }
 
     /// Follows on one endpoint, until that fails.
-    async fn follow(&mut self, endpoint: usize) -> Result<Infallible, End> {
+    async fn follow(&mut self, endpoint: usize) -> Result<Infallible, FollowEnd> {
         let connecting = self.target.connect(endpoint, LIMIT);
         let connection = if self.rotation.endpoints() == 1 {
             connecting.await?
@@ -131,17 +133,21 @@ impl Follower {
     }
 
     /// Takes in a read before a watch; returns it if the watch has to catch up with it.
-    async fn take(&mut self, view: View, compacted: Option<i64>) -> Result<Option<View>, End> {
+    async fn take(
+        &mut self,
+        view: View,
+        compacted: Option<i64>,
+    ) -> Result<Option<View>, FollowEnd> {
         if let Some(history) = &mut self.history {
-            let verdict = history.compare(&view);
+            let comparison = history.compare(&view);
             let after = history.reported_up_to();
             // Where the keys still stand as they were written, nothing was missed.
             let is_gap = compacted.is_some_and(|revision| after + 1 < revision);
-            match verdict {
-                Verdict::WentBack => self.report(Observed::HistoryWentBack).await?,
+            match comparison {
+                Comparison::WentBack => self.report(Observed::HistoryWentBack).await?,
                 _ if is_gap => self.report(Observed::Gap { after }).await?,
-                Verdict::Ahead => return Ok(Some(view)),
-                Verdict::Same => return Ok(None),
+                Comparison::Ahead => return Ok(Some(view)),
+                Comparison::Same => return Ok(None),
             }
         }
         let state = ElectionState::of(&view);
@@ -157,7 +163,7 @@ impl Follower {
         connection: &Connection,
         endpoint: usize,
         mut ahead: Option<View>,
-    ) -> Result<Option<i64>, End> {
+    ) -> Result<Option<i64>, FollowEnd> {
         let Some(history) = &mut self.history else {
             return Ok(None);
         };
@@ -209,7 +215,7 @@ impl Follower {
                     let (view, denied) = connection.read_with_seats_if_permitted(LIMIT).await?;
                     next_read = clock::now() + READ_EVERY;
                     match history.compare(&view) {
-                        Verdict::Same => {
+                        Comparison::Same => {
                             if seats_watch.is_none() && denied.is_none() {
                                 let opening = connection.watch_seats(view.revision + 1, LIMIT);
                                 // Without it, the next read finds what has changed.
@@ -217,37 +223,41 @@ impl Follower {
                             }
                             self.report_candidates(&view, denied).await?;
                         }
-                        Verdict::Ahead => {
+                        Comparison::Ahead => {
                             ahead = Some(view);
                             // The candidates are reported after the state that they belong to.
                             next_read = clock::now();
                         }
-                        Verdict::WentBack => return Ok(None),
+                        Comparison::WentBack => return Ok(None),
                     }
                 }
-                () = self.observed.closed() => return Err(End::Unheard),
+                () = self.observed.closed() => return Err(FollowEnd::Unheard),
             }
         }
     }
 
     /// Reports what is certain; returns true if the watches owe the rest.
-    async fn catch_up(&mut self, connection: &Connection) -> Result<bool, End> {
+    async fn catch_up(&mut self, connection: &Connection) -> Result<bool, FollowEnd> {
         while let Some(history) = &mut self.history {
             match history.next() {
-                Next::Report(state) => self.report(Observed::State(*state)).await?,
-                Next::Read { key, revision } => {
+                NextReport::Report(state) => self.report(Observed::State(*state)).await?,
+                NextReport::Read { key, revision } => {
                     let entry = connection.read_at(key, revision, LIMIT).await?;
                     history.settle(key, revision, entry.as_ref());
                 }
-                Next::Wait => return Ok(true),
-                Next::Rest => break,
+                NextReport::Wait => return Ok(true),
+                NextReport::Rest => break,
             }
         }
         Ok(false)
     }
 
     /// Reports the candidates that a read shows, or why it does not, unless that was the last report.
-    async fn report_candidates(&mut self, view: &View, denied: Option<Failure>) -> Result<(), End> {
+    async fn report_candidates(
+        &mut self,
+        view: &View,
+        denied: Option<Failure>,
+    ) -> Result<(), FollowEnd> {
         let shown = Candidates::shown_in(view).ok_or(());
         if self.candidates.as_ref() == Some(&shown) {
             return Ok(());
@@ -261,9 +271,9 @@ impl Follower {
         }
     }
 
-    async fn report(&self, observed: Observed) -> Result<(), End> {
+    async fn report(&self, observed: Observed) -> Result<(), FollowEnd> {
         let sent = self.observed.send(observed).await;
-        sent.map_err(|_| End::Unheard)
+        sent.map_err(|_| FollowEnd::Unheard)
     }
 }
 

@@ -33,7 +33,7 @@ struct Steps {
 
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextReport {
     /// Report this.
     Report(Box<ElectionState>),
     /// Read this key as it was at this revision, for [`KeyHistory::settle`].
@@ -46,7 +46,7 @@ pub(super) enum Next {
 
 /// How a read compares with what is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Comparison {
     /// Nothing has changed.
     Same,
     /// Something has changed that the watches have not delivered yet.
@@ -99,12 +99,12 @@ impl KeyHistory {
     }
 
     /// Compares a read with what is known.
-    pub fn compare(&mut self, view: &View) -> Verdict {
+    pub fn compare(&mut self, view: &View) -> Comparison {
         let highest = self.leader.as_of.max(self.acting.as_of);
         if view.cluster_id != self.cluster_id || view.revision < highest {
-            return Verdict::WentBack;
+            return Comparison::WentBack;
         }
-        let mut verdict = Verdict::Same;
+        let mut comparison = Comparison::Same;
         for (side, seen) in [
             (&mut self.leader, &view.leader),
             (&mut self.acting, &view.acting),
@@ -116,10 +116,10 @@ impl KeyHistory {
                     side.as_of = view.revision;
                 }
                 (None, None) => {}
-                _ => verdict = Verdict::Ahead,
+                _ => comparison = Comparison::Ahead,
             }
         }
-        verdict
+        comparison
     }
 
     /// Whether the watches have delivered all that a read showed.
@@ -152,9 +152,9 @@ impl KeyHistory {
     }
 
     /// Says what is to be done next.
-    pub fn next(&mut self) -> Next {
+    pub fn next(&mut self) -> NextReport {
         let Some((&revision, steps)) = self.pending.first_key_value() else {
-            return Next::Rest;
+            return NextReport::Rest;
         };
         let other = match (&steps.leader, &steps.acting) {
             (Step::Unknown, _) => Some((ElectionKey::Leader, &self.leader)),
@@ -170,10 +170,10 @@ impl KeyHistory {
                 Some((settled, at, stood))
                     if (settled, at) == (key, revision) && stood != known =>
                 {
-                    return Next::Wait;
+                    return NextReport::Wait;
                 }
                 Some((settled, at, _)) if (settled, at) == (key, revision) => {}
-                _ => return Next::Read { key, revision },
+                _ => return NextReport::Read { key, revision },
             }
         }
         let steps = self.pending.remove(&revision).unwrap_or_default();
@@ -188,7 +188,7 @@ impl KeyHistory {
             };
             side.as_of = revision;
         }
-        Next::Report(Box::new(self.state(revision)))
+        NextReport::Report(Box::new(self.state(revision)))
     }
 
     fn state(&self, revision: i64) -> ElectionState {

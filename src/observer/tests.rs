@@ -1,6 +1,6 @@
 use super::{
     ElectionState,
-    key_history::{KeyHistory, Next, Verdict},
+    key_history::{Comparison, KeyHistory, NextReport},
 };
 use crate::{
     etcd::Change,
@@ -70,22 +70,26 @@ fn stands(situation: &ElectionState) -> [Option<i64>; 2] {
 /// Delivers events in the order given, answers reads from the past, and returns what was reported.
 fn deliver(history: &mut KeyHistory, past: &Past, events: Vec<Change>) -> Vec<ElectionState> {
     let states = states(past);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for event in events {
         history.take(event);
         loop {
             match history.next() {
-                Next::Report(situation) => told.push(*situation),
-                Next::Read { key, revision } => {
+                NextReport::Report(situation) => reported.push(*situation),
+                NextReport::Read { key, revision } => {
                     let state = states[&revision][usize::from(key == ElectionKey::Acting)];
                     history.settle(key, revision, state.map(entry).as_ref());
                 }
-                Next::Wait | Next::Rest => break,
+                NextReport::Wait | NextReport::Rest => break,
             }
         }
     }
-    assert_eq!(history.next(), Next::Rest, "all is reported in the end");
-    told
+    assert_eq!(
+        history.next(),
+        NextReport::Rest,
+        "all is reported in the end"
+    );
+    reported
 }
 
 /// Elections as the protocol holds them, and what people do to the keys beside.
@@ -101,11 +105,11 @@ fn pasts() -> impl Strategy<Value = Past> {
                 _ => [None, Some(there)],
             };
             // etcd sends no event for the deletion of what is not there.
-            let told = [0, 1].map(|key| changes[key].filter(|there| *there || state[key]));
+            let reported = [0, 1].map(|key| changes[key].filter(|there| *there || state[key]));
             for key in [0, 1] {
-                state[key] = told[key].unwrap_or(state[key]);
+                state[key] = reported[key].unwrap_or(state[key]);
             }
-            past.push(told);
+            past.push(reported);
         }
         past
     })
@@ -143,15 +147,15 @@ proptest! {
         // Only what people put beside the protocol, so that it comes and goes between two changes of
         // the other key, may be reported late or twice.
         let mut history = KeyHistory::new(view(0, None, None));
-        let told = deliver(&mut history, &past, interleaved(&past, 1, &turns));
+        let reported = deliver(&mut history, &past, interleaved(&past, 1, &turns));
         let changed = (1_i64..).zip(&past).filter(|(_, changes)| **changes != [None, None]);
-        let mut revisions: Vec<_> = told.iter().map(|situation| situation.revision).collect();
+        let mut revisions: Vec<_> = reported.iter().map(|situation| situation.revision).collect();
         revisions.sort_unstable();
         revisions.dedup();
         prop_assert_eq!(revisions, changed.map(|(revision, _)| revision).collect::<Vec<_>>());
         let states = states(&past);
         let mut last = 0;
-        for situation in &told {
+        for situation in &reported {
             if situation.revision < last {
                 continue;
             }
@@ -172,27 +176,27 @@ proptest! {
         let mut events = interleaved(&past, 1, &turns);
         events.truncate(cut);
         let states = states(&past);
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for event in events {
             history.take(event);
             loop {
                 match history.next() {
-                    Next::Report(situation) => told.push(situation.revision),
-                    Next::Read { key, revision } => {
+                    NextReport::Report(situation) => reported.push(situation.revision),
+                    NextReport::Read { key, revision } => {
                         let state = states[&revision][usize::from(key == ElectionKey::Acting)];
                         history.settle(key, revision, state.map(entry).as_ref());
                     }
-                    Next::Wait | Next::Rest => break,
+                    NextReport::Wait | NextReport::Rest => break,
                 }
             }
         }
         history.forget_pending();
         let events = interleaved(&past, history.reported_up_to() + 1, &turns);
-        told.extend(deliver(&mut history, &past, events).iter().map(|it| it.revision));
-        told.sort_unstable();
-        told.dedup();
+        reported.extend(deliver(&mut history, &past, events).iter().map(|it| it.revision));
+        reported.sort_unstable();
+        reported.dedup();
         let changed = (1_i64..).zip(&past).filter(|(_, changes)| **changes != [None, None]);
-        prop_assert_eq!(told, changed.map(|(revision, _)| revision).collect::<Vec<_>>());
+        prop_assert_eq!(reported, changed.map(|(revision, _)| revision).collect::<Vec<_>>());
     }
 }
 
@@ -201,13 +205,13 @@ fn a_campaign_is_told_once_with_its_address_whichever_key_is_delivered_first() {
     for keys in [KEYS, [KEYS[1], KEYS[0]]] {
         let past = vec![[Some(true), Some(true)]];
         let mut history = KeyHistory::new(view(0, None, None));
-        let told = deliver(
+        let reported = deliver(
             &mut history,
             &past,
             keys.map(|key| change(key, 1, true)).into(),
         );
-        let [situation] = told.as_slice() else {
-            panic!("{told:?}")
+        let [situation] = reported.as_slice() else {
+            panic!("{reported:?}")
         };
         let leader = situation.leader.as_ref().unwrap();
         assert_eq!(leader.address.as_deref(), Some("there"));
@@ -219,20 +223,23 @@ fn a_campaign_is_told_once_with_its_address_whichever_key_is_delivered_first() {
 fn an_event_that_is_not_newer_than_what_is_known_of_its_key_is_dropped() {
     let mut history = KeyHistory::new(view(9, Some(5), Some(5)));
     history.take(change(ElectionKey::Leader, 9, false));
-    assert_eq!(history.next(), Next::Rest);
+    assert_eq!(history.next(), NextReport::Rest);
     history.take(change(ElectionKey::Leader, 10, false));
     history.settle(ElectionKey::Acting, 10, Some(&entry(5)));
-    assert!(matches!(history.next(), Next::Report(situation) if situation.leader.is_none()));
+    assert!(matches!(history.next(), NextReport::Report(situation) if situation.leader.is_none()));
 }
 
 #[test]
 fn keys_that_stand_as_they_were_written_have_missed_nothing() {
     let mut history = KeyHistory::new(view(9, Some(5), Some(5)));
-    assert_eq!(history.compare(&view(90, Some(5), Some(5))), Verdict::Same);
+    assert_eq!(
+        history.compare(&view(90, Some(5), Some(5))),
+        Comparison::Same
+    );
     assert_eq!(history.reported_up_to(), 90);
     // What is absent may have come and gone.
     let mut history = KeyHistory::new(view(9, None, None));
-    assert_eq!(history.compare(&view(90, None, None)), Verdict::Same);
+    assert_eq!(history.compare(&view(90, None, None)), Comparison::Same);
     assert_eq!(history.reported_up_to(), 9);
 }
 
@@ -240,27 +247,27 @@ fn keys_that_stand_as_they_were_written_have_missed_nothing() {
 fn a_read_is_ahead_until_the_watches_have_delivered_what_it_shows() {
     let mut history = KeyHistory::new(view(9, Some(5), Some(5)));
     let read = view(12, None, Some(5));
-    assert_eq!(history.compare(&read), Verdict::Ahead);
+    assert_eq!(history.compare(&read), Comparison::Ahead);
     assert!(!history.has_reached(&read));
     history.take(change(ElectionKey::Leader, 11, false));
     history.settle(ElectionKey::Acting, 11, Some(&entry(5)));
-    assert!(matches!(history.next(), Next::Report(_)));
+    assert!(matches!(history.next(), NextReport::Report(_)));
     assert!(history.has_reached(&read));
 }
 
 #[test]
 fn a_lower_revision_or_another_cluster_is_another_history() {
     let mut history = KeyHistory::new(view(9, None, None));
-    assert_eq!(history.compare(&view(8, None, None)), Verdict::WentBack);
+    assert_eq!(history.compare(&view(8, None, None)), Comparison::WentBack);
     let other = View {
         cluster_id: 2,
         ..view(20, None, None)
     };
-    assert_eq!(history.compare(&other), Verdict::WentBack);
+    assert_eq!(history.compare(&other), Comparison::WentBack);
 }
 
 #[test]
-fn a_key_without_a_lease_leads_nobody_and_an_unreadable_witness_still_counts() {
+fn a_key_without_a_lease_leads_nobody_and_an_unreadable_acting_key_still_counts() {
     let mut by_hand = view(9, Some(5), None);
     by_hand.leader.as_mut().unwrap().lease = None;
     let situation = ElectionState::of(&by_hand);

@@ -106,7 +106,7 @@ enum Link {
 
 /// When the next call or attempt may start.
 #[derive(Clone, Copy, Debug)]
-enum Next {
+enum NextCall {
     Now,
     At(Moment),
     After(CallId),
@@ -124,7 +124,7 @@ pub(super) struct Calls {
     /// The lease of the keepalive stream that can be used again. A stream that owes a response
     /// cannot: a late response names no request and would be credited to a later one.
     stream: Option<LeaseId>,
-    next: Next,
+    next: NextCall,
     /// Something surprised while a call was under way: another follows at once.
     hurry: bool,
     last_id: u64,
@@ -145,7 +145,7 @@ impl Calls {
             overdue: Vec::new(),
             attempts: Attempts::default(),
             stream: None,
-            next: Next::Now,
+            next: NextCall::Now,
             hurry: false,
             last_id: 0,
             round_started: Moment::default(),
@@ -186,9 +186,9 @@ impl Calls {
 
     pub fn is_due(&self, now: Moment) -> bool {
         match self.next {
-            Next::Now => true,
-            Next::At(moment) => now >= moment,
-            Next::After(_) => false,
+            NextCall::Now => true,
+            NextCall::At(moment) => now >= moment,
+            NextCall::After(_) => false,
         }
     }
 
@@ -200,7 +200,7 @@ impl Calls {
             .patient_until(&self.rotation)
             .filter(|_| is_needed);
         let next = match self.next {
-            Next::At(moment) if is_needed && self.may_start() => Some(moment),
+            NextCall::At(moment) if is_needed && self.may_start() => Some(moment),
             _ => None,
         };
         [overdue, patience, next].into_iter().flatten().min()
@@ -365,7 +365,7 @@ impl Calls {
             has_answered: false,
         };
         self.rotation.turn_to(endpoint);
-        self.next = Next::Now;
+        self.next = NextCall::Now;
     }
 
     /// Goes back to the connection on which an overdue try was answered after all, unless another
@@ -432,7 +432,7 @@ impl Calls {
     /// Records that an endpoint failed, and lets the next one be asked at once. Returns true iff
     /// each has failed once since the round began.
     pub fn record_failure(&mut self, endpoint: usize, failure: Option<Failure>) -> bool {
-        self.next = Next::Now;
+        self.next = NextCall::Now;
         self.rotation.record_failure(endpoint, failure)
     }
 
@@ -449,21 +449,21 @@ impl Calls {
     }
 
     pub fn next_now(&mut self) {
-        self.next = Next::Now;
+        self.next = NextCall::Now;
     }
 
     /// Sets when the next call starts, unless something surprised meanwhile.
     pub fn next_at(&mut self, moment: Moment) {
         self.next = if self.hurry {
-            Next::Now
+            NextCall::Now
         } else {
-            Next::At(moment)
+            NextCall::At(moment)
         };
     }
 
     /// Starts the next call by this moment, if it would start later; a back-off is waited for.
     pub fn next_by(&mut self, moment: Moment) {
-        if let Next::At(later) = &mut self.next {
+        if let NextCall::At(later) = &mut self.next {
             *later = moment.min(*later);
         }
     }
@@ -471,22 +471,22 @@ impl Calls {
     /// Starts the next call at once, or as soon as the one under way has ended; a back-off is
     /// waited for.
     pub fn hurry(&mut self) {
-        if !matches!(self.next, Next::After(_)) {
-            self.next = Next::Now;
+        if !matches!(self.next, NextCall::After(_)) {
+            self.next = NextCall::Now;
         }
         self.hurry = self.is_busy();
     }
 
     pub fn back_off(&mut self) -> CallId {
         let id = self.new_id();
-        self.next = Next::After(id);
+        self.next = NextCall::After(id);
         id
     }
 
     /// Ends a back-off, if that is the one meant.
     pub fn end_back_off(&mut self, id: CallId) {
-        if matches!(self.next, Next::After(waited_for) if waited_for == id) {
-            self.next = Next::Now;
+        if matches!(self.next, NextCall::After(waited_for) if waited_for == id) {
+            self.next = NextCall::Now;
         }
     }
 }

@@ -402,7 +402,7 @@ pub struct Status {
 
 /// What a candidate does.
 ///
-/// Carries deadlines, not verdicts: each reader compares clocks when it needs to know.
+/// It has deadlines instead of answers: each reader compares clocks when it needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {

@@ -94,7 +94,7 @@ impl Registry {
             let every = every.min(Timing::LONGEST_LIMIT);
             every / 2 + every / 128 * part
         } else {
-            every - every / 640 * part
+            every / 640 * (640 - part)
         }
     }
 

@@ -68,7 +68,7 @@ impl Reporter {
         (before != Some(entry.mod_revision)).then_some(Event::KeyWithoutLease { key })
     }
 
-    /// Returns true iff no member has told its version.
+    /// Returns true iff no member has reported its version.
     pub fn needs_version(&self) -> bool {
         !self.knows_version
     }

@@ -35,14 +35,14 @@ struct Suspicion {
     /// Its lease: revisions repeat after a backup is restored.
     lease: Option<LeaseId>,
     /// The challenge that the last response has shown.
-    challenge: Option<Standing>,
+    challenge: Option<StandingChallenge>,
     /// When this follower last suspected that the leader has failed, until a later response shows a challenge.
     doubts: Option<Moment>,
 }
 
 /// A challenge.
 #[derive(Clone, Copy, Debug)]
-struct Standing {
+struct StandingChallenge {
     /// Requires that it stands as it was first seen.
     guard: Guard,
     /// When the leader has stopped acting if it has not responded by then.
@@ -97,7 +97,7 @@ impl Machine {
             suspicion.challenge = known.challenge().map(|challenge| {
                 let guard = Guard::standing(challenge);
                 let same = was_challenged.filter(|standing| standing.guard == guard);
-                same.unwrap_or(Standing {
+                same.unwrap_or(StandingChallenge {
                     guard,
                     due: now + limit.take_over_after(),
                 })
@@ -127,7 +127,7 @@ impl Machine {
         if self.stands_back || !self.is_about_challenge() {
             return None;
         }
-        if let Some(Standing { due, .. }) = suspicion.challenge {
+        if let Some(StandingChallenge { due, .. }) = suspicion.challenge {
             return Some(self.hold_off.map_or(due, |until| until.max(due)));
         }
         let doubts = suspicion.doubts?;
@@ -152,7 +152,7 @@ impl Machine {
             return Transaction::READ;
         };
         match suspicion.challenge {
-            Some(Standing { guard, .. }) if question == Question::TakeOver => {
+            Some(StandingChallenge { guard, .. }) if question == Question::TakeOver => {
                 let leader = self.known.as_ref().and_then(|known| known.leader());
                 Transaction::take_over(lease, leader, acting, guard)
             }

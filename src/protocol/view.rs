@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub enum ElectionKey {
     /// Holds the leader's name.
     Leader,
-    /// The witness that its holder may still be acting.
+    /// The acting marker: while it exists, its holder may be acting.
     Acting,
 }
 
@@ -66,7 +66,7 @@ pub struct View {
     pub raft_term: u64,
     /// The key with the leader's name.
     pub leader: Option<Entry>,
-    /// The witness.
+    /// The acting marker.
     pub acting: Option<Entry>,
     /// `KEY/challenge`, if it exists and the transaction was about it.
     pub challenge: Option<Entry>,

@@ -160,7 +160,7 @@ pub const CHALLENGE_VARIANTS: &[Variant] = &[
             SUSPICION,
             "judge_challenge",
             "was_challenged.filter(|standing| standing.guard == guard)",
-            "was_challenged.map(|standing| Standing { guard, ..standing })",
+            "was_challenged.map(|standing| StandingChallenge { guard, ..standing })",
         )],
     ),
     rivals(

@@ -89,7 +89,7 @@ impl World {
     /// What a process knows of the leader from outside etcd.
     fn report_presence(&mut self, at: Time, node: usize, token: i64, presence: Presence) {
         let of = FencingToken::new(token);
-        self.tell(at, node, ToNode::Input(Input::Presence { of, presence }));
+        self.schedule_input(at, node, ToNode::Input(Input::Presence { of, presence }));
     }
 
     /// A process hears something of a leader that lives, or of one that did.

@@ -517,9 +517,10 @@ impl World {
             self.nodes[node].machine.is_some() && self.checks.ready_from[node] < since
         };
         // Those that are left out read every 5 s at most, by a clock that may be a tenth too slow.
-        let bound = |node: usize| match self.may_be_left_out(node) {
-            true => 500 * MILLI + (self.granted() / 3).min(5 * SECOND) * 10 / 9,
-            false => 500 * MILLI,
+        let extra = (self.granted() / 3).min(5 * SECOND) * 10 / 9;
+        let bound = |node: usize| {
+            let extra = if self.may_be_left_out(node) { extra } else { 0 };
+            500 * MILLI + extra
         };
         let is_late = |node: usize| ready(node) && self.now - since > bound(node);
         if self.plan.mix == Mix::Calm && (0..self.nodes.len()).any(is_late) {

@@ -25,7 +25,7 @@ Runs schedules until a promise is not kept; exits with 1 then.
 
 /// The command on its own.
 pub fn main() -> ExitCode {
-    match obey(std::env::args().skip(1)) {
+    match run(std::env::args().skip(1)) {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS
@@ -37,7 +37,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn obey(arguments: impl Iterator<Item = String>) -> Result<String, String> {
+fn run(arguments: impl Iterator<Item = String>) -> Result<String, String> {
     let (mut schedules, mut seed) = (20_000, 1);
     let (mut minutes, mut mix, mut tracing) = (None, None, false);
     let mut arguments = arguments.filter(|argument| argument != "--bench");

@@ -218,7 +218,7 @@ impl World {
             to.alarm += 1;
             if let Some(wanted) = wanted {
                 let (at, alarm) = (to.clock.when(wanted).max(now) + late, to.alarm);
-                self.tell(at, node, ToNode::Alarm(alarm));
+                self.schedule_input(at, node, ToNode::Alarm(alarm));
             }
         }
     }
@@ -288,14 +288,7 @@ impl World {
                 ..
             } => {
                 self.checks.watches_no_more[node] = false;
-                to.watch = Some(Watch {
-                    id: watch,
-                    connection: to.connection,
-                    member: to.member,
-                    sent_up_to: from_revision - 1,
-                    last_arrival: [0; 2],
-                    open: false,
-                });
+                to.watch = Some(Watch::new(watch, to, from_revision));
                 Asked::Watch {
                     watch,
                     from: from_revision,
@@ -319,13 +312,13 @@ impl World {
                 if at_most > Duration::from_secs(5) {
                     at = self.capped(at - now);
                 }
-                self.tell(at, node, ToNode::Input(Input::BackedOff { call }));
+                self.schedule_input(at, node, ToNode::Input(Input::BackedOff { call }));
                 return Ok(());
             }
             Action::Lead { term, deadline } => return self.begin_term(node, term, deadline),
             Action::TakeBack { term } => {
                 if to.untaken == Some(term) {
-                    self.tell_stopped(now, node, term);
+                    self.schedule_stopped(now, node, term);
                 }
                 return Ok(());
             }
@@ -367,7 +360,7 @@ impl World {
         let (stream, unread) = (stream.id, stream.unread.pop_front());
         to.awaits = Some(call);
         if let Some(answer) = unread {
-            self.tell(now, node, ToNode::KeptAlive { stream, answer });
+            self.schedule_input(now, node, ToNode::KeptAlive { stream, answer });
         }
         let keep_alive = Asked::KeepAlive {
             call,
@@ -392,7 +385,7 @@ impl World {
         self.count_if(habit >= 6, Kind::Linger);
         let takes = self.rng.u64(0..longest);
         let at = self.capped(takes).max(self.now + takes.min(20 * MILLI));
-        self.tell_stopped(at, node, term);
+        self.schedule_stopped(at, node, term);
     }
 
     pub fn begin_term(
@@ -436,7 +429,7 @@ impl World {
             let at = to.clock.when(by).max(self.now);
             let told = std::mem::replace(&mut child.told_to_end, true);
             let grace = nanos(to.settings.grace);
-            self.tell(at, node, ToNode::Kill(by));
+            self.schedule_input(at, node, ToNode::Kill(by));
             if told {
                 return;
             }
@@ -447,17 +440,17 @@ impl World {
                 // Some take all the time they have.
                 let takes = self.rng.u64(0..=grace * 4 / 3).min(grace);
                 let at = self.now + self.nodes[node].clock.lasts(takes);
-                self.tell_stopped(at, node, term);
+                self.schedule_stopped(at, node, term);
             }
         }
     }
 
     /// Word that what acts has stopped; who tells it may tell it again.
-    pub fn tell_stopped(&mut self, at: Time, node: usize, term: Term) {
-        self.tell(at, node, ToNode::Stopped(term));
+    pub fn schedule_stopped(&mut self, at: Time, node: usize, term: Term) {
+        self.schedule_input(at, node, ToNode::Stopped(term));
         if self.repeats() {
             let again = self.rng.u64(0..10 * SECOND);
-            self.tell(at + again, node, ToNode::Stopped(term));
+            self.schedule_input(at + again, node, ToNode::Stopped(term));
         }
     }
 
@@ -475,7 +468,7 @@ impl World {
             let takes = self.rng.u64(0..=longest * 4 / 3).min(longest);
             let at = self.now + to.clock.lasts(takes);
             self.note(|_| format!("node {}  child is killed", node + 1));
-            self.tell_stopped(at, node, term);
+            self.schedule_stopped(at, node, term);
         }
     }
 }

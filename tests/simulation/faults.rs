@@ -125,7 +125,7 @@ impl World {
                 let Some(watch) = self.nodes[node].watch.take() else {
                     return false;
                 };
-                self.tell(
+                self.schedule_input(
                     self.now,
                     node,
                     ToNode::Input(Input::WatchEnded { watch: watch.id }),
@@ -202,7 +202,7 @@ impl World {
                     && watch.member == member
                     && end < until
                 {
-                    self.tell(
+                    self.schedule_input(
                         end,
                         node,
                         ToNode::Input(Input::WatchEnded { watch: watch.id }),
@@ -349,7 +349,7 @@ impl World {
                 if let Some(child) = &mut to.child {
                     child.killed_at = None;
                 }
-                self.tell(now, node, ToNode::Alarm(self.nodes[node].alarm));
+                self.schedule_input(now, node, ToNode::Alarm(self.nodes[node].alarm));
                 self.note(|_| format!("fault   clock: node {} at {rate} thousandths", node + 1));
             }
             _ => {
@@ -375,7 +375,7 @@ impl World {
             } else {
                 Input::Abandoned
             };
-            self.tell(self.now, node, ToNode::Input(input));
+            self.schedule_input(self.now, node, ToNode::Input(input));
             return true;
         }
         let acting = (0..self.nodes.len()).find_map(|node| {
@@ -386,7 +386,7 @@ impl World {
             return false;
         };
         // It acts no more from here on, but word of that takes a moment.
-        self.tell_stopped(self.now, node, term);
+        self.schedule_stopped(self.now, node, term);
         true
     }
 

@@ -19,7 +19,7 @@ impl World {
             let takes = self.rng.u64(0..3 * self.granted());
             let succeeds = self.rng.u8(0..4) > 0;
             let at = self.capped(takes);
-            self.tell(at, node, ToNode::JobEnds(term, succeeds));
+            self.schedule_input(at, node, ToNode::JobEnds(term, succeeds));
         }
     }
 
@@ -37,7 +37,7 @@ impl World {
             return self.handle(node, Some(Input::Completed { term }));
         }
         self.handle(node, Some(Input::Withdraw))?;
-        self.tell_stopped(now, node, term);
+        self.schedule_stopped(now, node, term);
         Ok(())
     }
 
@@ -53,9 +53,9 @@ impl World {
         };
         self.nodes[node].so_far.is_told = true;
         if withdraws {
-            self.tell(self.now, node, ToNode::Input(Input::Withdraw));
+            self.schedule_input(self.now, node, ToNode::Input(Input::Withdraw));
         }
-        self.tell_stopped(self.now, node, term);
+        self.schedule_stopped(self.now, node, term);
     }
 
     /// When a process that has withdrawn is started again. One that would withdraw again soon takes its

@@ -97,14 +97,14 @@ impl World {
         let result = |result| ToNode::Connected { call, result };
         if path.is_dead(now) {
             let refused = self.usual();
-            self.tell(refused, node, result(Err(FailureKind::Unreachable)));
+            self.schedule_input(refused, node, result(Err(FailureKind::Unreachable)));
             return Ok(());
         }
         if now < path.sluggish {
             // Just within the time after which another endpoint is tried.
             let limit = self.plan.ttl * SECOND / 5;
             let at = now + self.rng.u64(limit / 2..limit * 85 / 100);
-            self.tell(at, node, result(Ok(())));
+            self.schedule_input(at, node, result(Ok(())));
             return Ok(());
         }
         let busy = self.plan.kinds.contains(&Kind::SlowPassword) && !self.quiet;
@@ -118,7 +118,7 @@ impl World {
                 Err(FailureKind::Overloaded)
             };
             let at = self.capped(takes.min(10 * SECOND)).max(now + MILLI);
-            self.tell(at, node, result(checked));
+            self.schedule_input(at, node, result(checked));
             return Ok(());
         }
         let request = Request {
@@ -129,7 +129,7 @@ impl World {
             asked: Asked::Connect { call },
             sent: now,
         };
-        self.tell(now + lasts, node, result(Err(FailureKind::TimedOut)));
+        self.schedule_input(now + lasts, node, result(Err(FailureKind::TimedOut)));
         if let Some(at) = self.travel(node, member)
             && at < now + lasts
         {
@@ -168,7 +168,7 @@ impl World {
         } else if let Asked::Watch { watch, .. } = asked {
             // Its opening has a limit.
             let at = self.now + self.granted() / 5;
-            self.tell(at, node, ToNode::Input(Input::WatchEnded { watch }));
+            self.schedule_input(at, node, ToNode::Input(Input::WatchEnded { watch }));
         }
         Ok(())
     }
@@ -309,7 +309,7 @@ impl World {
         let input = match (asked, reply) {
             (Asked::Connect { call }, reply) => {
                 let result = reply.map(|_| ());
-                self.tell(at, node, ToNode::Connected { call, result });
+                self.schedule_input(at, node, ToNode::Connected { call, result });
                 return;
             }
             (Asked::Grant { call, .. }, Ok(Reply::Granted { ttl })) => Input::Granted {
@@ -344,7 +344,7 @@ impl World {
             },
             (Asked::KeepAlive { call, stream, .. }, Ok(Reply::KeptAlive { ttl, raft_term })) => {
                 let answer = KeptAlive { ttl, raft_term };
-                self.tell(at, node, ToNode::KeptAlive { stream, answer });
+                self.schedule_input(at, node, ToNode::KeptAlive { stream, answer });
                 if self.repeats() {
                     let result = Ok(answer);
                     Input::KeptAlive { call, result }
@@ -382,9 +382,9 @@ impl World {
         };
         if self.repeats() {
             let again = at + self.rng.u64(0..SECOND);
-            self.tell(again, node, ToNode::Input(input.clone()));
+            self.schedule_input(again, node, ToNode::Input(input.clone()));
         }
-        self.tell(at, node, ToNode::Input(input));
+        self.schedule_input(at, node, ToNode::Input(input));
     }
 
     pub fn open_watch(&mut self, node: usize, id: CallId, from: i64) {
@@ -394,7 +394,7 @@ impl World {
             return;
         };
         if ended {
-            self.tell(
+            self.schedule_input(
                 self.now,
                 node,
                 ToNode::Input(Input::WatchEnded { watch: id }),
@@ -439,7 +439,7 @@ impl World {
                 revision: change.revision,
                 entry: change.now.map(|key| self.entry(key)),
             };
-            self.tell(at, node, ToNode::Input(input));
+            self.schedule_input(at, node, ToNode::Input(input));
         }
         self.nodes[node].watch = Some(watch);
     }
@@ -605,7 +605,7 @@ impl World {
         to.awaits = None;
         for failure in failures {
             let at = self.now + self.rng.u64(0..MILLI);
-            self.tell(at, node, failure);
+            self.schedule_input(at, node, failure);
         }
     }
 }

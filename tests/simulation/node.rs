@@ -92,6 +92,20 @@ pub struct Watch {
     pub open: bool,
 }
 
+impl Watch {
+    /// Creates a watch on the present connection of a process.
+    pub fn new(id: CallId, of: &Node, from_revision: i64) -> Self {
+        Self {
+            id,
+            connection: of.connection,
+            member: of.member,
+            sent_up_to: from_revision - 1,
+            last_arrival: [0; 2],
+            open: false,
+        }
+    }
+}
+
 /// What is left of a try on the connection before this one.
 #[derive(Clone, Copy, Debug)]
 pub struct Former {

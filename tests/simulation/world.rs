@@ -223,7 +223,7 @@ impl World {
         self.queue.push(Reverse((at, self.pushed, slot)));
     }
 
-    pub fn tell(&mut self, at: Time, node: usize, what: ToNode) {
+    pub fn schedule_input(&mut self, at: Time, node: usize, what: ToNode) {
         let life = self.nodes[node].life;
         self.push(at, Event::ToNode { node, life, what });
     }

@@ -31,9 +31,9 @@ impl World {
     /// A candidate cannot lead for a while.
     pub fn stand_back(&mut self) -> bool {
         let node = self.victim();
-        self.tell(self.now, node, ToNode::Input(Input::StandBack));
+        self.schedule_input(self.now, node, ToNode::Input(Input::StandBack));
         let until = self.some_time();
-        self.tell(until, node, ToNode::Input(Input::StandForward));
+        self.schedule_input(until, node, ToNode::Input(Input::StandForward));
         true
     }
 
@@ -45,7 +45,7 @@ impl World {
         self.nodes[node].stands_back = stands_back;
         if stands_back {
             let until = self.some_time();
-            self.tell(until, node, ToNode::Input(Input::StandForward));
+            self.schedule_input(until, node, ToNode::Input(Input::StandForward));
         }
     }
 

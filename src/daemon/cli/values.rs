@@ -51,7 +51,7 @@ pub(super) fn parse_grace(text: &str) -> Result<Duration, String> {
     Ok(grace)
 }
 
-/// Parses a signal that can tell a program to stop: a name, with or without SIG, or a number. Real-time
+/// Parses a signal that can ask a program to stop: a name, with or without SIG, or a number. Real-time
 /// signals are none.
 pub(super) fn parse_stop_signal(text: &str) -> Result<Signal, &'static str> {
     let name = text.to_ascii_uppercase();

@@ -2,7 +2,7 @@
 //!
 //! There is no guard, because a run that outlives this process does not act as leader. If a run ends by
 //! itself, the processes that it leaves behind keep running, such as a server that it has started. At
-//! its time limit, what is left of a run is told to stop, and then killed; processes that earlier runs
+//! its time limit, what is left of a run is asked to stop, and then killed; processes that earlier runs
 //! have left behind are spared.
 
 use super::{
@@ -67,7 +67,7 @@ struct Run {
 enum Stage {
     /// COMMAND may run until this moment.
     Running { until: Moment },
-    /// COMMAND and everything that it has started were told to stop, and are killed at this moment.
+    /// COMMAND and everything that it has started were asked to stop, and are killed at this moment.
     Stopping { stopping: Stopping, until: Moment },
     /// What is left is being killed.
     Killing,
@@ -207,7 +207,7 @@ impl Run {
         }
         if let Stage::Stopping { stopping, until } = &mut self.stage {
             if now < *until {
-                let others_are_left = stopping.tell_orphans();
+                let others_are_left = stopping.signal_orphans();
                 let children = reaping::children();
                 if children.is_ok_and(|all| all.iter().all(|child| self.spared.contains(child))) {
                     return Step::Report(RunEvent::Killed);

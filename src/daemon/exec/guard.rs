@@ -33,7 +33,7 @@ pub(in crate::daemon) fn run_if_guard(
     arguments: impl Iterator<Item = OsString>,
 ) -> Option<ExitCode> {
     let arguments = GuardArguments::parse(arguments)?;
-    let result = Guard::new(&arguments).and_then(|guard| match guard.run() {
+    let result = CommandGuard::new(&arguments).and_then(|guard| match guard.run() {
         GuardEnd::Reported => Ok(()),
         GuardEnd::DaemonGone => arguments.run_release(),
     });
@@ -55,7 +55,7 @@ enum GuardEnd {
     DaemonGone,
 }
 
-struct Guard {
+struct CommandGuard {
     command: Command,
     stop_signal: Signal,
     daemon: UnixStream,
@@ -91,7 +91,7 @@ struct Run {
     report: Option<Report>,
 }
 
-impl Guard {
+impl CommandGuard {
     fn new(arguments: &GuardArguments) -> io::Result<Self> {
         let child_ended = helper::begin(c"leader-guard", Some(arguments.stop_signal))?;
         let daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -342,7 +342,7 @@ impl Run {
         let next = self.schedule.next_step_at();
         let stopping = self.stopping.as_mut();
         // No signal says that a process has become an orphan.
-        if stopping.is_some_and(Stopping::tell_orphans) {
+        if stopping.is_some_and(Stopping::signal_orphans) {
             next.min(now + RETRY_INTERVAL)
         } else {
             next

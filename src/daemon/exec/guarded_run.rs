@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 /// How a run of COMMAND ended. Nothing of COMMAND is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::daemon) enum RunOutcome {
-    /// COMMAND was told to stop; or it was not started, because its time was over.
+    /// COMMAND was asked to stop; or it was not started, because its time was over.
     Stopped,
     /// COMMAND ended by itself with this exit code.
     Exited(u8),

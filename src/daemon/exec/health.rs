@@ -59,7 +59,7 @@ pub(in crate::daemon) struct HealthRuns {
     children: Children,
     alarm: Alarm,
     state: State,
-    /// What the health runner has sent, and nobody was told yet.
+    /// What the health runner has sent, and was not returned yet.
     received: VecDeque<Report>,
     back_off: Duration,
     is_stopping: bool,

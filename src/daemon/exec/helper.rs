@@ -24,7 +24,7 @@ const IGNORED_SIGNALS: [Signal; 6] = [
 /// Makes this process a helper with this name: a subreaper with a session of its own, which ignores the
 /// signals that its daemon acts on. Returns a socket that becomes readable when a child ends.
 ///
-/// `stop_signal` is what tells the helper's children to stop, if anything does.
+/// `stop_signal` is the signal that asks the helper's children to stop, if there is one.
 ///
 /// # Errors
 /// If the system is short of file descriptors, or does not list the children of a process.
@@ -38,7 +38,7 @@ pub(super) fn begin(name: &CStr, stop_signal: Option<Signal>) -> io::Result<Unix
     setsid()?;
     let ignored_from_start = signals::ignored_from_start();
     let stays_ignored = |signal: Signal| {
-        // `nohup` and the like are meant for the children as well, unless that is how they are told to stop.
+        // `nohup` and the like are meant for the children as well, unless that is how they are asked to stop.
         ignored_from_start.contains(signal.as_raw()) && Some(signal) != stop_signal
     };
     for signal in IGNORED_SIGNALS.into_iter().chain(stop_signal) {

@@ -104,7 +104,7 @@ pub(in crate::daemon) fn name_revoking_process() {
 pub(super) struct GuardArguments {
     program: OsString,
     lease: OsString,
-    /// What tells COMMAND to stop.
+    /// The signal that asks COMMAND to stop.
     pub stop_signal: Signal,
     /// The daemon's options.
     options: Vec<OsString>,

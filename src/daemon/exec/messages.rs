@@ -21,7 +21,7 @@ use std::{
 /// What the daemon sends to the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Run COMMAND; tell it to stop at one moment and kill it at another, unless the next order
+    /// Run COMMAND; ask it to stop at one moment and kill it at another, unless the next order
     /// moves them.
     Run { stop_at: Moment, kill_at: Moment },
     /// Tell COMMAND to stop now, and kill it at that moment, unless the next order moves it.
@@ -37,7 +37,7 @@ pub(super) enum Report {
     Started { process: i32 },
     /// The system did not run COMMAND, for the reason with this error number.
     NotStarted { error: i32 },
-    /// COMMAND was told to stop, and nothing of it is left; or it was not started, because its time
+    /// COMMAND was asked to stop, and nothing of it is left; or it was not started, because its time
     /// was over.
     Stopped,
     /// COMMAND ended by itself with this exit code, and nothing of it is left.

@@ -31,7 +31,7 @@ const MOST_DESCENDANTS: usize = 1000;
 /// If the kernel does not list the children of a process.
 pub(super) fn become_subreaper() -> io::Result<Vec<Pid>> {
     let children = children().map_err(|error| {
-        let reason = "/proc does not tell who the children of a process are";
+        let reason = "/proc does not list the children of a process";
         io::Error::new(error.kind(), format!("{reason}: {error}"))
     })?;
     set_child_subreaper(Some(getpid()))?;
@@ -81,14 +81,14 @@ pub(super) fn kill_children(spared: &[Pid]) -> Remaining {
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::daemon) enum End {
+pub(in crate::daemon) enum ChildEnd {
     /// With this exit code.
     Exited(u8),
     /// By the signal with this number.
     Killed(u8),
 }
 
-impl End {
+impl ChildEnd {
     /// Returns the exit code that a shell would give: 128 + n for signal n.
     pub fn code(self) -> u8 {
         match self {
@@ -102,7 +102,7 @@ impl End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reaped {
     /// A child that ended, and how.
-    Ended(Pid, End),
+    Ended(Pid, ChildEnd),
     /// A child that was suspended by a signal such as SIGSTOP, and is not reaped.
     Suspended(Pid),
     /// Children of which none has ended.
@@ -121,9 +121,9 @@ pub(super) fn reap() -> io::Result<Reaped> {
         Ok(Some((child, status))) if status.stopped() => Ok(Reaped::Suspended(child)),
         Ok(Some((child, status))) => {
             let number = |number: Option<i32>| u8::try_from(number?).ok();
-            let exited = number(status.exit_status()).map(End::Exited);
-            let killed = || number(status.terminating_signal()).map(End::Killed);
-            let end = exited.or_else(killed).unwrap_or(End::Exited(u8::MAX));
+            let exited = number(status.exit_status()).map(ChildEnd::Exited);
+            let killed = || number(status.terminating_signal()).map(ChildEnd::Killed);
+            let end = exited.or_else(killed).unwrap_or(ChildEnd::Exited(u8::MAX));
             Ok(Reaped::Ended(child, end))
         }
         Ok(None) => Ok(Reaped::NoneEnded),

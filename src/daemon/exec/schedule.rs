@@ -1,9 +1,9 @@
-//! When COMMAND is told to stop, and when it is killed.
+//! When COMMAND is asked to stop, and when it is killed.
 //!
-//! COMMAND is told to stop when its time gets short, or earlier if the daemon orders that. A while
+//! COMMAND is asked to stop when its time gets short, or earlier if the daemon orders that. A while
 //! later, all that is left of COMMAND is killed. If COMMAND ends by itself, what it leaves behind is
-//! told to stop then. Each order of the daemon moves these two moments, with two exceptions: once
-//! COMMAND was told to stop because its time got short, no order gives it more time; and once it has
+//! asked to stop then. Each order of the daemon moves these two moments, with two exceptions: once
+//! COMMAND was asked to stop because its time got short, no order gives it more time; and once it has
 //! ended by itself, only an order to stop does. A service manager sends COMMAND and the daemon the same
 //! signal, so that COMMAND may have ended before the order comes.
 
@@ -20,10 +20,10 @@ pub(super) const TIME_FOR_LEFTOVERS: Duration = Duration::from_secs(1);
 pub(super) struct Schedule {
     stop_at: Moment,
     kill_at: Moment,
-    /// Whether an order to stop moves the moment to kill: it does not if COMMAND was told to stop because
+    /// Whether an order to stop moves the moment to kill: it does not if COMMAND was asked to stop because
     /// its time got short.
     stop_is_planned: bool,
-    /// Whether COMMAND was told to stop, or has ended by itself.
+    /// Whether COMMAND was asked to stop, or has ended by itself.
     is_stopping: bool,
 }
 
@@ -58,7 +58,7 @@ impl Schedule {
         self.kill_at = kill_at;
     }
 
-    /// Begins the stop if its moment has come. Returns true iff the caller must tell COMMAND to
+    /// Begins the stop if its moment has come. Returns true iff the caller must ask COMMAND to
     /// stop, which is true only once.
     pub fn begin_stop(&mut self, now: Moment) -> bool {
         let begins = !self.is_stopping && now >= self.stop_at;
@@ -77,7 +77,7 @@ impl Schedule {
         self.kill_at = self.kill_at.min(now + TIME_FOR_LEFTOVERS);
     }
 
-    /// Returns true iff COMMAND was told to stop, or has ended by itself.
+    /// Returns true iff COMMAND was asked to stop, or has ended by itself.
     pub fn is_stopping(&self) -> bool {
         self.is_stopping
     }

@@ -27,8 +27,8 @@ impl Stopping {
     /// COMMAND must not have been reaped.
     pub fn begin(signal: Signal, command: Pid, spared: Vec<Pid>) -> Self {
         let mut stopping = Self::begin_without_command(signal, command, spared);
-        // That it could not be listed is no reason not to tell it.
-        stopping.tell_group();
+        // That it could not be listed is no reason not to signal it.
+        stopping.signal_group();
         stopping
     }
 
@@ -42,12 +42,12 @@ impl Stopping {
             spared,
             waiting: None,
         };
-        stopping.tell_orphans();
+        stopping.signal_orphans();
         stopping
     }
 
     /// Tells those processes to stop whose parents have ended. Returns true iff others are left.
-    pub fn tell_orphans(&mut self) -> bool {
+    pub fn signal_orphans(&mut self) -> bool {
         // What cannot be listed now can be listed the next time.
         if self.waiting.is_none()
             && let Ok(mut descendants) = reaping::descendants(&self.spared)
@@ -56,7 +56,7 @@ impl Stopping {
             descendants.retain(|process| getpgid(Some(*process)) != Ok(self.group));
             // While the group has a member, its number cannot be that of another group.
             if descendants.len() < count {
-                self.tell_group();
+                self.signal_group();
             }
             self.waiting = Some(descendants);
         }
@@ -77,7 +77,7 @@ impl Stopping {
         !waiting.is_empty()
     }
 
-    fn tell_group(&mut self) {
+    fn signal_group(&mut self) {
         if !std::mem::replace(&mut self.group_is_told, true) {
             for signal in [self.signal, Signal::CONT] {
                 // This fails if the group is empty, or all of it belongs to another user.

@@ -109,11 +109,11 @@ pub(super) struct Server {
     listener: TcpListener,
     max_connections: usize,
     tasks: JoinSet<()>,
-    oldest_first: VecDeque<Connection>,
+    oldest_first: VecDeque<OpenConnection>,
 }
 
 /// An open connection.
-struct Connection {
+struct OpenConnection {
     task: AbortHandle,
     /// Set if its response lasts, so that it is not counted here; gone once the connection is.
     lasts: Weak<SetOnce<Lasts>>,
@@ -183,7 +183,7 @@ impl Server {
         let lasts = Arc::downgrade(&mark);
         let serving = serve_one_request(stream, self.router.clone(), mark);
         let task = self.tasks.spawn(serving);
-        self.oldest_first.push_back(Connection { task, lasts });
+        self.oldest_first.push_back(OpenConnection { task, lasts });
     }
 }
 

@@ -4,7 +4,7 @@ use super::{ask::Asker, print, table::aligned};
 use crate::{
     config::{Cluster, JobId, LeaderKey},
     daemon::{exit_code, render},
-    etcd::{After, Record, Removal},
+    etcd::{After, JobRecord, Removal},
     printable::Printable,
     protocol::{FailureKind, FencingToken},
     record::DoneRecord,
@@ -56,7 +56,7 @@ pub(super) async fn list(
 async fn read_all<T>(
     asker: &Asker,
     leader_key: &LeaderKey,
-    keep: impl Fn(&Record, &LeaderKey) -> T,
+    keep: impl Fn(&JobRecord, &LeaderKey) -> T,
 ) -> anyhow::Result<Vec<T>> {
     let prefix = leader_key.done_prefix();
     let mut kept = Vec::new();
@@ -181,7 +181,7 @@ fn completion(value: &[u8]) -> [String; 3] {
 }
 
 /// Returns the columns of a line of text.
-fn row(record: &Record, leader_key: &LeaderKey) -> [String; 4] {
+fn row(record: &JobRecord, leader_key: &LeaderKey) -> [String; 4] {
     let job = match leader_key.job_of(&record.key) {
         Some(job) => format!("'{}'", Printable(job.as_str().as_bytes())),
         None => format!("key '{}', which names no job,", Printable(&record.key)),
@@ -191,7 +191,7 @@ fn row(record: &Record, leader_key: &LeaderKey) -> [String; 4] {
 }
 
 /// Returns the JSON object of a record. If its key names no job, `id` is null, and `key` holds the key.
-fn json_line(record: &Record, leader_key: &LeaderKey) -> String {
+fn json_line(record: &JobRecord, leader_key: &LeaderKey) -> String {
     let DoneRecord {
         name, token, at, ..
     } = DoneRecord::decode(&record.value);

@@ -6,7 +6,9 @@ use crate::{
     config::Address,
     etcd::{Connection, Values},
     printable::Printable,
-    protocol::{Action, CallId, Effect, Failure, FailureKind, Input, Term, Timing, Transaction},
+    protocol::{
+        Action, CallId, Effect, Failure, FailureKind, Input, LeaseId, Term, Timing, Transaction,
+    },
     record::SeatRecord,
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -99,21 +101,7 @@ impl Driver {
                 lease,
                 is_urgent,
                 limit,
-            } => {
-                let connection = self.connection();
-                self.spawn_beside(async move {
-                    let result = async {
-                        let connection = connection?;
-                        if is_urgent {
-                            connection.revoke(lease, limit).await
-                        } else {
-                            connection.revoke_in_turn(lease, limit).await
-                        }
-                    };
-                    let result = result.await;
-                    Message::Input(Input::Revoked { call, result })
-                });
-            }
+            } => self.revoke(call, lease, is_urgent, limit),
             Action::Watch {
                 watch,
                 from_revision,
@@ -127,6 +115,23 @@ impl Driver {
             Action::Lead { term, .. } => self.offer(term),
             Action::TakeBack { term } => self.take_back(term),
         }
+    }
+
+    /// Revokes a lease beside everything else.
+    fn revoke(&mut self, call: CallId, lease: LeaseId, is_urgent: bool, limit: Duration) {
+        let connection = self.connection();
+        self.spawn_beside(async move {
+            let revoking = async {
+                let connection = connection?;
+                if is_urgent {
+                    connection.revoke(lease, limit).await
+                } else {
+                    connection.revoke_in_turn(lease, limit).await
+                }
+            };
+            let result = revoking.await;
+            Message::Input(Input::Revoked { call, result })
+        });
     }
 
     /// Executes a transaction beside everything else.
@@ -155,7 +160,7 @@ impl Driver {
                 record.acts = acts;
                 record.priority = self.config.priority();
                 record.fail_over = self.config.fail_over();
-                // A verdict that is newer than the transaction is written by the next one.
+                // If its health has changed since, the next transaction writes that.
                 record.healthy = self.health.as_ref().map(|_| is_healthy);
                 record.reason = match &self.health {
                     Some(Err(reason)) if !is_healthy => Some(reason.clone()),

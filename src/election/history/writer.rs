@@ -1,7 +1,7 @@
 //! Writes the history: one transaction when a term begins, and one when its holder has
 //! stopped acting.
 
-use super::{Denial, End, KnownTerms, Note};
+use super::{Denial, KnownTerms, Note, TermEnd};
 use crate::{
     etcd::Connection,
     printable::Printable,
@@ -123,7 +123,7 @@ impl Writer {
     }
 
     /// Records how a term has ended.
-    async fn end(&mut self, end: End) -> Result<(), GivenUp> {
+    async fn end(&mut self, end: TermEnd) -> Result<(), GivenUp> {
         let token = end.term.token;
         let recorded = self
             .recorded

@@ -286,13 +286,13 @@ fn a_campaign_that_is_refused_while_reads_pass_backs_off_further_each_time_and_i
         assert!(!harness.answer(view(11, None, None)));
     }
     assert_eq!(longest, SECOND);
-    let told = harness.events.iter().filter(|event| {
+    let reported = harness.events.iter().filter(|event| {
         matches!(
             event,
             Event::Unanswered { .. } | Event::AnsweredAgain { .. }
         )
     });
-    assert_eq!(told.count(), 1, "{:?}", harness.events);
+    assert_eq!(reported.count(), 1, "{:?}", harness.events);
 }
 
 #[test]
@@ -343,15 +343,15 @@ fn an_expired_token_is_replaced_at_once_at_the_same_endpoint_and_without_a_word(
     harness.handle(Input::Transacted { call, result });
     assert_eq!(harness.connect(), 0);
     harness.answer(held_by(OTHER, 10));
-    let told = |event: &Event| matches!(event, Event::Unanswered { .. });
-    assert!(!harness.events.iter().any(told), "{:?}", harness.events);
+    let reported = |event: &Event| matches!(event, Event::Unanswered { .. });
+    assert!(!harness.events.iter().any(reported), "{:?}", harness.events);
 }
 
 #[test]
 fn who_needs_help_is_told_once_even_in_the_middle_of_an_outage() {
     for helpless in [FailureKind::Unauthenticated, FailureKind::Exhausted] {
         let mut harness = Harness::new(1);
-        let told = |harness: &mut Harness, failure: Failure| {
+        let reported = |harness: &mut Harness, failure: Failure| {
             let call = harness.take(|action| match action {
                 Action::Connect { call, .. } => Some(*call),
                 _ => None,
@@ -371,11 +371,11 @@ fn who_needs_help_is_told_once_even_in_the_middle_of_an_outage() {
         };
         let unreachable = || Failure::new(FailureKind::Unreachable, "refused");
         let kinds = [
-            told(&mut harness, unreachable()),
-            told(&mut harness, unreachable()),
-            told(&mut harness, Failure::new(helpless, "help")),
-            told(&mut harness, Failure::new(helpless, "help")),
-            told(&mut harness, unreachable()),
+            reported(&mut harness, unreachable()),
+            reported(&mut harness, unreachable()),
+            reported(&mut harness, Failure::new(helpless, "help")),
+            reported(&mut harness, Failure::new(helpless, "help")),
+            reported(&mut harness, unreachable()),
         ];
         let expected = [
             Some(FailureKind::Unreachable),

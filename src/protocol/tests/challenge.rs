@@ -99,7 +99,7 @@ fn tries(harness: &Harness) -> bool {
 }
 
 /// Takes the newest question how long a lease lasts, and answers it.
-fn tell_remaining(harness: &mut Harness, remaining: u64) {
+fn answer_remaining(harness: &mut Harness, remaining: u64) {
     let call = harness.take(|action| match action {
         Action::AskLeaseTime { call, lease, .. } if *lease == OTHER => Some(*call),
         _ => None,
@@ -384,7 +384,7 @@ fn only_the_present_term_of_a_leader_with_a_limit_is_challenged() {
 fn a_follower_that_is_not_connected_asks_for_the_leaders_lease_twice_in_a_limit() {
     let (mut harness, _) = follower();
     for remaining in [10, 9, 8] {
-        tell_remaining(&mut harness, remaining);
+        answer_remaining(&mut harness, remaining);
         harness.pass(LIMIT / 2);
         // The read that is due does not matter here.
         assert_eq!(tries(&harness), remaining == 8, "{remaining}");

@@ -185,7 +185,7 @@ fn a_leader_whose_key_is_deleted_finishes_in_order_renews_meanwhile_and_holds_of
 }
 
 #[test]
-fn a_leader_whose_witness_is_gone_stops_at_that_moment() {
+fn a_leader_whose_acting_key_is_gone_stops_at_that_moment() {
     let (mut harness, _, _) = leader(1, SECOND);
     harness.changed(ElectionKey::Acting, 11, None);
     let Role::Stopping { by, .. } = harness.machine.status().role else {

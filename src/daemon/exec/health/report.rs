@@ -1,6 +1,6 @@
 //! What the health runner sends to the daemon, as lines of words.
 
-use crate::daemon::exec::reaping::End;
+use crate::daemon::exec::reaping::ChildEnd;
 use std::{
     fmt,
     io::{self, ErrorKind},
@@ -11,7 +11,7 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::daemon) enum Outcome {
     /// By itself, or by a signal that the health runner did not send.
-    Ended(End),
+    Ended(ChildEnd),
     /// It took too long, and was killed.
     TookTooLong,
     /// The system did not run it, for the reason with this error number.
@@ -37,8 +37,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Printed(line) => writeln!(f, "printed {line}"),
-            Self::Run(Outcome::Ended(End::Exited(code))) => writeln!(f, "exited {code}"),
-            Self::Run(Outcome::Ended(End::Killed(signal))) => writeln!(f, "killed {signal}"),
+            Self::Run(Outcome::Ended(ChildEnd::Exited(code))) => writeln!(f, "exited {code}"),
+            Self::Run(Outcome::Ended(ChildEnd::Killed(signal))) => writeln!(f, "killed {signal}"),
             Self::Run(Outcome::TookTooLong) => writeln!(f, "took-too-long 0"),
             Self::Run(Outcome::NotStarted(error)) => writeln!(f, "not-started {error}"),
             Self::Run(Outcome::Blocked(process)) => writeln!(f, "blocked {process}"),
@@ -59,8 +59,8 @@ impl FromStr for Report {
             "printed" => return Ok(Self::Printed(text.to_owned())),
             "failed" => return Ok(Self::Failed(text.to_owned())),
             "stopped" => return Ok(Self::Stopped),
-            "exited" => Outcome::Ended(End::Exited(small()?)),
-            "killed" => Outcome::Ended(End::Killed(small()?)),
+            "exited" => Outcome::Ended(ChildEnd::Exited(small()?)),
+            "killed" => Outcome::Ended(ChildEnd::Killed(small()?)),
             "took-too-long" => Outcome::TookTooLong,
             "not-started" => Outcome::NotStarted(number()?),
             "blocked" => Outcome::Blocked(number()?),
@@ -79,8 +79,8 @@ mod tests {
     fn what_the_health_runner_sends_the_daemon_parses() {
         let reports = [
             Report::Printed(" é\rb ".to_owned()),
-            Report::Run(Outcome::Ended(End::Exited(255))),
-            Report::Run(Outcome::Ended(End::Killed(9))),
+            Report::Run(Outcome::Ended(ChildEnd::Exited(255))),
+            Report::Run(Outcome::Ended(ChildEnd::Killed(9))),
             Report::Run(Outcome::TookTooLong),
             Report::Run(Outcome::NotStarted(2)),
             Report::Run(Outcome::Blocked(7)),

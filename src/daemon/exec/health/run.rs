@@ -1,7 +1,7 @@
 //! One run of the health command, as the health runner sees it.
 
 use super::report::{Outcome, Report};
-use crate::{daemon::exec::reaping::End, protocol::Moment};
+use crate::{daemon::exec::reaping::ChildEnd, protocol::Moment};
 use rustix::{io::ioctl_fionbio, process::Pid};
 use std::{
     ffi::OsStr,
@@ -59,7 +59,7 @@ impl Run {
     }
 
     /// Records that a child of the health runner has ended.
-    pub fn record_end(&mut self, child: Pid, end: End) {
+    pub fn record_end(&mut self, child: Pid, end: ChildEnd) {
         if child == self.process {
             self.outcome.get_or_insert(Outcome::Ended(end));
         }
