@@ -247,6 +247,22 @@ impl Field {
             milliseconds(at, leads) / 1e3,
         );
         killed.process.wait_exit();
+        self.replace(count);
+    }
+
+    /// Kills the worker of the leader; returns when another candidate led.
+    fn kill_leader(&mut self) -> Instant {
+        self.look_for_leader();
+        let (mut killed, _) = self.workers.remove(0);
+        killed.process.signal(Signal::KILL);
+        self.wait_for_leader();
+        let at = Instant::now();
+        killed.process.wait_exit();
+        at
+    }
+
+    /// Starts a worker in place of one that was killed.
+    fn replace(&mut self, count: usize) {
         self.add(count);
         let (new, _) = self.workers.last_mut().expect("a worker");
         new.order(GO);
@@ -257,28 +273,30 @@ impl Field {
     /// Measures how evenly the followers' requests are spread some time after a take-over.
     fn spread(&mut self, grid: &mut Grid) {
         self.look_for_leader();
-        let (mut killed, _) = self.workers.remove(0);
-        killed.process.signal(Signal::KILL);
-        self.wait_for_leader();
-        killed.process.wait_exit();
-        let_pass(SPREAD);
+        let count = self.workers[0].1;
+        let at = self.kill_leader();
+        let_pass((at + SPREAD).saturating_duration_since(Instant::now()));
         let tenth = FOLLOWS_EVERY / 10;
-        let mut shares = [0.0; 10];
         let begun = Instant::now();
         let mut before = Work::of(&self.etcd.endpoint());
-        for sample in 1..=50_u32 {
-            let_pass((begun + tenth * sample).saturating_duration_since(Instant::now()));
-            let after = Work::of(&self.etcd.endpoint());
-            shares[sample as usize % 10] += after.since(before).messages;
-            before = after;
+        for period in 0..5 {
+            let mut shares = [0.0; 10];
+            for (number, share) in (1..).zip(&mut shares) {
+                let until = begun + tenth * (10 * period + number);
+                let_pass(until.saturating_duration_since(Instant::now()));
+                let after = Work::of(&self.etcd.endpoint());
+                *share = after.since(before).messages;
+                before = after;
+            }
+            let busiest = shares.iter().copied().fold(0.0, f64::max);
+            let all: f64 = shares.iter().sum();
+            grid.add(
+                "20 s after a take-over: the busiest tenth of a period, % of the requests",
+                self.count,
+                busiest / all * 100.0,
+            );
         }
-        let busiest = shares.iter().copied().fold(0.0, f64::max);
-        let all: f64 = shares.iter().sum();
-        grid.add(
-            "20 s after a take-over: the busiest tenth of a period, % of the requests",
-            self.count,
-            busiest / all * 100.0,
-        );
+        self.replace(count);
     }
 
     /// Lets all withdraw at once.

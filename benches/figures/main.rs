@@ -102,6 +102,10 @@ fn measure(plan: &Plan) -> Results {
         .partition(Result::is_ok);
     let sizes: Vec<_> = sizes.into_iter().flatten().collect();
     let parts: Vec<_> = parts.into_iter().filter_map(Result::err).collect();
+    assert!(
+        parts.is_empty() || !sizes.is_empty(),
+        "GROWTH needs at least one number"
+    );
     if let Some(most) = sizes.last() {
         let is_wanted = |part: &str| parts.is_empty() || parts.iter().any(|it| it == part);
         if is_wanted("candidates") {

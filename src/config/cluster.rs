@@ -124,7 +124,8 @@ impl Credentials {
 /// An etcd cluster: where its members are, and how to prove who is who.
 ///
 /// All elections and observers with clones of one cluster share one connection to each endpoint, as long as they run
-/// in the same tokio runtime. It closes when none of them uses it any more.
+/// in the same tokio runtime. It closes when none of them uses it any more. One that fails is replaced once for all of
+/// them; an election whose request got no response in time uses a newer one from then on.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     endpoints: Vec<Endpoint>,

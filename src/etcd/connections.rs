@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock,
     config::Cluster,
-    protocol::{Failure, FailureKind},
+    protocol::{Failure, FailureKind, Moment},
 };
 use etcd_client::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -39,10 +39,10 @@ const USER_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 30;
 /// How many requests, without keepalives, are under way at a time on one connection: each takes 20 KiB of memory. A
-/// thousand leaders with a TTL of 5 s send 1000 a second, so that there are fewer unless a response takes half a second.
+/// thousand leaders with a TTL of 5 s send 2000 a second, so that there are fewer unless a response takes a quarter of one.
 const CALLS: usize = 512;
 /// How many of those that can wait.
-const TURNS: usize = 4;
+const TURNS: usize = 32;
 
 /// A connection to an endpoint, which several elections may use at once.
 pub(super) struct Transport {
@@ -84,7 +84,12 @@ struct Place {
 }
 
 enum Newest {
-    Attempt(watch::Receiver<Progress>),
+    Attempt {
+        number: u64,
+        /// When it has connected, or failed.
+        ends: Moment,
+        progress: watch::Receiver<Progress>,
+    },
     Open(Weak<Transport>),
 }
 
@@ -111,7 +116,6 @@ impl Progress {
 struct Attempt {
     number: u64,
     endpoint: usize,
-    runtime: runtime::Id,
     progress: watch::Sender<Progress>,
 }
 
@@ -133,7 +137,7 @@ impl Place {
     /// Whether this is of no use any more: the connection is closed, or its attempt died with its task.
     fn is_gone(&self) -> bool {
         match &self.newest {
-            Newest::Attempt(progress) => progress.has_changed().is_err(),
+            Newest::Attempt { progress, .. } => progress.has_changed().is_err(),
             Newest::Open(transport) => transport.strong_count() == 0,
         }
     }
@@ -159,7 +163,7 @@ impl Connections {
         let until = clock::now() + limit;
         loop {
             let left = until.since(clock::now());
-            let (mut progress, is_joined) = match self.find(older, endpoint) {
+            let (mut progress, is_joined) = match self.find(older, endpoint, until) {
                 Found::Open(transport) => return Ok(transport),
                 Found::Attempt(progress) => (progress, true),
                 Found::Begun(attempt) => {
@@ -189,28 +193,36 @@ impl Connections {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds a connection or an attempt, or begins one.
-    fn find(&self, older: u64, endpoint: usize) -> Found {
+    /// Finds a connection, or an attempt that connects by this moment if at all, or begins one.
+    fn find(&self, older: u64, endpoint: usize, until: Moment) -> Found {
         let runtime = Handle::current().id();
         let mut state = self.state();
         state.places.retain(|place| !place.is_gone());
         let is_here = |place: &Place| place.endpoint == endpoint && place.runtime == runtime;
         let here = state.places.iter().position(is_here);
         match here.map(|here| &state.places[here].newest) {
-            Some(Newest::Attempt(progress)) => return Found::Attempt(progress.clone()),
+            Some(Newest::Attempt { ends, progress, .. })
+                if *ends <= until || progress.borrow().is_connected() =>
+            {
+                return Found::Attempt(progress.clone());
+            }
             Some(Newest::Open(transport)) => {
                 if let Some(transport) = transport.upgrade().filter(|it| it.number > older) {
                     return Found::Open(transport);
                 }
             }
-            None => {}
+            _ => {}
         }
         state.last_number += 1;
         let (progress, waiting) = watch::channel(Progress::Connecting);
         let place = Place {
             endpoint,
             runtime,
-            newest: Newest::Attempt(waiting),
+            newest: Newest::Attempt {
+                number: state.last_number,
+                ends: until,
+                progress: waiting,
+            },
         };
         match here {
             Some(here) => state.places[here] = place,
@@ -219,7 +231,6 @@ impl Connections {
         Found::Begun(Attempt {
             number: state.last_number,
             endpoint,
-            runtime,
             progress,
         })
     }
@@ -230,8 +241,8 @@ impl Connections {
         let result = result.map(Arc::new);
         let newest = result.as_ref().ok().map(Arc::downgrade).map(Newest::Open);
         let mut state = self.state();
-        let is_here =
-            |place: &Place| place.endpoint == attempt.endpoint && place.runtime == attempt.runtime;
+        // A shorter attempt may have taken its place.
+        let is_here = |place: &Place| matches!(place.newest, Newest::Attempt { number, .. } if number == attempt.number);
         match (state.places.iter().position(is_here), newest) {
             (Some(here), Some(newest)) => state.places[here].newest = newest,
             // The next that needs one begins another attempt.

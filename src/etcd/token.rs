@@ -36,7 +36,7 @@ pub(super) struct Token {
     is_proven: AtomicBool,
 }
 
-/// The token that the connections of a process share.
+/// The token that the connections of a cluster share.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Mutex<Option<Arc<Token>>>);
 

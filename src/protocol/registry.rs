@@ -75,11 +75,14 @@ impl Registry {
         }
     }
 
-    /// Returns true iff all seats are taken, and none by the candidate with this lease.
+    /// Rule 33: returns true iff all seats are taken, none by the candidate with this lease, and one of the others may
+    /// follow the leader.
     pub fn is_left_out(&self, lease: LeaseId) -> bool {
-        let seats = self.shown.as_ref().map(|shown| &shown.seats);
-        seats.is_some_and(|seats| {
-            seats.taken.len() == SeatNumber::COUNT && seats.of(lease).is_none()
+        let may_follow =
+            |seat: &Seat| seat.entry.lease.is_some() && seat.is_healthy && seat.acts.is_none();
+        self.shown.as_ref().is_some_and(|Shown { seats, .. }| {
+            let is_full = seats.taken.len() == SeatNumber::COUNT;
+            is_full && seats.of(lease).is_none() && seats.taken.iter().any(may_follow)
         })
     }
 
@@ -90,7 +93,6 @@ impl Registry {
     pub fn pace(&self, lease: LeaseId, every: Duration) -> Duration {
         let part = u32::try_from(lease.get() % 64).unwrap_or(0);
         if self.is_left_out(lease) {
-            // Rule 33: it does not watch the keys.
             let every = every.min(Timing::LONGEST_LIMIT);
             every / 2 + every / 128 * part
         } else {
@@ -115,10 +117,11 @@ impl Registry {
     }
 
     /// Takes in the seats as the response to a try shows them.
-    pub fn show_in_try(&mut self, seats: Arc<Seats>, revision: i64) {
+    pub fn show_in_try(&mut self, seats: Arc<Seats>, revision: i64, lease: Option<LeaseId>) {
         self.is_shown_to_lease = true;
         if seats.taken.len() == SeatNumber::COUNT {
-            self.free_since_full = Some(0);
+            let is_without = lease.is_none_or(|lease| seats.of(lease).is_none());
+            self.free_since_full = is_without.then_some(0);
         } else if let Some(tries) = &mut self.free_since_full {
             *tries = tries.saturating_add(1);
         }

@@ -271,12 +271,17 @@ impl Machine {
         let Some((_, acting, _)) = asked else {
             return false;
         };
-        // If the lease is gone, so are the keys.
-        if let (Some((polled, _, limit)), Ok(Some(time))) = (self.polled(), result)
-            && polled == acting
-            && time.is_silent(limit)
-        {
-            self.suspect(now, acting);
+        match (self.polled(), result) {
+            (Some((polled, _, limit)), Ok(Some(time)))
+                if polled == acting && time.is_silent(limit) =>
+            {
+                self.suspect(now, acting);
+            }
+            // The keys are gone with the lease, or are another's. A watch shows that.
+            (Some((polled, ..)), Ok(None)) if polled == acting && self.watch.is_none() => {
+                self.calls.hurry();
+            }
+            _ => {}
         }
         true
     }

@@ -72,6 +72,10 @@ impl Machine {
         if matches!(self.state, State::Follower { .. }) && self.known.is_some() {
             self.follow(now, None);
             self.campaign_soon(now);
+            if self.watch.is_none() {
+                // What it knows may be old.
+                self.calls.hurry();
+            }
             self.ask_soon(now);
         }
     }

@@ -35,7 +35,7 @@ pub struct Checks {
     /// From when on each process takes over at once if there is nobody: not as long as it starts,
     /// holds off after a term, or backs off.
     pub ready_from: Vec<Time>,
-    /// Whether a process has ended its watch itself, and has opened none since.
+    /// Whether a process has no watch because it has opened none yet, or has ended the last one itself.
     pub watches_no_more: Vec<bool>,
     watch_ended: Vec<Time>,
     /// When each process's connection was cut last, and until when that is worth a report because
@@ -77,7 +77,7 @@ impl Checks {
             unused: None,
             vacant_since: None,
             ready_from: vec![0; plan.nodes],
-            watches_no_more: vec![false; plan.nodes],
+            watches_no_more: vec![true; plan.nodes],
             watch_ended: vec![0; plan.nodes],
             cut: vec![0; plan.nodes],
             connected: vec![0; plan.nodes],
@@ -110,6 +110,7 @@ impl Checks {
     pub fn started_anew(&mut self, node: usize) {
         self.unaware_of_restore[node] = false;
         self.withdraws[node] = false;
+        self.watches_no_more[node] = true;
         self.holds_off_until[node] = 0;
         self.reports.started_anew(node);
         self.challenges.started_anew(node);

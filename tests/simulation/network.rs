@@ -491,7 +491,8 @@ impl World {
             Some(Seat {
                 number,
                 entry: self.entry(seat.key),
-                has_name: true,
+                // No term is handed to those of the crowd, which do not run.
+                has_name: !self.is_of_crowd(seat),
                 is_healthy: seat.is_healthy,
                 priority: self
                     .nodes

@@ -355,7 +355,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         )],
     },
     Variant {
-        name: "A follower that is left out reads half as often as others",
+        name: "A follower that is left out reads less often than others",
         mix: Mix::Calm,
         violation: "nobody takes over though all is well",
         edits: &[edit(

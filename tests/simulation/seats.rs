@@ -106,8 +106,14 @@ impl World {
         let people = self.plan.nodes;
         for place in 0..self.plan.crowd {
             let lease = lease_id(owner(people), CROWD + i64::try_from(place).unwrap_or(0));
-            self.etcd.store.put_seat(place, lease, people, 0, false);
+            self.etcd.store.put_seat(place, lease, people, 0, true);
         }
+    }
+
+    /// Whether this seat is one of those.
+    pub fn is_of_crowd(&self, seat: &SeatKey) -> bool {
+        let (of, number) = owner_and_number(seat.key.lease);
+        of == owner(self.plan.nodes) && number >= CROWD
     }
 
     /// Whether the process may be a follower that is left out, so that it does not watch: its last lease has no seat.
@@ -383,7 +389,7 @@ impl World {
                 "node {node} hands its term to a seat that has changed"
             )));
         };
-        if !seat.is_healthy {
+        if !seat.is_healthy || self.is_of_crowd(&seat) {
             return Err(self.violation(format!(
                 "node {node} hands its term to a candidate that stands back"
             )));

@@ -180,7 +180,8 @@ impl World {
             return Ok(());
         }
         let mut others = self.etcd.store.seats.iter().flatten();
-        if others.any(|seat| seat.is_healthy && self.priority(seat) > leader.settings.priority) {
+        let may_lead = |seat: &&SeatKey| seat.is_healthy && !self.is_of_crowd(seat);
+        if others.any(|seat| may_lead(&seat) && self.priority(seat) > leader.settings.priority) {
             return Err(self.violation(format!(
                 "node {} does not yield to a candidate with a higher priority",
                 node + 1

@@ -97,22 +97,47 @@ fn a_candidate_without_a_free_seat_waits_for_one() {
 fn a_follower_watches_unless_others_have_all_seats() {
     let watches = |action: &Action| matches!(action, Action::Watch { .. });
     let full: Vec<_> = (0..16).map(|place| seat(place, OTHER, 11)).collect();
+    let mut unhealthy = full.clone();
+    for seat in &mut unhealthy {
+        seat.is_healthy = false;
+    }
     let (mut harness, lease) = follower_among(full.clone());
     assert!(!harness.has(watches), "it is left out from the start");
-    harness.pass(2 * SECOND);
-    harness.answer(seated(held_by(OTHER, 22), full[1..].to_vec(), None));
-    assert!(harness.has(watches));
-
-    harness.actions.clear();
-    harness.pass(2 * SECOND);
-    harness.answer(seated(held_by(OTHER, 22), full.clone(), None));
-    assert!(harness.has(|action| matches!(action, Action::Unwatch)));
-    assert!(!harness.has(watches));
-
+    harness.pass(1700 * MILLI);
+    for (taken, expected) in [
+        (full[1..].to_vec(), true),
+        (full.clone(), false),
+        // If none of the others can lead, it may be the next.
+        (unhealthy, true),
+        (full.clone(), false),
+    ] {
+        harness.answer(seated(held_by(OTHER, 22), taken, None));
+        assert_eq!(harness.has(watches), expected);
+        assert_eq!(
+            harness.has(|action| matches!(action, Action::Unwatch)),
+            !expected
+        );
+        let is_of_watch = |action: &Action| watches(action) || matches!(action, Action::Unwatch);
+        harness.actions.retain(|action| !is_of_watch(action));
+        if !harness.has(|action| matches!(action, Action::Try { .. })) {
+            harness.pass(1700 * MILLI);
+        }
+    }
     // A key of its own must be watched, with a seat or without.
-    harness.pass(2 * SECOND);
     harness.answer(seated(held_by(lease, 30), full, None));
     assert!(harness.has(watches));
+}
+
+#[test]
+fn a_candidate_that_does_not_watch_reads_at_once_when_it_can_lead_again() {
+    let full: Vec<_> = (0..16).map(|place| seat(place, OTHER, 11)).collect();
+    for (taken, reads) in [(full, true), (Vec::new(), false)] {
+        let (mut harness, _) = follower_among(taken);
+        harness.handle(Input::StandBack);
+        harness.handle(Input::StandForward);
+        let tries = harness.has(|action| matches!(action, Action::Try { .. }));
+        assert_eq!(tries, reads);
+    }
 }
 
 #[test]
