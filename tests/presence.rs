@@ -42,7 +42,8 @@ fn a_killed_leader_is_replaced_within_little_more_than_its_limit() {
         let took = kill_leaders(limit);
         let median = took[took.len() / 2];
         println!("seen: limit {limit:?}, leader killed: median {median:?} of {took:?}");
-        let bound = limit * 11 / 10 + Duration::from_millis(30);
+        // The kill, the challenge and the take-over with their commits, and the try: 15 ms here, more on a busy disk.
+        let bound = limit * 11 / 10 + Duration::from_millis(50);
         assert!(median <= bound, "{median:?}, bound {bound:?}: {took:?}");
     }
 }

@@ -282,7 +282,7 @@ fn without_proc_a_daemon_takes_part_and_a_command_says_what_it_needs_that_for() 
     assert!(
         lines
             .iter()
-            .any(|line| line.contains("/proc does not tell")),
+            .any(|line| line.contains("/proc does not list")),
         "{lines:?}"
     );
 }
