@@ -121,7 +121,7 @@ const VARIANTS: &[Variant] = &[
     Variant {
         name: "The watch begins now, not after the revision that was read",
         mix: Mix::Calm,
-        violation: "nobody takes over",
+        violation: "nobody takes over|leads on without leader",
         edits: &[edit(ANSWERS, "handle_transaction", "self.watch_if_needed(first_unseen, &seen);", "self.watch_if_needed(0, &seen);")],
     },
     Variant {

@@ -132,7 +132,7 @@ pub const YIELDING_VARIANTS: &[Variant] = &[
     Variant {
         name: "A leader never yields",
         mix: Mix::Priorities,
-        violation: "does not yield to a candidate with a higher priority",
+        violation: "does not yield to a candidate with a higher priority|yields too soon",
         edits: &[edit(
             YIELDING,
             "judge_rivals",
