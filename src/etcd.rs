@@ -39,6 +39,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use tokio::sync::Semaphore;
 
 /// What an election uses of a connection to one member.
 #[derive(Clone)]
@@ -78,14 +79,7 @@ impl Connection {
         doing: &str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> impl Future<Output = Result<T, Failure>> {
-        // In a box, because each future that passes it on would need room for it twice.
-        let call = Box::pin(call);
-        let permitted = async {
-            // It is never closed.
-            let _permit = self.transport.calls.acquire().await;
-            call.await
-        };
-        self.bounded(limit, doing, permitted)
+        self.request(limit, doing, None, call)
     }
 
     /// Does the same for a request that can wait: only a few of the elections that share the connection send one at a
@@ -96,14 +90,28 @@ impl Connection {
         doing: &str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> impl Future<Output = Result<T, Failure>> {
+        self.request(limit, doing, Some(&self.transport.turns), call)
+    }
+
+    fn request<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        turns: Option<&Semaphore>,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> impl Future<Output = Result<T, Failure>> {
+        // In a box, because each future that passes it on would need room for it twice.
         let call = Box::pin(call);
-        let in_turn = async {
-            // In this order: those that wait for their turn must not keep others from what they need.
-            let _turn = self.transport.turns.acquire().await;
+        let permitted = async move {
+            // The turn first: those that wait for theirs must not keep others from what they need. Neither is ever closed.
+            let _turn = match turns {
+                Some(turns) => turns.acquire().await.ok(),
+                None => None,
+            };
             let _permit = self.transport.calls.acquire().await;
             call.await
         };
-        self.bounded(limit, doing, in_turn)
+        self.bounded(limit, doing, permitted)
     }
 
     /// Records that etcd has accepted the token: not every request makes it look.
@@ -187,19 +195,17 @@ impl Connection {
             .map(|(remaining, granted)| LeaseTime { granted, remaining }))
     }
 
-    /// Revokes a lease, and with it deletes its keys.
-    pub async fn revoke(&self, lease: LeaseId, limit: Duration) -> Result<(), Failure> {
+    /// Revokes a lease, and with it deletes its keys. If it holds none, that is not urgent, and can wait for its turn.
+    pub async fn revoke(
+        &self,
+        lease: LeaseId,
+        is_urgent: bool,
+        limit: Duration,
+    ) -> Result<(), Failure> {
         let mut leases = self.transport.client.lease_client();
+        let turns = (!is_urgent).then_some(&self.transport.turns);
         let revoking = leases.revoke(lease.get());
-        self.call(limit, "revoking the lease", revoking).await?;
-        Ok(())
-    }
-
-    /// Revokes a lease that holds no keys, which can wait.
-    pub async fn revoke_in_turn(&self, lease: LeaseId, limit: Duration) -> Result<(), Failure> {
-        let mut leases = self.transport.client.lease_client();
-        let revoking = leases.revoke(lease.get());
-        self.call_in_turn(limit, "revoking the lease", revoking)
+        self.request(limit, "revoking the lease", turns, revoking)
             .await?;
         Ok(())
     }

@@ -114,7 +114,7 @@ fn all_elections_of_a_cluster_share_a_connection_whose_failure_costs_no_term() {
             let cut = Instant::now();
             // The first may have been on its way.
             leaders = renewed_all(leaders, 2).await;
-            // Without a failure it takes two periods, and a try that is missed takes another one.
+            // Two renewals take two periods, and a missed try adds another one.
             let took = cut.elapsed();
             assert!(
                 took < PERIOD * 7 / 2,

@@ -45,7 +45,7 @@ async fn revoke_within_ttl(config: Config, lease: LeaseId) -> Result<(), Failure
         let revoking = async {
             let limit = timing.limit();
             let connection = target.connect(endpoint, limit).await?;
-            connection.revoke(lease, limit).await
+            connection.revoke(lease, true, limit).await
         };
         let failure = match revoking.await {
             Err(failure) if failure.kind == FailureKind::LeaseNotFound => return Ok(()),

@@ -121,15 +121,7 @@ impl Driver {
     fn revoke(&mut self, call: CallId, lease: LeaseId, is_urgent: bool, limit: Duration) {
         let connection = self.connection();
         self.spawn_beside(async move {
-            let revoking = async {
-                let connection = connection?;
-                if is_urgent {
-                    connection.revoke(lease, limit).await
-                } else {
-                    connection.revoke_in_turn(lease, limit).await
-                }
-            };
-            let result = revoking.await;
+            let result = async { connection?.revoke(lease, is_urgent, limit).await }.await;
             Message::Input(Input::Revoked { call, result })
         });
     }
