@@ -229,8 +229,7 @@ impl Machine {
         self.events
             .extend(self.registry.permit(now, seats.is_some()));
         if let Some(seats) = seats {
-            let lease = self.state.lease().map(|lease| lease.id);
-            self.registry.show_in_try(seats, first_unseen - 1, lease);
+            self.registry.show_in_try(seats, first_unseen - 1);
         }
         self.keys_as_of = self.keys_as_of.max(Some(sent));
         self.judge_job(now, sent, record, &seen);

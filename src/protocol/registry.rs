@@ -117,11 +117,10 @@ impl Registry {
     }
 
     /// Takes in the seats as the response to a try shows them.
-    pub fn show_in_try(&mut self, seats: Arc<Seats>, revision: i64, lease: Option<LeaseId>) {
+    pub fn show_in_try(&mut self, seats: Arc<Seats>, revision: i64) {
         self.is_shown_to_lease = true;
         if seats.taken.len() == SeatNumber::COUNT {
-            let is_without = lease.is_none_or(|lease| seats.of(lease).is_none());
-            self.free_since_full = is_without.then_some(0);
+            self.free_since_full = Some(0);
         } else if let Some(tries) = &mut self.free_since_full {
             *tries = tries.saturating_add(1);
         }
@@ -190,7 +189,8 @@ impl Registry {
                 let is_taken =
                     |number: &SeatNumber| seats.taken.iter().any(|seat| seat.number == *number);
                 // Hundreds of others may wait for a seat that is free again. So its first takers are those whose lease has
-                // its number, and all others take it if their next try shows it free too.
+                // its number, and all others take it if their next try shows it free too. So does a former leader: when
+                // it may write again, somebody else has long taken the seat that it gave up.
                 let waits = acts.is_none() && self.free_since_full == Some(1);
                 let own = usize::try_from(lease.get()).unwrap_or(0) % SeatNumber::COUNT;
                 let free: Vec<_> = SeatNumber::all()

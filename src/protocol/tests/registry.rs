@@ -2,11 +2,11 @@
 
 use super::{
     handover::{seat, seated},
-    harness::{Harness, MILLI, OTHER, SECOND, follower, held_by, unreachable, view},
+    harness::{Harness, MILLI, OTHER, SECOND, follower, held_by, key, leader, unreachable, view},
 };
 use crate::protocol::{
-    Action, Event, Failure, FailureKind, FencingToken, Input, LeaseId, Reads, Seat, SeatNumber,
-    Transaction, View,
+    Action, ElectionKey, Event, Failure, FailureKind, FencingToken, Input, LeaseId, Reads, Seat,
+    SeatNumber, Transaction, View,
 };
 
 fn number(place: usize) -> SeatNumber {
@@ -91,6 +91,36 @@ fn a_candidate_without_a_free_seat_waits_for_one() {
             Transaction::take_seat(number(free), lease, None, true)
         );
     }
+}
+
+#[test]
+fn a_former_leader_leaves_its_seat_to_those_that_had_none() {
+    let (mut harness, lease, _) = leader(1, SECOND);
+    let mut taken: Vec<_> = (0..15).map(|place| seat(place, OTHER, 11)).collect();
+    for seat in &mut taken {
+        // No successor.
+        seat.is_healthy = false;
+    }
+    harness.changed(ElectionKey::Leader, 11, None);
+    harness.pass(SECOND);
+    let own = seat(15, lease, 12);
+    let full = [taken.clone(), vec![own]].concat();
+    let acting = view(12, None, Some(key(lease, 10)));
+    harness.answer(seated(acting.clone(), full.clone(), None));
+    harness.stop();
+    // It looks for a successor once more.
+    harness.execute(Ok(seated(acting, full, None)));
+    harness.release(lease);
+    let lease = harness.grant();
+    assert_ne!(lease.get() % 16, 15);
+    harness.answer(seated(held_by(OTHER, 20), taken.clone(), None));
+    // It holds off, and by then another candidate has the seat.
+    harness.pass(1001 * MILLI);
+    assert!(!writes(&harness));
+    taken.push(seat(15, OTHER, 21));
+    harness.pass(SECOND);
+    harness.answer(seated(held_by(OTHER, 21), taken, None));
+    assert!(!writes(&harness));
 }
 
 #[test]
