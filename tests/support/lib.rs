@@ -13,6 +13,7 @@ pub mod checker;
 pub mod cluster;
 pub mod compose;
 pub mod daemon;
+pub mod debian;
 pub mod done;
 pub mod etcd;
 pub mod etcdctl;
