@@ -209,7 +209,7 @@ complete -o bashdefault -o default -o nosort -F _leader_election leader-election
 WatchdogMin
 = upgrade
 systemctl daemon-reload
-systemctl try-restart leader-election.service leader-election@*.service
+systemctl try-restart leader-election.service leader-election@*.service --no-block
 install ok installed {version}-1+next
 leader-election
 = remove
