@@ -24,6 +24,9 @@ COPY src src
 RUN cargo build --release --locked
 
 FROM debian:bookworm-slim
+# The version is the one in Cargo.toml; tests/documents.rs compares them.
+LABEL org.opencontainers.image.title="leader-election" \
+      org.opencontainers.image.version="0.2.0"
 COPY wait-for-it.sh /usr/local/bin/
 COPY --from=build /build/target/release/leader-election /usr/local/bin/
 # Nobody: a user by number needs no entry in /etc/passwd.

@@ -121,3 +121,17 @@ fn the_readme_shows_the_program_that_is_compiled_as_a_doctest() {
         );
     }
 }
+
+#[test]
+fn the_image_is_labelled_with_the_name_and_the_version_of_the_package() {
+    let text = fs::read_to_string(project("Dockerfile")).unwrap();
+    // A label of an earlier stage does not reach the image.
+    let (_, last_stage) = text.rsplit_once("\nFROM ").unwrap();
+    for (label, value) in [
+        ("title", env!("CARGO_PKG_NAME")),
+        ("version", env!("CARGO_PKG_VERSION")),
+    ] {
+        let label = format!("org.opencontainers.image.{label}=\"{value}\"");
+        assert!(last_stage.contains(&label), "no {label} in {last_stage}");
+    }
+}

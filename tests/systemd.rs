@@ -180,6 +180,7 @@ fn the_example_unit_waits_until_it_is_ready_and_sets_variables_that_exist() {
         "TimeoutStartSec=infinity",
         "Restart=always",
         "WatchdogSec=30",
+        "EnvironmentFile=-/etc/default/leader-election",
         "#LoadCredential=etcd-password:/etc/leader-election.password",
         "#Environment=LEADER_ELECTION_ETCD_PASSWORD_FILE=%d/etcd-password",
     ] {
