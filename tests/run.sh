@@ -3,7 +3,8 @@
 #
 #   tests/run.sh unit [ARGUMENT...]   what needs neither Docker nor a server; takes seconds once it is built
 #   tests/run.sh [ARGUMENT...]        the gate: everything; at most 30 minutes on two cores
-#   tests/run.sh all [ARGUMENT...]    the gate and long runs: a million simulated schedules, half an hour of fail-over
+#   tests/run.sh all [ARGUMENT...]    the gate and long runs: the Debian package, which tests/package.rs builds and installs
+#                                     in a container only here, a million simulated schedules, half an hour of fail-over
 #                                     limits under load and beside keepalived, and the faults five times
 #
 # The arguments go to `cargo test`: `tests/run.sh --test network` runs one file. Those of `unit` go to the test
