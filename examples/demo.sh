@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole demo in one terminal, without Docker: an etcd and three replicas on this machine. It kills the leader,
-# tells how long nobody led, brings the killed one back, and so on until Ctrl-C. Then nothing is left behind.
+# prints how long nobody led, brings the killed one back, and so on until Ctrl-C. Then nothing is left behind.
 set -euo pipefail
 
 usage() {
@@ -155,7 +155,7 @@ trap 'stopped=130' INT
 trap 'stopped=141' PIPE
 trap 'stopped=143' TERM
 
-# Port 0 is any free port; etcd's log tells which. It is there before etcd is.
+# Port 0 is any free port; etcd's log names it. It is there before etcd is.
 : >"$folder/etcd.log"
 "$etcd" --data-dir "$folder/etcd" \
     --listen-client-urls http://127.0.0.1:0 --advertise-client-urls http://127.0.0.1:0 \

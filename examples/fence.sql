@@ -1,4 +1,4 @@
--- A database that refuses whoever led in the past: it remembers the highest fencing token that it has
+-- A database that refuses a former leader: it remembers the highest fencing token that it has
 -- seen, for each election. For PostgreSQL; load it once: psql -f examples/fence.sql
 --
 -- A leader calls pass_fence first in each transaction:

@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 println!("{} candidates are listed", candidates.listed.len());
             }
             Observed::Gap { .. } => println!("changes may be missing"),
-            Observed::Unanswered { failure, .. } => println!("etcd does not answer: {failure}"),
+            Observed::Unanswered { failure, .. } => println!("etcd does not respond: {failure}"),
             Observed::AnsweredAgain { .. } => println!("etcd answers again"),
             _ => {}
         }

@@ -47,7 +47,7 @@ async fn work(
     token: FencingToken,
 ) -> Result<Infallible, Box<dyn Error>> {
     let (mut client, connection) = tokio_postgres::connect(database, NoTls).await?;
-    // It ends with the client, and tells the client of its errors.
+    // It ends with the client, and reports its errors to the client.
     tokio::spawn(connection);
     loop {
         let transaction = client.transaction().await?;

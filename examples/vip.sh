@@ -4,7 +4,7 @@
 #   leader-election --etcd etcd1:2379 -- examples/vip.sh 192.0.2.100/24 eth0
 #
 # Run this on each machine, as root. The script adds the address when this replica begins to lead, and removes it when it
-# is told to stop. The next leader adds it only after that. If the script cannot add or renew the address, it fails, so that
+# is asked to stop. The next leader adds it only after that. If the script cannot add or renew the address, it fails, so that
 # another replica leads.
 #
 # After SIGKILL, no script can remove the address. So the address has a lifetime, which the script renews each second.

@@ -9,10 +9,10 @@
 #
 #   promotion   `lead` writes a line with the fencing token into it, and keeps it open. The program is active from that
 #               line until the end of the file. The kernel closes the pipe when `lead` ends, even by SIGKILL. So the
-#               program is told to stop even if no trap can run.
+#               program is asked to stop even if no trap can run.
 #   activity    At each change, the program writes `active TOKEN` or `standby TOKEN` into it. It keeps the pipe open.
 #
-# When `lead` is told to stop, it ends once the program is in standby. So at a planned hand-over, at most one program is
+# When `lead` is asked to stop, it ends once the program is in standby. So at a planned hand-over, at most one program is
 # active. If `lead` or its replica gets SIGKILL, the program stops as soon as it reads from the pipe; the next program may
 # become active a moment earlier. For that case, and for a paused machine, pass the token with each write: see worker.sh
 # and fence.sql.

@@ -1,9 +1,9 @@
 //! The asynchronous API: take part in an election, and hold leadership as a value.
 
+mod claim;
 mod driver;
 mod history;
 mod leadership;
-mod offer;
 
 pub use leadership::{Leadership, NotRecorded, PutError};
 

@@ -245,5 +245,5 @@ async fn within<T>(
 }
 
 fn no_header() -> Failure {
-    Failure::new(FailureKind::Refused, "the answer has no header")
+    Failure::new(FailureKind::Refused, "the response has no header")
 }

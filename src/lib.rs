@@ -83,7 +83,7 @@
 //!
 //! If one of these fails, only the [`FencingToken`], checked by the resource that is acted upon,
 //! protects fully: two leaders may overlap for less than the TTL. When faults stop, a candidate leads
-//! within about twice the TTL; until then perhaps none does, since safety comes first.
+//! within about 2.5 times the TTL; until then perhaps none does, since safety comes first.
 //! `docs/protocol.md` has the rules, their proof, and the simulation that tests them.
 
 // Not in Cargo.toml, which would switch them on for tests, benches and examples as well.

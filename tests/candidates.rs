@@ -13,8 +13,8 @@ use support::seats::{self, lead, value};
 use support::users;
 
 /// Returns the given field of each candidate in an object.
-fn listed(told: &Value, field: &str) -> Vec<Value> {
-    let candidates = told["candidates"].as_array().expect("a list");
+fn listed(shown: &Value, field: &str) -> Vec<Value> {
+    let candidates = shown["candidates"].as_array().expect("a list");
     candidates.iter().map(|it| it[field].clone()).collect()
 }
 
@@ -40,22 +40,22 @@ fn status_lists_the_leader_first_and_then_those_that_would_follow() {
         let lease = seats::put(&etcd, "01", &value("server1", Some("http://10.0.0.1")));
         let second = seats::put(&etcd, "00", &value("server2", Some("http://10.0.0.2")));
         // Nobody leads.
-        let (code, told) = status(&endpoint);
+        let (code, shown) = status(&endpoint);
         assert_eq!(code, 3);
-        assert_eq!(listed(&told, "name"), ["server3", "server1", "server2"]);
-        assert_eq!(listed(&told, "leads"), [false, false, false]);
+        assert_eq!(listed(&shown, "name"), ["server3", "server1", "server2"]);
+        assert_eq!(listed(&shown, "leads"), [false, false, false]);
 
         lead(&etcd, "server1", &lease);
-        let (code, told) = status(&endpoint);
+        let (code, shown) = status(&endpoint);
         assert_eq!(code, 0);
-        assert_eq!(told["leader"]["acts"], true, "{told}");
-        assert_eq!(listed(&told, "name"), ["server1", "server3", "server2"]);
+        assert_eq!(shown["leader"]["acts"], true, "{shown}");
+        assert_eq!(listed(&shown, "name"), ["server1", "server3", "server2"]);
         let first = json!({
             "seat": "01", "lease": lease, "name": "server1", "address": "http://10.0.0.1",
             "version": "0.9.7", "since": "2023-11-14T22:13:20Z", "priority": 0, "healthy": null,
             "reason": null, "leads": true,
         });
-        assert_eq!(told["candidates"][0], first);
+        assert_eq!(shown["candidates"][0], first);
         let expected = [
             "candidates, in the order in which they would follow",
             "  'server1'  seat 01  at 'http://10.0.0.1'  version '0.9.7'  since 2023-11-14T22:13:20Z  leads",
@@ -65,7 +65,7 @@ fn status_lists_the_leader_first_and_then_those_that_would_follow() {
         assert_eq!(candidate_lines(&endpoint), expected);
 
         // An operator chooses who follows; a choice for another term says nothing.
-        let token = told["leader"]["token"].as_i64().unwrap();
+        let token = shown["leader"]["token"].as_i64().unwrap();
         for (token, order) in [
             (token - 1, ["server1", "server3", "server2"]),
             (token, ["server1", "server2", "server3"]),
@@ -101,14 +101,14 @@ fn what_cannot_be_read_is_listed_last_and_foreign_keys_are_not_listed() {
         etcd.put("leader/candidates/05", foreign.as_bytes(), None);
         etcd.put("leader/candidate/06", foreign.as_bytes(), None);
 
-        let (_, told) = status(&endpoint);
-        assert_eq!(listed(&told, "seat"), ["00", "04", "02"]);
+        let (_, shown) = status(&endpoint);
+        assert_eq!(listed(&shown, "seat"), ["00", "04", "02"]);
         assert_eq!(
-            listed(&told, "name"),
+            listed(&shown, "name"),
             [json!(hostile), json!("later"), Value::Null]
         );
-        assert_eq!(told["candidates"][1]["version"], Value::Null);
-        assert_eq!(told["candidates"][1]["since"], Value::Null);
+        assert_eq!(shown["candidates"][1]["version"], Value::Null);
+        assert_eq!(shown["candidates"][1]["since"], Value::Null);
         let mut observer = Daemon::spawn("observer", at(&endpoint, &["observe"]));
         let line = observer
             .wait_for_next_line("candidates", |line| line.text().contains(" 3 candidates: "));
@@ -134,8 +134,8 @@ fn a_name_of_any_length_is_cut_and_values_too_large_for_a_response_hide_the_cand
     let etcd = Etcd::newest();
     let endpoint = etcd.endpoint();
     seats::put(&etcd, "00", &value(&"x".repeat(100_000), None));
-    let (_, told) = status(&endpoint);
-    let candidate = &told["candidates"][0];
+    let (_, shown) = status(&endpoint);
+    let candidate = &shown["candidates"][0];
     assert_eq!(candidate["name"].as_str().unwrap().len(), 255);
     assert_eq!(candidate["name_is_exact"], false);
     assert!(candidate_lines(&endpoint)[1].len() < 500);
@@ -144,16 +144,16 @@ fn a_name_of_any_length_is_cut_and_values_too_large_for_a_response_hide_the_cand
         let large = value(&"x".repeat(1_000_000), None);
         seats::put(&etcd, seat, &large);
     }
-    let (code, told) = status(&endpoint);
-    assert_eq!((code, &told["state"]), (3, &json!("vacant")));
-    assert_eq!(told["candidates"], Value::Null);
+    let (code, shown) = status(&endpoint);
+    assert_eq!((code, &shown["state"]), (3, &json!("vacant")));
+    assert_eq!(shown["candidates"], Value::Null);
     let mut observer = observe("observer", &endpoint);
     wait_for_next_state(&mut observer, "vacant");
     wait_for_next_event(&mut observer, "candidates_unknown");
     // They are shown again without a restart.
     etcd.etcdctl(&["del", "--prefix", "leader/candidates/"]);
-    let told = wait_for_next_event(&mut observer, "candidates");
-    assert_eq!(told["candidates"], json!([]));
+    let shown = wait_for_next_event(&mut observer, "candidates");
+    assert_eq!(shown["candidates"], json!([]));
 }
 
 #[test]
@@ -175,17 +175,17 @@ fn sixteen_seats_are_noted() {
             false
         );
         seats::put(&etcd, "15", &value("n15", None));
-        let (_, told) = status(&endpoint);
-        assert_eq!(told["seats_full"], true);
+        let (_, shown) = status(&endpoint);
+        assert_eq!(shown["seats_full"], true);
         let names: Vec<_> = (0..16).map(|number| format!("n{number}")).collect();
-        assert_eq!(listed(&told, "name"), names);
+        assert_eq!(listed(&shown, "name"), names);
         let lines = candidate_lines(&endpoint);
         assert_eq!(lines.len(), 18, "{lines:#?}");
         let note = "All 16 seats are taken: other candidates may take part without being listed.";
         assert_eq!(lines[17], note);
-        let told = wait_for_next_event(&mut observer, "candidates");
-        assert_eq!(told["seats_full"], true);
-        assert_eq!(listed(&told, "name"), names);
+        let shown = wait_for_next_event(&mut observer, "candidates");
+        assert_eq!(shown["seats_full"], true);
+        assert_eq!(listed(&shown, "name"), names);
     });
 }
 
@@ -197,8 +197,8 @@ fn observe_prints_who_comes_and_goes_and_nothing_if_that_stays_the_same() {
         let mut observer = observe("observer", &endpoint);
         let mut reader = Daemon::spawn("reader", at(&endpoint, &["observe"]));
         wait_for_next_state(&mut observer, "vacant");
-        let told = wait_for_next_event(&mut observer, "candidates");
-        assert_eq!(listed(&told, "name"), ["server1"]);
+        let shown = wait_for_next_event(&mut observer, "candidates");
+        assert_eq!(listed(&shown, "name"), ["server1"]);
         let mut next_line = |end: &str| {
             let line = reader.wait_for_next_line(end, |line| line.text().ends_with(end));
             assert_eq!(line.stream, Stream::Out);
@@ -206,8 +206,8 @@ fn observe_prints_who_comes_and_goes_and_nothing_if_that_stays_the_same() {
         next_line("Z 1 candidate: 'server1'.");
 
         let second = seats::put(&etcd, "01", &value("server2", Some("10.0.0.2")));
-        let told = wait_for_next_event(&mut observer, "candidates");
-        assert_eq!(listed(&told, "name"), ["server1", "server2"]);
+        let shown = wait_for_next_event(&mut observer, "candidates");
+        assert_eq!(listed(&shown, "name"), ["server1", "server2"]);
         next_line("Z 'server2' joined at '10.0.0.2'; 2 candidates: 'server1', 'server2'.");
 
         // A rewrite that changes nothing that is shown, and foreign keys.
@@ -215,26 +215,26 @@ fn observe_prints_who_comes_and_goes_and_nothing_if_that_stays_the_same() {
         seats::put_with(&etcd, "01", &acts, &second);
         seats::put_with(&etcd, "x", "", &second);
         seats::put_with(&etcd, "01", &value("server2", Some("10.0.0.3")), &second);
-        let told = wait_for_next_event(&mut observer, "candidates");
-        assert_eq!(listed(&told, "address"), ["10.0.0.1", "10.0.0.3"]);
+        let shown = wait_for_next_event(&mut observer, "candidates");
+        assert_eq!(listed(&shown, "address"), ["10.0.0.1", "10.0.0.3"]);
         next_line("Z 'server2' changed its entry; 2 candidates: 'server1', 'server2'.");
 
         // The state comes first, and then the list that belongs to it.
         lead(&etcd, "server2", &second);
         wait_for_next_name(&mut observer, "server2");
-        let told = wait_for_next_event(&mut observer, "candidates");
-        assert_eq!(listed(&told, "name"), ["server2", "server1"]);
-        assert_eq!(listed(&told, "leads"), [true, false]);
+        let shown = wait_for_next_event(&mut observer, "candidates");
+        assert_eq!(listed(&shown, "name"), ["server2", "server1"]);
+        assert_eq!(listed(&shown, "leads"), [true, false]);
 
         // Its lease holds the seat and both keys.
         etcd.etcdctl(&["lease", "revoke", &second]);
         wait_for_next_state(&mut observer, "vacant");
-        let told = wait_for_next_event(&mut observer, "candidates");
-        assert_eq!(listed(&told, "name"), ["server1"]);
+        let shown = wait_for_next_event(&mut observer, "candidates");
+        assert_eq!(listed(&shown, "name"), ["server1"]);
         next_line("Z 'server2' left; 1 candidate: 'server1'.");
         etcd.etcdctl(&["lease", "revoke", &first]);
-        let told = wait_for_next_event(&mut observer, "candidates");
-        assert_eq!(told["candidates"], json!([]));
+        let shown = wait_for_next_event(&mut observer, "candidates");
+        assert_eq!(shown["candidates"], json!([]));
         next_line("Z 'server1' left; no candidate is listed.");
 
         let events = objects(&observer);
@@ -265,12 +265,12 @@ fn candidates_that_come_and_go_during_an_outage_are_printed_after_it() {
                 etcd.up();
             }
             way.set(Link::Open);
-            let told = wait_for_next_event(&mut observer, "candidates");
-            assert_eq!(listed(&told, "name"), ["server1"]);
+            let shown = wait_for_next_event(&mut observer, "candidates");
+            assert_eq!(listed(&shown, "name"), ["server1"]);
             // The new watch works.
             etcd.etcdctl(&["lease", "revoke", &lease]);
-            let told = wait_for_next_event(&mut observer, "candidates");
-            assert_eq!(told["candidates"], json!([]));
+            let shown = wait_for_next_event(&mut observer, "candidates");
+            assert_eq!(shown["candidates"], json!([]));
         }
     });
 }
@@ -289,18 +289,18 @@ fn a_role_for_the_two_keys_shows_the_leader_and_says_that_the_candidates_are_unk
                     and 'leader/next' (etcdserver: permission denied).";
         let seen = run(replica(&["status"]));
         assert_eq!(seen.out[..2], ["Nobody leads.", said], "{:?}", seen.err);
-        let told = object(&run(replica(&["status", "--json"])).out[0]);
+        let shown = object(&run(replica(&["status", "--json"])).out[0]);
         assert_eq!(
-            (&told["candidates"], &told["seats_full"]),
+            (&shown["candidates"], &shown["seats_full"]),
             (&Value::Null, &Value::Null)
         );
-        assert_eq!(told["state"], "vacant");
+        assert_eq!(shown["state"], "vacant");
 
         let mut observer = Daemon::spawn("observer", replica(&["observe", "--json"]));
         let mut reader = Daemon::spawn("reader", replica(&["observe"]));
         wait_for_next_state(&mut observer, "vacant");
-        let told = wait_for_next_event(&mut observer, "candidates_unknown");
-        assert_eq!(told["reason"], "etcdserver: permission denied");
+        let shown = wait_for_next_event(&mut observer, "candidates_unknown");
+        assert_eq!(shown["reason"], "etcdserver: permission denied");
         let warned = reader.wait_for_next_line(said, |line| line.text().ends_with(said));
         assert_eq!(warned.stream, Stream::Err);
         assert!(warned.text().contains(" WARN The "), "{}", warned.text());
@@ -321,11 +321,11 @@ fn a_role_for_the_two_keys_shows_the_leader_and_says_that_the_candidates_are_unk
         // A permission that is granted later counts without a restart.
         let grant = ["role", "grant-permission", "election", "read"];
         etcd.etcdctl(&[&grant[..], &["--prefix", "leader/"]].concat());
-        let told = wait_for_next_event(&mut observer, "candidates");
-        assert_eq!(listed(&told, "name"), ["server1"]);
+        let shown = wait_for_next_event(&mut observer, "candidates");
+        assert_eq!(listed(&shown, "name"), ["server1"]);
         assert_eq!(
             object(&run(replica(&["status", "--json"])).out[0])["candidates"],
-            told["candidates"]
+            shown["candidates"]
         );
     }
 }

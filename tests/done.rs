@@ -250,7 +250,7 @@ fn an_unreachable_etcd_is_named_once_the_time_is_up() {
         let failed = run(at(&endpoint, &[arguments, &["--timeout", "1s"]].concat()));
         assert_eq!((failed.code, failed.out), (1, Vec::new()));
         let expected = format!(
-            "error: could not {doing}: no usable response within 1s: etcd at '{endpoint}' does not answer ("
+            "error: could not {doing}: no usable response within 1s: etcd at '{endpoint}' does not respond ("
         );
         assert!(failed.err[0].starts_with(&expected), "{:?}", failed.err);
         assert!(failed.took < Duration::from_secs(4), "{:?}", failed.took);

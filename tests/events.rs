@@ -91,16 +91,16 @@ fn a_follower_says_when_etcd_does_not_answer_and_when_it_does_again() {
     let (mut events, _) = Events::open(&follows);
     etcd.freeze();
     let silent = events.wait_for_next("role", |role| role["etcd_answers"] == false);
-    assert_eq!(silent["text"], "etcd does not answer.");
+    assert_eq!(silent["text"], "etcd does not respond.");
     let unknown = match silent["state"] {
         Value::Null => silent,
         _ => events.wait_for_next("role", |role| role["state"].is_null()),
     };
-    let reason = "etcd has not answered for longer than the TTL";
+    let reason = "etcd has not responded for longer than the TTL";
     assert_eq!(unknown["leader_unknown_because"], reason);
     etcd.thaw();
     let known = events.wait_for_next("role", |role| role["etcd_answers"] == true);
-    let sentence = format!("etcd at '{}' answers again.", etcd.endpoint());
+    let sentence = format!("etcd at '{}' responds again.", etcd.endpoint());
     assert_eq!(known["text"], sentence);
 }
 
@@ -325,7 +325,10 @@ fn a_comment_comes_whenever_nothing_has_come_for_a_second() {
     let _replica = Daemon::spawn("one", served("one", &etcd.endpoint(), &address));
     wait_for_code(&address, "/live", 200);
     let (mut events, first) = Events::open(&address);
-    assert_eq!(first["leader_unknown_because"], "etcd has not answered yet");
+    assert_eq!(
+        first["leader_unknown_because"],
+        "etcd has not responded yet"
+    );
     for _ in 0..2 {
         let begin = std::time::Instant::now();
         let line = events.next_line().unwrap();

@@ -36,7 +36,7 @@ fn contains(word: &str) -> impl Fn(&Line) -> bool {
     move |line| line.text().contains(word)
 }
 
-/// Looks again and again: a database tells nobody when it changes.
+/// Looks again and again: a database reports no changes.
 fn until(is_so: impl Fn() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !is_so() {

@@ -307,7 +307,7 @@ fn a_planned_stop_waits_for_command_and_keeps_the_lease_meanwhile() {
             "after {:?}",
             runs - finished
         );
-        // COMMAND was told to stop, so that its own exit code does not count.
+        // COMMAND was asked to stop, so that its own exit code does not count.
         assert_eq!(old.wait_exit().code(), Some(0));
         old.wait_for_any_start(LEADER_STOPS);
     });

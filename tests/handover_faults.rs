@@ -74,8 +74,8 @@ fn a_role_for_the_two_keys_is_enough_for_an_election_and_one_for_the_prefix_for_
         for replica in &replicas {
             assert!(!has_handed_over(replica));
             let messages = replica.messages();
-            let told = messages.iter().filter(|line| line.starts_with(NO_SEATS));
-            assert_eq!(told.count(), 1, "{}: {messages:?}", replica.name);
+            let warnings = messages.iter().filter(|line| line.starts_with(NO_SEATS));
+            assert_eq!(warnings.count(), 1, "{}: {messages:?}", replica.name);
             assert_eq!(replica.warnings(), [""; 0], "{}", replica.name);
         }
         let all = terms(&replicas.iter().collect::<Vec<_>>());

@@ -332,7 +332,7 @@ fn an_unreachable_etcd_is_named_once_the_time_is_up() {
     assert_eq!((failed.code, failed.out), (1, Vec::new()));
     let expected = format!(
         "error: could not read the terms below 'leader/history/': no usable response within 1s: etcd \
-         at '{endpoint}' does not answer ("
+         at '{endpoint}' does not respond ("
     );
     assert!(failed.err[0].starts_with(&expected), "{:?}", failed.err);
     assert!(failed.took < Duration::from_secs(4), "{:?}", failed.took);

@@ -41,7 +41,7 @@ fn without_etcd_a_replica_is_alive_and_not_ready() {
     );
     assert_eq!(
         status["leader_unknown_because"],
-        "etcd has not answered yet"
+        "etcd has not responded yet"
     );
     assert_eq!(status["candidates"], Value::Null);
     let metrics = get(&address, "/metrics").body;
@@ -92,7 +92,7 @@ fn a_replica_that_is_cut_off_names_no_leader_once_its_knowledge_is_a_ttl_old() {
             );
             (!is_fresh).then_some(status)
         });
-        let expected = "etcd has not answered for longer than the TTL";
+        let expected = "etcd has not responded for longer than the TTL";
         assert_eq!(stale["leader_unknown_because"], expected);
         assert_eq!(codes(&follows), [503, 503, 200, 503]);
         let metrics = get(&follows, "/metrics").body;

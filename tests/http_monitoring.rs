@@ -259,5 +259,8 @@ fn the_health_command_checks_whether_a_daemon_is_alive() {
     assert_eq!(command.output().unwrap().status.code(), Some(0));
     let (code, printed) = health(false, &etcd.endpoint());
     assert_eq!(code, Some(1));
-    assert!(printed.contains("no daemon of this program"), "{printed}");
+    assert!(
+        printed.contains("is not a daemon of this program"),
+        "{printed}"
+    );
 }

@@ -48,9 +48,9 @@ fn observe_prints_each_change_in_one_line_as_it_happens() {
 
         let states: Vec<_> = objects_about_leaders(&observer)
             .iter()
-            .map(|told| match told["leader"]["name"].as_str() {
+            .map(|event| match event["leader"]["name"].as_str() {
                 Some(name) => name.to_owned(),
-                None => told["state"].as_str().unwrap().to_owned(),
+                None => event["state"].as_str().unwrap().to_owned(),
             })
             .collect();
         // While there is a successor, a term is handed over.
@@ -61,7 +61,7 @@ fn observe_prints_each_change_in_one_line_as_it_happens() {
         assert_eq!(states, expected, "{:#?}", objects_about_leaders(&observer));
         let revisions: Vec<_> = objects_about_leaders(&observer)
             .iter()
-            .map(|told| told["revision"].as_u64().unwrap())
+            .map(|event| event["revision"].as_u64().unwrap())
             .collect();
         assert!(
             revisions.is_sorted_by(|one, next| one < next),
@@ -114,8 +114,8 @@ fn observe_survives_restarts_of_etcd_reports_each_once_and_loses_no_change() {
             way.set(Link::Open);
             wait_for_next_event(&mut observer, "answered_again");
             let seen = support::wait_until("all terms", support::PATIENCE, || {
-                let is_term = |told: &&Value| told["state"] == "led";
-                let token = |told: &Value| told["leader"]["token"].to_string();
+                let is_term = |event: &&Value| event["state"] == "led";
+                let token = |event: &Value| event["leader"]["token"].to_string();
                 let all: Vec<_> = objects_about_leaders(&observer)
                     .iter()
                     .filter(is_term)
@@ -129,19 +129,19 @@ fn observe_survives_restarts_of_etcd_reports_each_once_and_loses_no_change() {
         }
         let events: Vec<_> = objects_about_leaders(&observer)
             .iter()
-            .map(|told| told["event"].as_str().unwrap().to_owned())
+            .map(|event| event["event"].as_str().unwrap().to_owned())
             .filter(|event| event != "situation")
             .collect();
         let once = ["unanswered", "answered_again"];
         assert_eq!(events, [once, once].concat(), "said once each");
         let vacant = objects_about_leaders(&observer)
             .iter()
-            .filter(|told| told["state"] == "vacant")
+            .filter(|event| event["state"] == "vacant")
             .count();
         assert_eq!(
             vacant,
             7,
-            "each term's end is told: {:#?}",
+            "each term's end is reported: {:#?}",
             objects_about_leaders(&observer)
         );
     }
@@ -182,7 +182,7 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
 
         // The outage ends when a watch is open, which may be before or after the gap is reported.
         support::wait_until("the outage's end", support::PATIENCE, || {
-            let is_end = |told: &Value| told["event"] == "answered_again";
+            let is_end = |event: &Value| event["event"] == "answered_again";
             objects_about_leaders(&observer)
                 .iter()
                 .any(is_end)
@@ -203,7 +203,7 @@ fn after_a_compaction_observe_says_that_changes_may_be_missing_and_only_then() {
         wait_for_next_state(&mut observer, "vacant");
         let gaps = objects_about_leaders(&observer)
             .iter()
-            .filter(|told| told["event"] == "gap")
+            .filter(|event| event["event"] == "gap")
             .count();
         assert_eq!(gaps, 1, "{:#?}", objects_about_leaders(&observer));
     });
@@ -243,7 +243,7 @@ fn an_observer_silently_changes_to_an_endpoint_that_is_reachable() {
     wait_for_next_name(&mut observer, "server1");
     let events = objects_about_leaders(&observer);
     assert!(
-        events.iter().all(|told| told["event"] == "situation"),
+        events.iter().all(|event| event["event"] == "situation"),
         "{events:#?}"
     );
 }

@@ -40,10 +40,10 @@ fn one_replica_runs_the_job_the_others_wait_and_a_later_one_asks_etcd_one_questi
         let late = job.with_longer_ttl("server4", &endpoint);
         let mut late = Daemon::spawn("server4", late);
         assert_eq!(exit_code(&mut late), 0);
-        let told = late.wait_for_any_start(DONE).message();
+        let message = late.wait_for_any_start(DONE).message();
         assert!(
-            told.starts_with(&format!("{DONE}'{winner}' at 20")),
-            "{told}"
+            message.starts_with(&format!("{DONE}'{winner}' at 20")),
+            "{message}"
         );
         let asked = Requests::of(&etcd).since(&before);
         assert_eq!(asked, [("Txn".to_owned(), 1)]);
@@ -86,9 +86,9 @@ fn a_follower_finds_a_record_that_somebody_has_written_by_hand() {
         follower.wait_for_next(FOLLOWER);
         etcd.put(RECORD, b"by hand \x1b[31m", None);
         assert_eq!(exit_code(&mut follower), 0);
-        let told = follower.wait_for_any_start(DONE).message();
+        let message = follower.wait_for_any_start(DONE).message();
         assert_eq!(
-            told,
+            message,
             format!("{DONE}somebody; there is nothing left to do.")
         );
         // The run that goes on is not disturbed.
@@ -121,11 +121,14 @@ fn a_role_that_may_not_write_the_record_ends_the_replica_before_it_takes_part() 
                 continue;
             }
             assert_eq!(exit_code(&mut replica), 125);
-            let told = replica.wait_for_any_start("the etcd user may not read and write ");
-            let told = told.message();
-            assert!(told.contains("'leader/done/migrate-42'"), "{told}");
-            assert!(told.contains("permission denied"), "{told}");
-            assert!(told.contains("readwrite on the prefix 'leader/'"), "{told}");
+            let message = replica.wait_for_any_start("the etcd user may not read and write ");
+            let message = message.message();
+            assert!(message.contains("'leader/done/migrate-42'"), "{message}");
+            assert!(message.contains("permission denied"), "{message}");
+            assert!(
+                message.contains("readwrite on the prefix 'leader/'"),
+                "{message}"
+            );
             assert!(job.begun().is_empty());
             assert!(etcd.leases().is_empty());
         }
@@ -133,7 +136,7 @@ fn a_role_that_may_not_write_the_record_ends_the_replica_before_it_takes_part() 
 }
 
 #[test]
-fn a_shell_goes_on_after_the_job_is_done_and_not_after_it_was_told_to_stop() {
+fn a_shell_goes_on_after_the_job_is_done_and_not_after_it_was_asked_to_stop() {
     let etcd = Etcd::newest();
     let program = env!("CARGO_BIN_EXE_leader-election");
     let job = Job::new();
@@ -170,7 +173,7 @@ fn a_shell_goes_on_after_the_job_is_done_and_not_after_it_was_told_to_stop() {
     let mut unset = Daemon::spawn("shell", script(""));
     assert_ne!(exit_code(&mut unset), 0);
 
-    // A program that is told to stop has not done the job.
+    // A program that is asked to stop has not done the job.
     let mut waits = job.spawn("waits", &etcd.endpoint());
     job.wait_until_begun(1);
     waits.signal(Signal::INT);

@@ -1,4 +1,4 @@
-//! `--once ID -- COMMAND` under faults: replicas that are killed, cut off and told to stop in each phase.
+//! `--once ID -- COMMAND` under faults: replicas that are killed, cut off and asked to stop in each phase.
 
 use rustix::process::Signal;
 use std::time::Duration;
@@ -109,9 +109,9 @@ fn a_leader_that_is_cut_off_while_its_job_succeeds_cannot_record_it() {
             proxy.set(link);
             job.end_with(0);
             assert_eq!(exit_code(&mut first), 125);
-            let told = first.wait_for_any_start(NOT_RECORDED).message();
-            assert!(told.contains("etcd has not said whether"), "{told}");
-            assert!(told.contains("`leader-election done`"), "{told}");
+            let message = first.wait_for_any_start(NOT_RECORDED).message();
+            assert!(message.contains("etcd has not said whether"), "{message}");
+            assert!(message.contains("`leader-election done`"), "{message}");
             proxy.set(Link::Open);
             assert_eq!(exit_code(&mut second), 0);
             assert_eq!(record(&etcd)["name"], "second");
@@ -134,8 +134,8 @@ fn a_leader_whose_term_was_taken_while_its_job_succeeds_cannot_record_it() {
         first.wait_for_next("'sh' ended with exit code 0.");
         proxy.set(Link::Open);
         assert_eq!(exit_code(&mut first), 125);
-        let told = first.wait_for_any_start(NOT_RECORDED).message();
-        assert!(told.contains("the term ended before"), "{told}");
+        let message = first.wait_for_any_start(NOT_RECORDED).message();
+        assert!(message.contains("the term ended before"), "{message}");
         assert_eq!(etcd.key(RECORD), None);
     });
 }
@@ -227,8 +227,8 @@ fn a_full_database_delays_the_record_and_costs_no_term() {
     leader.skip();
     job.end_with(0);
     let refused = "'migrate-42' is completed, but cannot be recorded: etcd at '";
-    let told = leader.wait_for_next_start(refused).message();
-    assert!(told.contains("space exceeded"), "{told}");
+    let message = leader.wait_for_next_start(refused).message();
+    assert!(message.contains("space exceeded"), "{message}");
     // Longer than the lease would last.
     leader.wait_for_next_refreshes(6);
     etcd.etcdctl(&["del", "filler"]);

@@ -25,7 +25,9 @@ fn warnings_on_etcd(replica: &Daemon) -> Vec<String> {
 /// Counts how often it has logged that etcd is unreachable, and that it answers again.
 fn outages_of(replica: &Daemon) -> (usize, usize) {
     let said = replica.messages();
-    let back = said.iter().filter(|message| message.ends_with("answers."));
+    let back = said
+        .iter()
+        .filter(|message| message.ends_with("responds again."));
     (warnings_on_etcd(replica).len(), back.count())
 }
 

@@ -33,7 +33,7 @@ has protoc || missing+=(protobuf-compiler)
 if ((!build_only)); then
     has docker || fail "there is no docker, which the tests of the containers need. Install Docker (Debian: docker.io)"
     docker version >/dev/null ||
-        fail "the Docker engine does not answer (docker's message is above). Start it, and let this user access it"
+        fail "the Docker engine does not respond (docker's message is above). Start it, and let this user access it"
     has shellcheck || missing+=(shellcheck)
     # Debian keeps the server's programs off the PATH, one folder for each version.
     has initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)

@@ -9,8 +9,8 @@ use support::played::Played;
 const NOBODY: &str = "No listed candidate can lead: all of them are unhealthy.";
 
 /// Returns the name, the priority, the health and the reason of each candidate in an object.
-fn listed(told: &Value) -> Vec<[Value; 4]> {
-    let candidates = told["candidates"].as_array().expect("a list");
+fn listed(shown: &Value) -> Vec<[Value; 4]> {
+    let candidates = shown["candidates"].as_array().expect("a list");
     let fields = ["name", "priority", "healthy", "reason"];
     let listed = candidates.iter();
     listed
@@ -42,10 +42,10 @@ fn status_shows_the_priority_the_health_and_why_a_candidate_is_unhealthy() {
             &json!({ "healthy": false, "reason": "the disk\u{1b}[2J is full", "priority": 5 }),
         );
         second.publish(&json!({ "priority": -12, "reason": "not shown" }));
-        let (_, told) = status(&etcd.endpoint());
+        let (_, shown) = status(&etcd.endpoint());
         let reason = "the disk\u{1b}[2J is full";
         assert_eq!(
-            listed(&told),
+            listed(&shown),
             [
                 [json!("a"), json!(0), json!(true), Value::Null],
                 [json!("c"), json!(-12), Value::Null, json!("not shown")],
@@ -62,8 +62,8 @@ fn status_shows_the_priority_the_health_and_why_a_candidate_is_unhealthy() {
         );
 
         first.publish(&json!({ "healthy": false, "reason": "x".repeat(9999) }));
-        let (_, told) = status(&etcd.endpoint());
-        let last = &told["candidates"][2];
+        let (_, shown) = status(&etcd.endpoint());
+        let last = &shown["candidates"][2];
         assert_eq!(last["reason"].as_str().map(str::len), Some(255));
         assert_eq!(last["reason_is_exact"], false);
         let expected = format!("unhealthy: '{}…'", "x".repeat(255));
@@ -126,25 +126,25 @@ fn observe_reports_who_becomes_unhealthy_and_who_is_healthy_again() {
         next("2 candidates: 'a', 'b'.");
 
         first.publish(&json!({ "healthy": false, "reason": "no disk" }));
-        let told = next("'a' is unhealthy; 2 candidates: 'b', 'a' (unhealthy: 'no disk').");
+        let shown = next("'a' is unhealthy; 2 candidates: 'b', 'a' (unhealthy: 'no disk').");
         let ill = [json!("a"), json!(0), json!(false), json!("no disk")];
-        assert_eq!(told[1], ill);
+        assert_eq!(shown[1], ill);
 
         second.publish(&json!({ "healthy": false }));
         next(&format!(
             "'b' is unhealthy; 2 candidates: 'a' (unhealthy: 'no disk'), 'b' (unhealthy). {NOBODY}"
         ));
         first.publish(&json!({ "healthy": true }));
-        let told = next("'a' is healthy again; 2 candidates: 'a' (healthy), 'b' (unhealthy).");
-        assert_eq!(told[0], [json!("a"), json!(0), json!(true), Value::Null]);
+        let shown = next("'a' is healthy again; 2 candidates: 'a' (healthy), 'b' (unhealthy).");
+        assert_eq!(shown[0], [json!("a"), json!(0), json!(true), Value::Null]);
 
         let third = Played::unseated(&etcd, 2, "c");
         third.publish(&json!({ "priority": 7, "healthy": false, "reason": "\u{1b}[2J" }));
-        let told = next(
+        let shown = next(
             "'c' joined; 3 candidates: 'a' (priority 0, healthy), 'c' (priority 7, unhealthy: \
              '\\u{1b}[2J'), 'b' (priority 0, unhealthy).",
         );
         let ill = [json!("c"), json!(7), json!(false), json!("\u{1b}[2J")];
-        assert_eq!(told[1], ill);
+        assert_eq!(shown[1], ill);
     });
 }

@@ -60,8 +60,8 @@ fn all_descendants_of_a_command_get_the_whole_time_to_stop() {
         assert_eq!(replica.wait_exit().code(), Some(0), "{script}");
         replica.wait_for_any_start(LEADER_STOPS);
         let texts = replica.texts();
-        let told = texts.iter().filter(|line| *line == "stopping").count();
-        assert_eq!(told, 1, "{script}");
+        let stops = texts.iter().filter(|line| *line == "stopping").count();
+        assert_eq!(stops, 1, "{script}");
         assert_eq!(etcd.leases(), [""; 0]);
     }
 }
@@ -145,7 +145,7 @@ fn what_a_stopped_command_leaves_is_killed_at_the_end_of_the_time() {
 }
 
 #[test]
-fn what_a_command_leaves_behind_by_itself_is_told_to_stop_and_killed_a_second_later() {
+fn what_a_command_leaves_behind_by_itself_is_asked_to_stop_and_killed_a_second_later() {
     let etcd = Etcd::newest();
     let folder = tempfile::tempdir().unwrap();
     for (script, is_stubborn) in [

@@ -62,7 +62,7 @@ fn warnings(observer: &Daemon) -> Vec<String> {
 }
 
 #[test]
-fn a_run_that_hangs_is_told_to_stop_and_retried() {
+fn a_run_that_hangs_is_asked_to_stop_and_retried() {
     let etcd = Etcd::newest();
     let script = "trap 'echo cleaned; exit' TERM; sleep 60 & echo runs; wait";
     let command = reacting(&etcd, &["--timeout", "3s"], script);
@@ -159,10 +159,10 @@ fn a_signal_lets_the_run_finish_and_no_other_begins() {
         let mut observer = Daemon::spawn("reacting", command);
         observer.wait_for_next("begin");
         // A newer state waits.
-        let mut told = observe("observer", &etcd.endpoint());
+        let mut plain = observe("observer", &etcd.endpoint());
         let lease = etcd.grant(Duration::from_mins(10));
         etcd.put("leader", b"server1", Some(&lease));
-        wait_for_next_name(&mut told, "server1");
+        wait_for_next_name(&mut plain, "server1");
         observer.signal(signal);
         // Within one request, a second signal changes nothing.
         observer.signal(signal);

@@ -60,7 +60,7 @@ fn wait_for_warning(observer: &mut Daemon, text: &str) -> Line {
 fn command_runs_for_the_first_state_and_each_change_and_gets_the_state_in_two_ways() {
     on_each_etcd(|etcd| {
         let endpoint = etcd.endpoint();
-        let mut told = observe("observer", &endpoint);
+        let mut plain = observe("observer", &endpoint);
         let mut command = reacting(&endpoint, PRINT, "sh");
         // They are those of another process.
         command.env("LEADER_ELECTION_LEADER", "stale");
@@ -76,21 +76,21 @@ fn command_runs_for_the_first_state_and_each_change_and_gets_the_state_in_two_wa
             }
             assert_eq!(input, Value::Object(expected));
         };
-        let vacant = wait_for_next_state(&mut told, "vacant");
+        let vacant = wait_for_next_state(&mut plain, "vacant");
         check(&mut observer, "vacant [] [] [] [leader]", vacant);
 
         let mut leader = Daemon::spawn("server1", advertised("server1", &endpoint));
         let token = leader.wait_for_next(LEADER).field("token").unwrap();
-        let led = wait_for_next_name(&mut told, "server1");
+        let led = wait_for_next_name(&mut plain, "server1");
         let line = format!("led [server1] [{ADDRESS}] [{token}] [leader]");
         check(&mut observer, &line, led);
 
         leader.signal(Signal::TERM);
         leader.wait_exit();
-        let vacant = wait_for_next_state(&mut told, "vacant");
+        let vacant = wait_for_next_state(&mut plain, "vacant");
         check(&mut observer, "vacant [] [] [] [leader]", vacant);
         etcd.put("leader", b"by hand", None);
-        let blocked = wait_for_next_state(&mut told, "blocked");
+        let blocked = wait_for_next_state(&mut plain, "blocked");
         check(&mut observer, "blocked [] [] [] [leader]", blocked);
         assert_eq!(warnings(&observer), [""; 0]);
         observer.signal(Signal::TERM);
@@ -162,12 +162,12 @@ fn changes_during_a_run_are_merged_into_one_run_for_the_newest_state() {
         let command = reacting(&etcd.endpoint(), script, &hold);
         let mut observer = Daemon::spawn("reacting", command);
         observer.wait_for_next("begin");
-        let mut told = observe("observer", &etcd.endpoint());
+        let mut plain = observe("observer", &etcd.endpoint());
         let lease = etcd.grant(Duration::from_mins(10));
         for number in 1..=20 {
             etcd.put("leader", format!("server{number}").as_bytes(), Some(&lease));
         }
-        wait_for_next_name(&mut told, "server20");
+        wait_for_next_name(&mut plain, "server20");
         fs::remove_file(&hold).unwrap();
         observer.wait_for_next("end server20");
         let texts = observer.texts();
@@ -255,10 +255,10 @@ fn a_newer_state_is_run_at_once_after_a_failure() {
     observer.skip();
     etcd.etcdctl(&["del", "leader"]);
     observer.wait_for_next("run vacant");
-    let mut told = observe("observer", &etcd.endpoint());
-    wait_for_next_state(&mut told, "vacant");
+    let mut plain = observe("observer", &etcd.endpoint());
+    wait_for_next_state(&mut plain, "vacant");
     etcd.put("leader", b"server2", Some(&lease));
-    wait_for_next_name(&mut told, "server2");
+    wait_for_next_name(&mut plain, "server2");
     fs::remove_file(&hold).unwrap();
     observer.wait_for_next("run led");
     observer.signal(Signal::TERM);
@@ -274,17 +274,17 @@ fn an_outage_of_etcd_is_reported_once_and_no_state_is_lost() {
     let way = Proxy::start(&etcd.endpoint(), Link::Open);
     let script = "echo $LEADER_ELECTION_STATE";
     let mut observer = Daemon::spawn("reacting", reacting(&way.endpoint(), script, "sh"));
-    wait_for_warning(&mut observer, " does not answer (");
+    wait_for_warning(&mut observer, " does not respond (");
     assert_eq!(observer.count("vacant"), 0);
     etcd.up();
     wait_until("the first state", PATIENCE, || {
         (observer.count("vacant") == 1).then_some(())
     });
-    wait_for_warning(&mut observer, "' answers.");
+    wait_for_warning(&mut observer, "' responds again.");
     way.set(Link::Cut);
     let mut leader = Daemon::spawn("server1", json("server1", &etcd.endpoint()));
     leader.wait_for_next(LEADER);
-    wait_for_warning(&mut observer, " does not answer (");
+    wait_for_warning(&mut observer, " does not respond (");
     way.set(Link::Open);
     observer.wait_for_any("led");
     wait_until("the end of the outage", PATIENCE, || {
@@ -293,8 +293,8 @@ fn an_outage_of_etcd_is_reported_once_and_no_state_is_lost() {
     let endpoint = way.endpoint();
     for (number, warning) in warnings(&observer).iter().enumerate() {
         let expected = [
-            format!("WARN etcd at '{endpoint}' does not answer ("),
-            format!("WARN etcd at '{endpoint}' answers."),
+            format!("WARN etcd at '{endpoint}' does not respond ("),
+            format!("WARN etcd at '{endpoint}' responds again."),
         ];
         assert!(warning.starts_with(&expected[number % 2]), "{warning}");
     }

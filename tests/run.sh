@@ -42,6 +42,30 @@ step() {
     "$@" || failed=1
 }
 
+# all_tests: runs all tests. Most of them wait most of the time, and the simulator only computes. So it runs beside the
+# others, and with the lowest priority, because they measure times.
+all_tests() {
+    local file others=()
+    for file in tests/*.rs; do
+        file=$(basename "$file" .rs)
+        [[ $file == simulation ]] || others+=("$file")
+    done
+    mapfile -t others < <(cargo_tests "${others[@]}")
+    step cargo test --locked --no-run
+    output=$(mktemp)
+    trap 'kill -- "-$simulator" 2>/dev/null; rm -f "$output"' EXIT
+    echo "tests/run.sh: cargo test --locked --no-fail-fast --test simulation, in the background; its output comes last"
+    # In a process group of its own, which can be ended.
+    set -m
+    nice -n 19 env --default-signal=HUP,INT,QUIT cargo test --locked --no-fail-fast --test simulation >"$output" 2>&1 &
+    simulator=$!
+    set +m
+    step cargo test --locked --no-fail-fast --lib --bins "${others[@]}"
+    step cargo test --locked --doc
+    wait "$simulator" || failed=1
+    cat "$output"
+}
+
 mode=gate
 case ${1-} in
     unit | all)
@@ -76,7 +100,11 @@ else
     # tests/examples.rs runs the examples, which cargo builds with the tests only if it builds all of them.
     cargo build --locked --profile test --examples
     # All failures at once: a run takes minutes.
-    step cargo test --locked --no-fail-fast "$@"
+    if (($#)); then
+        step cargo test --locked --no-fail-fast "$@"
+    else
+        all_tests
+    fi
     if [[ $mode == all ]]; then
         step cargo bench --locked --bench simulation -- --schedules "$schedules"
         step cargo bench --locked --bench fail_over

@@ -85,7 +85,7 @@ fn signals_that_are_ignored_at_the_start_stay_ignored_here_and_in_command() {
     }
     idle.wait_for_next_refreshes(2);
     runs.wait_for_next_refreshes(2);
-    // COMMAND must hear of the signal by which it is told to stop.
+    // COMMAND must hear of the signal by which it is asked to stop.
     let script = "trap 'exit 5' INT; echo runs; while :; do sleep 0.02; done";
     let options = ["--stop-signal", "INT", "--", "bash", "-c", script];
     let mut hears = Daemon::spawn("hears", replica("hears", &options));

@@ -36,9 +36,9 @@ fn twenty_thousand_schedules_keep_every_promise() {
 #[test]
 fn the_same_seed_gives_the_same_schedule() {
     for seed in [1, 2, 3] {
-        let told = trace(seed, None);
-        assert!(told.contains("the faults stop"), "{told}");
-        assert_eq!(told, trace(seed, None));
+        let text = trace(seed, None);
+        assert!(text.contains("the faults stop"), "{text}");
+        assert_eq!(text, trace(seed, None));
     }
     assert_ne!(trace(1, None), trace(2, None));
 }

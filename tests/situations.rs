@@ -162,14 +162,14 @@ fn write(etcd: &Etcd, key: &str, case: &Case) {
 }
 
 /// Checks what both kinds of JSON have in common.
-fn check_fields(told: &Value, case: &Case) {
-    let leader = &told["leader"];
-    assert_eq!(told["state"], case.state, "{told}");
+fn check_fields(shown: &Value, case: &Case) {
+    let leader = &shown["leader"];
+    assert_eq!(shown["state"], case.state, "{shown}");
     if case.state == "led" {
-        assert_eq!(leader["name"], "holder", "{told}");
-        assert_eq!(leader["acts"], case.together, "{told}");
+        assert_eq!(leader["name"], "holder", "{shown}");
+        assert_eq!(leader["acts"], case.together, "{shown}");
     } else {
-        assert_eq!(*leader, Value::Null, "{told}");
+        assert_eq!(*leader, Value::Null, "{shown}");
     }
 }
 
@@ -188,10 +188,10 @@ fn check(etcd: &Etcd, number: usize, case: &Case) {
     let (status, json_status) = (said(&["status"]), said(&["status", "--json"]));
     let code = if is_led { 0 } else { 3 };
     assert_eq!((status.code, json_status.code), (code, code), "{key}");
-    let told = object(&json_status.out[0]);
-    check_fields(&told, case);
+    let shown = object(&json_status.out[0]);
+    check_fields(&shown, case);
     let acting = case.acting.map_or(Value::Null, |_| "writer".into());
-    assert_eq!(told["acting"]["name"], acting, "{told}");
+    assert_eq!(shown["acting"]["name"], acting, "{shown}");
 
     let observe = |json: &[&str]| {
         let arguments = [&["observe", "--leader-key", &key], json].concat();
@@ -240,13 +240,13 @@ fn check(etcd: &Etcd, number: usize, case: &Case) {
     // That somebody may still be acting is reported after a fifth of a second; so what is not reported
     // by a read that was sent after that will not be.
     let known_from = Instant::now() + Duration::from_millis(300);
-    let told = poll_until("the replica has read the keys again", || {
-        let told = get_json(&address, "/status");
-        let sent = Instant::now().checked_sub(Duration::from_secs_f64(told["age"].as_f64()?))?;
-        (sent > known_from).then_some(told)
+    let shown = poll_until("the replica has read the keys again", || {
+        let shown = get_json(&address, "/status");
+        let sent = Instant::now().checked_sub(Duration::from_secs_f64(shown["age"].as_f64()?))?;
+        (sent > known_from).then_some(shown)
     });
-    check_fields(&told, case);
-    assert_eq!(told["role"], "follower");
+    check_fields(&shown, case);
+    assert_eq!(shown["role"], "follower");
     assert_eq!(get(&address, "/leader").code, 503);
     let code = if is_led { 200 } else { 503 };
     assert_eq!(get(&address, "/follower").code, code, "{key}");

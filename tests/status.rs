@@ -29,20 +29,20 @@ fn status_prints_who_leads_its_address_and_since_when() {
         let before = now();
         let mut leader = Daemon::spawn("server1", advertised("server1", &endpoint));
         let elected = leader.wait_for_next(LEADER);
-        let (code, told) = status(&endpoint);
+        let (code, printed) = status(&endpoint);
         assert_eq!(code, 0);
-        assert_eq!(told["state"], "led");
-        assert_eq!(told["leader"]["name"], "server1");
-        assert_eq!(told["leader"]["address"], ADDRESS);
+        assert_eq!(printed["state"], "led");
+        assert_eq!(printed["leader"]["name"], "server1");
+        assert_eq!(printed["leader"]["address"], ADDRESS);
         assert_eq!(
-            told["leader"]["token"].to_string(),
+            printed["leader"]["token"].to_string(),
             elected.field("token").unwrap()
         );
-        assert_eq!(told["leader"]["lease"], elected.field("lease").unwrap());
-        assert_eq!(told["ttl"]["granted"], TTL.as_secs());
-        let remaining = told["ttl"]["remaining"].as_u64().unwrap();
+        assert_eq!(printed["leader"]["lease"], elected.field("lease").unwrap());
+        assert_eq!(printed["ttl"]["granted"], TTL.as_secs());
+        let remaining = printed["ttl"]["remaining"].as_u64().unwrap();
         assert!(remaining <= TTL.as_secs(), "{remaining}");
-        let since = told["leader"]["since"].as_str().unwrap().to_owned();
+        let since = printed["leader"]["since"].as_str().unwrap().to_owned();
         assert!(since >= before && since <= now(), "{since}");
 
         let run = run(at(&endpoint, &["status"]));
@@ -70,8 +70,8 @@ fn status_prints_who_leads_its_address_and_since_when() {
 fn without_a_leader_status_prints_who_may_still_be_acting_and_until_when() {
     on_each_etcd(|etcd| {
         let endpoint = etcd.endpoint();
-        let (code, told) = status(&endpoint);
-        assert_eq!((code, &told["state"]), (3, &Value::from("vacant")));
+        let (code, printed) = status(&endpoint);
+        assert_eq!((code, &printed["state"]), (3, &Value::from("vacant")));
         let vacant = run(at(&endpoint, &["status"]));
         assert_eq!(
             (vacant.code, vacant.out),
@@ -84,12 +84,15 @@ fn without_a_leader_status_prints_who_may_still_be_acting_and_until_when() {
         leader.signal(Signal::STOP);
         let before = now();
         etcd.etcdctl(&["del", "leader"]);
-        let (code, told) = status(&endpoint);
-        assert_eq!((code, &told["state"]), (3, &Value::from("ending")));
-        assert_eq!(told["leader"], Value::Null);
-        assert_eq!(told["acting"]["name"], "server1");
-        assert_eq!(told["acting"]["address"], ADDRESS);
-        assert!(*before < *told["ttl"]["ends"].as_str().unwrap(), "{told}");
+        let (code, printed) = status(&endpoint);
+        assert_eq!((code, &printed["state"]), (3, &Value::from("ending")));
+        assert_eq!(printed["leader"], Value::Null);
+        assert_eq!(printed["acting"]["name"], "server1");
+        assert_eq!(printed["acting"]["address"], ADDRESS);
+        assert!(
+            *before < *printed["ttl"]["ends"].as_str().unwrap(),
+            "{printed}"
+        );
         let ending = run(at(&endpoint, &["status"]));
         assert_eq!(ending.code, 3);
         let said = &ending.out[0];
@@ -108,11 +111,11 @@ fn a_key_without_a_lease_makes_nobody_leader_and_status_says_what_to_do() {
     let endpoint = etcd.endpoint();
     for (key, value) in [("leader", "by hand"), ("leader/acting", "nonsense")] {
         etcd.put(key, value.as_bytes(), None);
-        let (code, told) = status(&endpoint);
+        let (code, printed) = status(&endpoint);
         assert_eq!(
-            (code, &told["state"]),
+            (code, &printed["state"]),
             (3, &Value::from("blocked")),
-            "{told}"
+            "{printed}"
         );
         for arguments in [&["status"][..], &["step-down"]] {
             let run = run(at(&endpoint, arguments));
@@ -138,9 +141,9 @@ fn a_leader_that_does_not_follow_the_protocol_is_reported_as_such() {
     assert_eq!(run.code, 0);
     let expected = "'other port' holds the key 'leader' without 'leader/acting'";
     assert!(run.out[0].starts_with(expected), "{:?}", run.out);
-    let (_, told) = status(&etcd.endpoint());
-    assert_eq!(told["leader"]["name"], "other port");
-    assert_eq!(told["acting"], Value::Null);
+    let (_, printed) = status(&etcd.endpoint());
+    assert_eq!(printed["leader"]["name"], "other port");
+    assert_eq!(printed["acting"], Value::Null);
 }
 
 #[test]
@@ -167,7 +170,7 @@ fn status_and_step_down_time_out_and_name_each_endpoint_if_etcd_is_unreachable()
         assert!(run.out.is_empty(), "{:?}", run.out);
         assert_eq!(run.err.len(), 1, "{:?}", run.err);
         for endpoint in &endpoints {
-            let expected = format!("etcd at '{endpoint}' does not answer (");
+            let expected = format!("etcd at '{endpoint}' does not respond (");
             assert!(run.err[0].contains(&expected), "{:?}", run.err);
         }
     }
@@ -292,11 +295,11 @@ fn hostile_keys_are_printed_harmlessly_and_marked_in_json() {
             let mut reader = Daemon::spawn("reader", at(&endpoint, &["observe"]));
             let first = wait_for_next_state(&mut observer, "led");
             reader.wait_for_next_line("a line", |_| true);
-            let (code, told) = status(&endpoint);
+            let (code, printed) = status(&endpoint);
             assert_eq!(code, 0);
-            for told in [&first, &told] {
-                assert_eq!(told["x"], Value::Null);
-                let leader = &told["leader"];
+            for printed in [&first, &printed] {
+                assert_eq!(printed["x"], Value::Null);
+                let leader = &printed["leader"];
                 let exact = leader["name"] == *String::from_utf8_lossy(name)
                     && std::str::from_utf8(name).is_ok();
                 assert_eq!(leader["name_is_exact"] == Value::Null, exact, "{leader}");
@@ -355,16 +358,16 @@ fn a_role_that_may_only_read_the_two_keys_is_enough_for_status_and_observe() {
         let seen = run(looker(&["status", "--json"]));
         // The leader has no credentials, so its lease expires soon.
         if seen.code == 0 {
-            let told = object(&seen.out[0]);
-            assert_eq!(told["leader"]["address"], ADDRESS);
-            assert_eq!(told["ttl"]["granted"], TTL.as_secs(), "{told}");
+            let printed = object(&seen.out[0]);
+            assert_eq!(printed["leader"]["address"], ADDRESS);
+            assert_eq!(printed["ttl"]["granted"], TTL.as_secs(), "{printed}");
         }
         wait_for_next_state(&mut observer, "vacant");
         let lease = etcd.grant(Duration::from_mins(10));
         etcd.put("leader", b"somebody", Some(&lease));
         wait_for_next_name(&mut observer, "somebody");
-        let told = object(&run(looker(&["status", "--json"])).out[0]);
-        assert_eq!(told["ttl"]["granted"], 600, "{told}");
+        let printed = object(&run(looker(&["status", "--json"])).out[0]);
+        assert_eq!(printed["ttl"]["granted"], 600, "{printed}");
         // A permission error ends the command immediately.
         let refused = run(looker(&["step-down"]));
         assert_eq!(refused.code, 1);

@@ -70,7 +70,7 @@ fn the_log_and_the_status_name_the_key_that_ended_a_term() {
     let mut command = json("server1", &etcd.endpoint());
     command.args(["--leader-key", "other/key", "--http", &address]);
     let mut leader = Daemon::spawn("server1", command);
-    for (change, logged, told) in [
+    for (change, logged, reason) in [
         (
             &["del", "other/key"][..],
             "the key 'other/key' was deleted",
@@ -89,7 +89,7 @@ fn the_log_and_the_status_name_the_key_that_ended_a_term() {
         let status = get_json(&address, "/status");
         let transitions = status["transitions"].as_array().unwrap();
         let lost = transitions.iter().rfind(|it| it["role"] == "stopping");
-        assert_eq!(lost.unwrap()["reason"], told, "{status}");
+        assert_eq!(lost.unwrap()["reason"], reason, "{status}");
     }
 }
 

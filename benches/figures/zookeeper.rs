@@ -30,13 +30,18 @@ election = client.Election(path, name)
 def stop(*_):
     sys.exit()
 
+# In one piece: both threads write lines.
+def write_line(line):
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
 def report():
     while name not in election.contenders():
         time.sleep(0.02)
-    print("waits", flush=True)
+    write_line("waits")
 
 def lead():
-    print("leads", flush=True)
+    write_line("leads")
     threading.Event().wait()
 
 signal.signal(signal.SIGTERM, stop)

@@ -14,7 +14,7 @@ pub enum Password {
     /// This is it, to the byte.
     Text(String),
     /// The first line of a file, as UTF-8, without its line ending (`\n`, `\r\n` or `\r`) and
-    /// without a byte order mark before it. The file is read anew for each connection.
+    /// without a byte order mark before it. The file is read again for each authentication.
     File(PathBuf),
 }
 

@@ -174,7 +174,7 @@ fn failure_phrase(failure: &Failure) -> &'static str {
         FailureKind::Overloaded => "is overloaded",
         FailureKind::Refused | FailureKind::Denied => "refuses",
         FailureKind::Unauthenticated | FailureKind::Exhausted => "cannot be talked to",
-        _ => "does not answer",
+        _ => "does not respond",
     }
 }
 

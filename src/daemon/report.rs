@@ -152,7 +152,7 @@ impl Reporter {
             }
             Event::AnsweredAgain { endpoint } => {
                 let endpoint = &self.endpoints[endpoint];
-                info!(name, endpoint, "etcd at '{endpoint}' answers.");
+                info!(name, endpoint, "etcd at '{endpoint}' responds again.");
             }
             Event::JobDone { .. } | Event::Recorded { .. } | Event::GaveUp { .. } => {
                 self.report_end(event);
@@ -325,7 +325,7 @@ impl Reporter {
                 warn!(
                     name,
                     version,
-                    "etcd {version} may answer stale after a pause, so that two leaders could \
+                    "etcd {version} may return stale data after a pause, so that two leaders could \
                      overlap; 3.4.42, 3.5.28, 3.6.9 and later do not."
                 );
             }

@@ -45,7 +45,7 @@ impl State {
     }
 
     /// Judges a term that was `known` with others before the keys were last read; these are not known
-    /// either if etcd has not answered for too long.
+    /// either if etcd has not responded for too long.
     pub fn as_last_read(term: &TermRecord, known: &[TermRecord], keys: Option<&Keys>) -> Self {
         const NONE: Keys = Keys {
             leader: None,

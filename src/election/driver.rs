@@ -3,7 +3,7 @@
 
 mod actions;
 
-use super::{Leadership, NotRecorded, PutError, history::History, offer::Offer};
+use super::{Leadership, NotRecorded, PutError, claim::Claim, history::History};
 use crate::{
     backoff::{self, Jitter},
     clock::{self, Alarm},
@@ -90,8 +90,8 @@ pub(super) struct Driver {
     commands_sent: mpsc::WeakUnboundedSender<Command>,
     commands: mpsc::UnboundedReceiver<Command>,
     leaderships: mpsc::UnboundedSender<Leadership>,
-    /// The last leadership offered.
-    offer: Option<(Term, Offer)>,
+    /// The last leadership that was passed on, and who has claimed it.
+    passed_on: Option<(Term, Claim)>,
     /// Those that wait until others can lead after a term.
     resigning: Vec<(LeaseId, oneshot::Sender<()>)>,
     /// Who waits until the job is recorded.
@@ -147,7 +147,7 @@ impl Driver {
             commands_sent,
             commands,
             leaderships,
-            offer: None,
+            passed_on: None,
             resigning: Vec::new(),
             completing: None,
             events,
@@ -322,18 +322,18 @@ impl Driver {
         });
     }
 
-    /// Offers a leadership to the candidate.
-    fn offer(&mut self, term: Term) {
+    /// Passes a leadership on to the candidate.
+    fn pass_on(&mut self, term: Term) {
         let Some(commands) = self.commands_sent.upgrade() else {
             // The end of `commands` is about to say that the candidate is gone.
             return;
         };
-        let offer = Offer::default();
-        self.offer = Some((term, offer.clone()));
+        let claim = Claim::default();
+        self.passed_on = Some((term, claim.clone()));
         // If the candidate receives no more, the leadership is dropped, which says that nothing acts.
         let _ = self.leaderships.send(Leadership {
             term,
-            offer,
+            claim,
             status: self.status.subscribe(),
             commands,
         });
@@ -341,8 +341,8 @@ impl Driver {
 
     /// Takes a leadership back if nobody has taken it.
     fn take_back(&mut self, term: Term) {
-        if let Some((_, offer)) = self.offer.take_if(|(offered, _)| *offered == term)
-            && offer.take_back()
+        if let Some((_, claim)) = self.passed_on.take_if(|(of, _)| *of == term)
+            && claim.take_back()
         {
             // As for any result of an action: the machine gets it after it has been asked for all.
             let _ = self

@@ -1,6 +1,6 @@
 //! Leadership as a value: the right to act for one term, and to write in it.
 
-use super::{driver::Command, offer::Offer};
+use super::{claim::Claim, driver::Command};
 use crate::{
     clock,
     protocol::{Failure, FencingToken, LossReason, Moment, Role, Status, Term},
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 #[derive(Debug)]
 pub struct Leadership {
     pub(super) term: Term,
-    pub(super) offer: Offer,
+    pub(super) claim: Claim,
     pub(super) status: watch::Receiver<Status>,
     pub(super) commands: mpsc::UnboundedSender<Command>,
 }
@@ -135,9 +135,9 @@ impl Leadership {
         Ok(DoneRecord::decode(&record.value))
     }
 
-    /// Takes the leadership that is offered; returns false if the offer was taken back before.
+    /// Takes the leadership; returns false if it was taken back before.
     pub(super) fn is_taken(&self) -> bool {
-        self.offer.take()
+        self.claim.take()
     }
 }
 

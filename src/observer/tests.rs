@@ -140,7 +140,7 @@ fn interleaved(past: &Past, from: i64, turns: &[bool]) -> Vec<Change> {
 
 proptest! {
     #[test]
-    fn every_revision_that_changes_a_key_is_told_with_both_keys_as_they_stood(
+    fn every_revision_that_changes_a_key_is_reported_with_both_keys_as_they_stood(
         past in pasts(),
         turns in prop::collection::vec(any::<bool>(), 1..9),
     ) {
@@ -201,7 +201,7 @@ proptest! {
 }
 
 #[test]
-fn a_campaign_is_told_once_with_its_address_whichever_key_is_delivered_first() {
+fn a_campaign_is_reported_once_with_its_address_whichever_key_is_delivered_first() {
     for keys in [KEYS, [KEYS[1], KEYS[0]]] {
         let past = vec![[Some(true), Some(true)]];
         let mut history = KeyHistory::new(view(0, None, None));

@@ -126,7 +126,7 @@ pub(super) struct Calls {
     stream: Option<LeaseId>,
     next: NextCall,
     /// Something surprised while a call was under way: another follows at once.
-    hurry: bool,
+    is_next_soon: bool,
     last_id: u64,
     /// When the first call of the present round of endpoints was sent.
     round_started: Moment,
@@ -146,7 +146,7 @@ impl Calls {
             attempts: Attempts::default(),
             stream: None,
             next: NextCall::Now,
-            hurry: false,
+            is_next_soon: false,
             last_id: 0,
             round_started: Moment::default(),
             silent_again_from: None,
@@ -237,7 +237,7 @@ impl Calls {
             }
         }
         self.rotation.turn_to(endpoint);
-        self.hurry = false;
+        self.is_next_soon = false;
         self.attempts.start(id, endpoint, now, patience);
         Some((id, endpoint))
     }
@@ -253,7 +253,7 @@ impl Calls {
         if self.rotation.is_at_start_of_round() {
             self.round_started = now;
         }
-        self.hurry = false;
+        self.is_next_soon = false;
         self.current = Some(Call {
             id,
             kind,
@@ -454,7 +454,7 @@ impl Calls {
 
     /// Sets when the next call starts, unless something surprised meanwhile.
     pub fn next_at(&mut self, moment: Moment) {
-        self.next = if self.hurry {
+        self.next = if self.is_next_soon {
             NextCall::Now
         } else {
             NextCall::At(moment)
@@ -470,11 +470,11 @@ impl Calls {
 
     /// Starts the next call at once, or as soon as the one under way has ended; a back-off is
     /// waited for.
-    pub fn hurry(&mut self) {
+    pub fn next_soon(&mut self) {
         if !matches!(self.next, NextCall::After(_)) {
             self.next = NextCall::Now;
         }
-        self.hurry = self.is_busy();
+        self.is_next_soon = self.is_busy();
     }
 
     pub fn back_off(&mut self) -> CallId {

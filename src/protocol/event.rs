@@ -123,7 +123,7 @@ pub enum Event {
         endpoint: usize,
     },
     /// etcd is of a version that does not keep the promises on which this election relies: after a
-    /// pause it may answer stale. Said once.
+    /// pause it may return stale data. Said once.
     OutdatedEtcd {
         /// Its version.
         version: String,
@@ -272,7 +272,7 @@ impl LossReason {
 impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotRenewed => "no renewal was answered in time",
+            Self::NotRenewed => "the lease was not renewed in time",
             Self::LeaseGone => "the lease is gone",
             Self::LeaderKeyDeleted => "the leader key was deleted",
             Self::LeaderKeyOverwritten => "the leader key was overwritten",

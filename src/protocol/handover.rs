@@ -94,7 +94,7 @@ impl Handover {
     const MOST_REFUSED: u8 = 3;
 
     /// Returns what to do if there is no successor.
-    fn release(&self) -> Step {
+    fn without_successor(&self) -> Step {
         if self.has_open_campaign {
             return Step::REVOKE;
         }
@@ -120,7 +120,7 @@ impl Handover {
     fn with_successor(mut self, seats: Option<&Seats>, alive: Option<LeaseId>) -> Step {
         let seats = seats.filter(|_| self.silent < Self::MOST_SILENT);
         let Some(seats) = seats else {
-            return self.release();
+            return self.without_successor();
         };
         self.stage = match self.successor(seats) {
             Some(to) if alive.is_some() && to.entry.lease == alive => {
@@ -129,12 +129,12 @@ impl Handover {
                         to: to.clone(),
                         transaction: transaction.about_challenge(self.about_challenge),
                     },
-                    None => return self.release(),
+                    None => return self.without_successor(),
                 }
             }
             Some(to) => Stage::Check { to: to.clone() },
             None if self.seats == Knowledge::Earlier => Stage::Refresh,
-            None => return self.release(),
+            None => return self.without_successor(),
         };
         Step::HandOver(Box::new(self))
     }
@@ -219,7 +219,7 @@ impl Machine {
         let seats = self.registry.seats();
         // If the job is done, a successor would have nothing to do.
         if is_others || seats.is_none() || self.is_done {
-            return handover.release();
+            return handover.without_successor();
         }
         if leader_stands || self.registry.is_known_since(known.leader_as_of()) {
             handover.with_successor(seats.as_deref(), self.sign_of_life.alive_until(now))
@@ -290,7 +290,7 @@ impl Machine {
             Ok(time) => time,
             // What only reads was refused: nothing speaks against a deletion.
             Err(failure) if failure.is_permanent() => {
-                self.releases[place].step = handover.release();
+                self.releases[place].step = handover.without_successor();
                 return;
             }
             Err(failure) => return self.fail_release(now, place, failure),
@@ -327,14 +327,14 @@ impl Machine {
                 let seats = self.registry.seats();
                 self.releases[place].step = match &sent_to {
                     Some(to) => handover.without(to, seats.as_deref()),
-                    None => handover.release(),
+                    None => handover.without_successor(),
                 };
                 return;
             }
             // It was refused, perhaps for lack of room. A deletion takes none; and if the term was handed
             // over all the same, what the deletion requires is not there.
             Err(failure) if failure.is_permanent() => {
-                self.releases[place].step = handover.release();
+                self.releases[place].step = handover.without_successor();
                 return;
             }
             Err(failure) => return self.fail_release(now, place, failure),
@@ -370,7 +370,7 @@ impl Machine {
                 let is_last = handover.seats == Knowledge::Refused(Handover::MOST_REFUSED);
                 let is_others = !handover.leader_stands && seen.leader().is_some();
                 if is_last || is_others {
-                    handover.release()
+                    handover.without_successor()
                 } else {
                     let alive = self.sign_of_life.alive_until(now);
                     handover.with_successor(seats.as_deref(), alive)

@@ -116,7 +116,7 @@ impl Machine {
             State::Stopping {
                 renewing: false, ..
             } => self.limit_recording(now),
-            _ => self.calls.hurry(),
+            _ => self.calls.next_soon(),
         }
     }
 

@@ -203,7 +203,7 @@ impl Machine {
 
     /// Rule 11: takes a leadership back that nobody has taken within a TTL; else its keys would bar
     /// everybody for as long as its lease is renewed.
-    pub(super) fn expire_offer(&mut self, now: Moment) {
+    pub(super) fn expire_untaken(&mut self, now: Moment) {
         if let Some(tenure) = self.state.tenure()
             && tenure.take_back_at.take_if(|at| now >= *at).is_some()
         {

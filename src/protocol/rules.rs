@@ -137,11 +137,11 @@ impl Machine {
                 self.follow(now, None);
                 self.campaign_soon(now);
             }
-            State::Follower { .. } | State::Elected { .. } => self.calls.hurry(),
+            State::Follower { .. } | State::Elected { .. } => self.calls.next_soon(),
             State::Leader(_) => {
                 self.judge_term(now);
                 if matches!(self.state, State::Leader(_)) {
-                    self.calls.hurry();
+                    self.calls.next_soon();
                 }
             }
             State::Stopping { .. } => self.judge_term(now),
@@ -156,7 +156,7 @@ impl Machine {
         match self.hold_off {
             _ if !nobody || self.stands_back => {}
             Some(until) if now < until => self.calls.next_at(until),
-            _ => self.calls.hurry(),
+            _ => self.calls.next_soon(),
         }
     }
 
@@ -198,7 +198,7 @@ impl Machine {
             && !self.calls.is_down()
         {
             self.watch_replaced_until = Some(now + self.timing().limit());
-            self.calls.hurry();
+            self.calls.next_soon();
         }
     }
 
@@ -345,7 +345,7 @@ impl Machine {
 
     /// Ends what has run out by `now`.
     pub(super) fn expire(&mut self, now: Moment) {
-        self.expire_offer(now);
+        self.expire_untaken(now);
         self.expire_state(now);
         self.expire_wait(now);
         self.expire_recording(now);

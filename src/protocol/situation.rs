@@ -9,7 +9,7 @@ use super::{ElectionKey, Entry};
 /// other may judge, for a moment, keys that never existed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Situation {
-    /// One transaction wrote both keys, a campaign or a hand-over: its candidate leads.
+    /// One transaction wrote both keys, a campaign, a hand-over or a take-over: its candidate leads.
     Led,
     /// `leader` is bound to a lease, and `leader/acting` is absent or was not written with it: a
     /// client without this protocol leads, or a term whose key was overwritten or deleted is about

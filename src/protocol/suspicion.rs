@@ -188,7 +188,7 @@ impl Machine {
         suspicion.doubts = Some(now);
         if suspicion.challenge.is_some() {
             // The leader may have responded to it before it failed: a read shows that.
-            return self.calls.hurry();
+            return self.calls.next_soon();
         }
         self.ask_soon(now);
     }
@@ -197,7 +197,7 @@ impl Machine {
     pub(super) fn ask_soon(&mut self, now: Moment) {
         match self.when_suspicion_asks() {
             Some(due) if due > now => self.calls.next_by(due),
-            Some(_) => self.calls.hurry(),
+            Some(_) => self.calls.next_soon(),
             None => {}
         }
     }
@@ -279,7 +279,7 @@ impl Machine {
             }
             // The keys are gone with the lease, or are another's. A watch shows that.
             (Some((polled, ..)), Ok(None)) if polled == acting && self.watch.is_none() => {
-                self.calls.hurry();
+                self.calls.next_soon();
             }
             _ => {}
         }

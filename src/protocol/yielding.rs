@@ -74,7 +74,7 @@ impl Machine {
             self.campaign_soon(now);
             if self.watch.is_none() {
                 // What it knows may be old.
-                self.calls.hurry();
+                self.calls.next_soon();
             }
             self.ask_soon(now);
         }

@@ -228,7 +228,7 @@ pub const CHALLENGE_VARIANTS: &[Variant] = &[
     ),
     quick(
         "A leader does not respond to a challenge",
-        "no renewal was answered in time: untrue",
+        "the lease was not renewed in time: untrue",
         &[edit(
             CHALLENGE,
             "challenged_term",

@@ -66,7 +66,7 @@ pub struct Checks {
 
 impl Checks {
     /// Refused at every endpoint of three, with the shortest TTL and luck at every back-off, half
-    /// as many; whoever does not back off asks more.
+    /// as many; a node that does not back off asks more.
     const MOST_ASKED: u32 = 400;
 
     pub fn new(plan: &Plan) -> Self {
@@ -171,7 +171,7 @@ impl World {
         self.checks.excuses(lease, self.now)
     }
 
-    /// Changes the store, checks what that does to whoever acts, and tells the watches.
+    /// Changes the store, checks what that does to the node that acts, and notifies the watches.
     pub fn change(&mut self, change: impl FnOnce(&mut Etcd)) -> Result<(), Violation> {
         let (revision, history) = (self.etcd.store.revision, self.etcd.histories_before);
         change(&mut self.etcd);
@@ -202,7 +202,7 @@ impl World {
         Ok(())
     }
 
-    /// Whoever acts holds `leader/acting`, and acts alone.
+    /// A node that acts holds `leader/acting`, and acts alone.
     pub fn check_acting(&mut self, node: usize) -> Result<(), Violation> {
         let now = self.now;
         if self.nodes[node].term().is_some() {
@@ -326,14 +326,14 @@ impl World {
         Ok(())
     }
 
-    /// What is told is true.
+    /// What is reported is true.
     pub fn check_event(&mut self, node: usize, said: &Said) -> Result<(), Violation> {
         self.check_report(node, said)?;
         if matches!(said, Said::HistoryWentBack)
             && !std::mem::take(&mut self.checks.unaware_of_restore[node])
         {
-            let told = format!("node {} is told that history went back: untrue", node + 1);
-            return Err(self.violation(told));
+            let text = format!("node {} reports that history went back: untrue", node + 1);
+            return Err(self.violation(text));
         }
         let Said::Lost { term, reason } = said else {
             return Ok(());
@@ -392,7 +392,7 @@ impl World {
             _ => false,
         };
         if untrue {
-            return Err(self.violation(format!("node {} is told that {reason}: untrue", node + 1)));
+            return Err(self.violation(format!("node {} reports that {reason}: untrue", node + 1)));
         }
         let settled = self.now > self.plan.quiet + self.led_within();
         if settled && *reason != LossReason::Outranked {
@@ -404,7 +404,7 @@ impl World {
         Ok(())
     }
 
-    /// Whoever holds keys acts by them, or loses them.
+    /// A node that holds keys acts by them, or loses them.
     pub fn check_holder(&mut self) -> Result<(), Violation> {
         for node in 0..self.nodes.len() {
             self.pump(node);

@@ -20,7 +20,7 @@ Runs schedules until a promise is not kept; exits with 1 then.
   --mix NAME      swarm, calm, former, late, deaf, idle, children, people, histories, passwords,
                   handovers, endpoint, transfers, priorities, rivals, quick or jobs
                   (by the seed)
-  --trace         tells all that happens in the first one, and runs no other
+  --trace         prints all that happens in the first one, and runs no other
 ";
 
 /// The command on its own.

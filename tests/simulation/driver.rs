@@ -89,7 +89,7 @@ impl World {
             }
             ToNode::Stopped(term) => {
                 let records = to.completed.is_some_and(|(completed, _)| completed == term);
-                if records && !to.so_far.is_told {
+                if records && !to.so_far.is_reported {
                     // What has completed its job does not stop by itself as well.
                     return Ok(());
                 }
@@ -370,7 +370,7 @@ impl World {
         self.ask(node, keep_alive)
     }
 
-    /// Whoever asks before it acts stops when it likes, and tells it then.
+    /// What asks before it acts stops at a time of its choice, and reports it then.
     fn stop_in_time(&mut self, node: usize, term: Term) {
         let habit = if self.plan.kinds.contains(&Kind::Linger) {
             self.rng.u8(0..10)
@@ -409,7 +409,7 @@ impl World {
         if to.actor == Actor::Child {
             to.child = Some(Child {
                 term,
-                told_to_end: false,
+                asked_to_end: false,
                 killed_at: None,
             });
         }
@@ -427,10 +427,10 @@ impl World {
         if child.killed_at != Some(by) {
             child.killed_at = Some(by);
             let at = to.clock.when(by).max(self.now);
-            let told = std::mem::replace(&mut child.told_to_end, true);
+            let was_asked = std::mem::replace(&mut child.asked_to_end, true);
             let grace = nanos(to.settings.grace);
             self.schedule_input(at, node, ToNode::Kill(by));
-            if told {
+            if was_asked {
                 return;
             }
             // Or else it has to be killed.
@@ -445,7 +445,7 @@ impl World {
         }
     }
 
-    /// Word that what acts has stopped; who tells it may tell it again.
+    /// The report that what acts has stopped; it may be sent again.
     pub fn schedule_stopped(&mut self, at: Time, node: usize, term: Term) {
         self.schedule_input(at, node, ToNode::Stopped(term));
         if self.repeats() {

@@ -9,7 +9,7 @@ use crate::protocol::{
 };
 use std::sync::Arc;
 
-/// The id of a lease tells who chose it, counted from one, and which one it is: for traces and checks.
+/// The id of a lease shows which node chose it, counted from one, and which one it is: for traces and checks.
 pub const fn lease_id(owner: i64, number: i64) -> i64 {
     (owner << 32) | number
 }
@@ -326,7 +326,7 @@ pub struct Member {
     pub frozen: bool,
     pub down: bool,
     /// Until when one of these lasts.
-    pub mends: Time,
+    pub recovers: Time,
     /// When it hears of the present raft term; before that it answers from an earlier one.
     aware: Time,
     raft_term: u64,
@@ -378,7 +378,7 @@ pub enum Reply {
     Shown(Shown),
     Revoked,
     Failed(FailureKind),
-    /// Asked again then: the member cannot tell yet.
+    /// Asked again then: the member does not know yet.
     Waits(Time),
     /// Nothing is ever heard of it.
     Silence,
@@ -491,7 +491,7 @@ impl Etcd {
     }
 
     /// It is back, and hears of the present raft term at `aware`.
-    pub fn mend(&mut self, member: usize, aware: Time) {
+    pub fn recover(&mut self, member: usize, aware: Time) {
         let mended = &mut self.members[member];
         mended.leads_until = if mended.frozen && mended.leads_until > 0 {
             // It never had the time to notice.
@@ -602,14 +602,14 @@ impl Etcd {
         let Member {
             down,
             frozen,
-            mends,
+            recovers,
             ..
         } = self.members[member];
         if down {
             return Reply::Failed(FailureKind::Unreachable);
         }
         if frozen {
-            return Reply::Waits(mends);
+            return Reply::Waits(recovers);
         }
         if let Some(reply) = self.refuse(now, question, chance) {
             if let (Some((Refusal::NoSpace, _)), Question::Transaction(transaction)) =
@@ -801,7 +801,7 @@ impl Etcd {
         match chance % 4 {
             0 => Reply::Failed(FailureKind::Unreachable),
             1 => Reply::Silence,
-            _ => Reply::Waits(asked.mends.max(asked.aware).max(soon)),
+            _ => Reply::Waits(asked.recovers.max(asked.aware).max(soon)),
         }
     }
 

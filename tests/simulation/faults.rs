@@ -90,7 +90,7 @@ impl World {
         }
     }
 
-    /// Whom a fault befalls: half of the time whoever acts.
+    /// Which node a fault hits: half of the time the one that acts.
     pub fn victim(&mut self) -> usize {
         let acting = self
             .nodes
@@ -185,7 +185,7 @@ impl World {
                 Kind::FreezeMember => member.frozen = true,
                 _ => member.down = true,
             }
-            member.mends = until;
+            member.recovers = until;
         });
         if kind == Kind::StopMember {
             for node in 0..self.nodes.len() {
@@ -210,17 +210,17 @@ impl World {
                 }
             }
         }
-        self.push(until, Event::Mend { member });
+        self.push(until, Event::Recover { member });
         let notices = self.rng.u64(SECOND / 4..2 * SECOND);
         self.push(self.capped(notices), Event::Elect);
         true
     }
 
-    pub fn mend(&mut self, member: usize) {
+    pub fn recover(&mut self, member: usize) {
         self.note(|_| format!("etcd    member {} is well again", member + 1));
         let was_down = self.etcd.members[member].down;
         let aware = self.now + self.rng.u64(0..30 * MILLI);
-        self.etcd.mend(member, aware);
+        self.etcd.recover(member, aware);
         if was_down && self.etcd.primary() == Some(member) {
             self.etcd.resign();
         }
@@ -385,7 +385,7 @@ impl World {
         let Some((node, term)) = acting else {
             return false;
         };
-        // It acts no more from here on, but word of that takes a moment.
+        // It acts no more from here on, but the report of that takes a moment.
         self.schedule_stopped(self.now, node, term);
         true
     }
@@ -490,7 +490,7 @@ impl World {
         for member in 0..self.plan.members {
             let struck = self.etcd.members[member];
             if struck.cut || struck.frozen || struck.down {
-                self.mend(member);
+                self.recover(member);
             }
         }
         self.elect_if_needed();

@@ -35,7 +35,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A record without a response counts as not written",
         mix: Mix::Jobs,
-        violation: "is told that its job is not recorded: untrue",
+        violation: "reports that its job is not recorded: untrue",
         edits: &[edit(
             JOB,
             "expire_recording",
@@ -46,7 +46,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A record that is refused once counts as not written",
         mix: Mix::Jobs,
-        violation: "is told that its job is not recorded: untrue",
+        violation: "reports that its job is not recorded: untrue",
         edits: &[edit(
             JOB,
             "refuse_record",
@@ -57,7 +57,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A refused record counts as not carried out",
         mix: Mix::Jobs,
-        violation: "is told that its job is not recorded: untrue",
+        violation: "reports that its job is not recorded: untrue",
         edits: &[edit(
             JOB,
             "refuse_record",
@@ -68,7 +68,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
     Variant {
         name: "A response to what was asked before the term shows that the term is over",
         mix: Mix::Jobs,
-        violation: "does not record its job though its term goes on|is told that its job is not recorded: untrue",
+        violation: "does not record its job though its term goes on|reports that its job is not recorded: untrue",
         edits: &[edit(
             JOB,
             "judge_job",
@@ -83,7 +83,7 @@ pub const JOB_VARIANTS: &[Variant] = &[
         edits: &[edit(
             JOB,
             "handle_completed",
-            "_ => self.calls.hurry(),",
+            "_ => self.calls.next_soon(),",
             "_ => self.handle_stopped(now, completed),",
         )],
     },

@@ -33,7 +33,7 @@ impl World {
         if succeeds {
             to.child = None;
             to.completed = Some((term, now));
-            to.so_far.is_told = false;
+            to.so_far.is_reported = false;
             return self.handle(node, Some(Input::Completed { term }));
         }
         self.handle(node, Some(Input::Withdraw))?;
@@ -51,7 +51,7 @@ impl World {
         let Some((term, _)) = self.nodes[node].completed else {
             return;
         };
-        self.nodes[node].so_far.is_told = true;
+        self.nodes[node].so_far.is_reported = true;
         if withdraws {
             self.schedule_input(self.now, node, ToNode::Input(Input::Withdraw));
         }
@@ -124,7 +124,7 @@ impl World {
         Ok(())
     }
 
-    /// What is told of the record is true.
+    /// What is reported of the record is true.
     pub fn check_job_event(&self, node: usize, said: &Said) -> Result<(), Violation> {
         // What was written before a backup was restored is gone.
         if self.etcd.histories_before > 0 {
@@ -152,7 +152,7 @@ impl World {
         };
         match what {
             Some(what) => Err(self.violation(format!(
-                "node {} is told that its job is {what}: untrue",
+                "node {} reports that its job is {what}: untrue",
                 node + 1
             ))),
             None => Ok(()),

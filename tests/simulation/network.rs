@@ -189,7 +189,7 @@ impl World {
             Asked::Connect { .. } => {
                 let struck = self.etcd.members[member];
                 if struck.frozen {
-                    self.wait(request, struck.mends);
+                    self.wait(request, struck.recovers);
                 } else {
                     let down = struck.down.then_some(FailureKind::Unreachable);
                     self.answer(&request, down.map_or(Ok(Reply::Revoked), Err));

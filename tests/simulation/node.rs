@@ -60,7 +60,7 @@ pub fn nanos(duration: Duration) -> Time {
 pub enum Actor {
     /// Compares clocks whenever it acts; may be paused.
     Asks,
-    /// A child that never asks, and is told to end, then killed.
+    /// A child that never asks, and is asked to end, then killed.
     Child,
 }
 
@@ -68,7 +68,7 @@ pub enum Actor {
 #[derive(Clone, Copy, Debug)]
 pub struct Child {
     pub term: Term,
-    pub told_to_end: bool,
+    pub asked_to_end: bool,
     /// By when it will be killed, as last set.
     pub killed_at: Option<Moment>,
 }
@@ -114,7 +114,7 @@ pub struct Former {
     pub call: CallId,
 }
 
-/// What a call under way is, as far as its failure has to be told.
+/// What a call under way is, as far as its failure has to be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     Grant(CallId),
@@ -166,8 +166,8 @@ pub struct SoFar {
     pub was_elected: bool,
     /// Whether it withdraws by itself.
     pub withdraws: bool,
-    /// Whether it was told if its completed job is recorded.
-    pub is_told: bool,
+    /// Whether it has been reported if its completed job is recorded.
+    pub is_reported: bool,
     pub looked: Looked,
     /// The call that asks whether it may record its job.
     pub probes: Option<CallId>,

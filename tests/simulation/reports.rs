@@ -108,7 +108,7 @@ impl World {
         // Its clock may be a tenth too fast.
         if lasted < self.settling(node) * 10 / 11 {
             return Err(self.violation(format!(
-                "node {} is told that somebody may still be acting: untrue",
+                "node {} reports that somebody may still be acting: untrue",
                 node + 1
             )));
         }

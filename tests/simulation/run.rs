@@ -1,4 +1,4 @@
-//! Runs one schedule or many, and tells what they came to.
+//! Runs one schedule or many, and returns their results.
 
 use super::{
     SECOND, Time,
@@ -69,7 +69,7 @@ pub fn run(seed: u64, mix: Option<Mix>) -> Result<Tally, Failed> {
     }
 }
 
-/// Runs one schedule and tells all that happens in it.
+/// Runs one schedule and returns a text of all that happens in it.
 pub fn trace(seed: u64, mix: Option<Mix>) -> String {
     let mut world = World::new(seed, |rng| Plan::new(rng, mix), true);
     let end = match world.run() {

@@ -104,7 +104,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
     Variant {
         name: "A refused hand-over counts as carried out",
         mix: Mix::Transfers,
-        violation: "is told that its term was handed over: untrue",
+        violation: "reports that its term was handed over: untrue",
         edits: &[
             edit(
                 HANDOVER,
@@ -211,7 +211,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         edits: &[edit(
             RULES,
             "handle_change",
-            "State::Follower { .. } | State::Elected { .. } => self.calls.hurry(),",
+            "State::Follower { .. } | State::Elected { .. } => self.calls.next_soon(),",
             "State::Follower { candidacy, .. } if known.token(candidacy.lease.id).is_some() => {
                  let lease = candidacy.lease;
                  if let Some(token) = known.token(lease.id) {
@@ -219,7 +219,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
                      self.begin_term(now, lease, token, Deadline { leased, unchallenged: None });
                  }
              }
-             State::Follower { .. } | State::Elected { .. } => self.calls.hurry(),",
+             State::Follower { .. } | State::Elected { .. } => self.calls.next_soon(),",
         )],
     },
     Variant {
@@ -292,7 +292,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         edits: &[edit(
             RULES,
             "handle_change",
-            "State::Follower { .. } | State::Elected { .. } => self.calls.hurry(),",
+            "State::Follower { .. } | State::Elected { .. } => self.calls.next_soon(),",
             "State::Follower { .. } | State::Elected { .. } => {}",
         )],
     },

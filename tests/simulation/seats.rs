@@ -219,7 +219,7 @@ impl World {
                     });
                 if !is_true {
                     return Err(self.violation(format!(
-                        "node {} is told that its term was handed over: untrue",
+                        "node {} reports that its term was handed over: untrue",
                         node + 1
                     )));
                 }

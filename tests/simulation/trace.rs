@@ -1,4 +1,4 @@
-//! A schedule told to a person: time, who, what happened, and what each believes then.
+//! A schedule as a person reads it: time, who, what happened, and what each believes then.
 
 use super::{MILLI, SECOND, etcd::owner_and_number, world::World};
 use crate::protocol::{Action, Effect, Entry, Input, LeaseId, Moment, Role, Transaction, View};

@@ -182,13 +182,13 @@ const VARIANTS: &[Variant] = &[
         edits: &[edit(TIMING, "kill_at", "deadline - self.time_to_kill()", "deadline")],
     },
     Variant {
-        name: "A child is told to stop at the deadline, not a grace before",
+        name: "A child is asked to stop at the deadline, not a grace before",
         mix: Mix::Children,
         violation: "acts without leader/acting",
         edits: &[edit(TIMING, "stop_from", "deadline - self.grace", "deadline")],
     },
     Variant {
-        // In the simulator a lease's id tells to whom it was granted, like a name in a value.
+        // In the simulator a lease's id shows to whom it was granted, like a name in a value.
         name: "A key with the candidate's own name is taken for its own",
         mix: Mix::Swarm,
         violation: "",
@@ -364,7 +364,7 @@ const VARIANTS: &[Variant] = &[
     Variant {
         name: "The same endpoint is asked again after a failure",
         mix: Mix::Endpoint,
-        violation: "no renewal was answered in time: untrue",
+        violation: "the lease was not renewed in time: untrue",
         edits: &[edit(ROTATION, "record_failure", "self.endpoint = (self.endpoint + 1) % self.endpoints;", "self.endpoint %= self.endpoints;")],
     },
     Variant {
@@ -419,7 +419,7 @@ const VARIANTS: &[Variant] = &[
     Variant {
         name: "A try may take twice as long",
         mix: Mix::Endpoint,
-        violation: "no renewal was answered in time: untrue",
+        violation: "the lease was not renewed in time: untrue",
         edits: &[edit(
             TIMING,
             "limit",
@@ -473,7 +473,7 @@ const VARIANTS: &[Variant] = &[
     Variant {
         name: "The next endpoint waits until a slow one has failed",
         mix: Mix::Endpoint,
-        violation: "no renewal was answered in time: untrue",
+        violation: "the lease was not renewed in time: untrue",
         edits: &[edit(ATTEMPTS, "patient_until", "if rotation.endpoints() == self.0.len() {", "if rotation.endpoints() >= self.0.len() {")],
     },
     Variant {

@@ -33,7 +33,7 @@ pub enum Event {
     },
     Poll,
     Fault,
-    Mend {
+    Recover {
         member: usize,
     },
     Elect,
@@ -272,8 +272,8 @@ impl World {
                 self.check_holder()
             }
             Event::Fault => self.fault(),
-            Event::Mend { member } => {
-                self.mend(member);
+            Event::Recover { member } => {
+                self.recover(member);
                 Ok(())
             }
             Event::Elect => {

@@ -205,7 +205,7 @@ impl Etcd {
 
     /// Waits until it answers.
     pub fn wait_up(&mut self) {
-        poll_until("etcd answers", || {
+        poll_until("etcd responds", || {
             let process = self.process.as_mut().expect("etcd runs");
             let ended = process.try_wait().expect("our child");
             assert!(ended.is_none(), "etcd ended: {ended:?}");

@@ -61,6 +61,7 @@ impl Line {
 
     /// Whether it warns of an etcd that is too old for the guarantees.
     pub fn warns_of_outdated_etcd(&self) -> bool {
-        self.message().contains("may answer stale after a pause")
+        self.message()
+            .contains("may return stale data after a pause")
     }
 }

@@ -20,7 +20,7 @@ pub(in crate::daemon) enum EtcdCommand {
     /// Print who leads, where it can be reached, and the candidates
     ///
     /// The leader comes first, then the other candidates in the order in which they would follow it, if the
-    /// etcd role may read the keys below KEY/candidates/ and KEY/next. Ends with 0 if somebody leads, with 3 if nobody does, and with 1 if etcd does not answer.
+    /// etcd role may read the keys below KEY/candidates/ and KEY/next. Ends with 0 if somebody leads, with 3 if nobody does, and with 1 if etcd does not respond.
     Status {
         /// Print one JSON object
         #[arg(long)]
@@ -39,7 +39,7 @@ pub(in crate::daemon) enum EtcdCommand {
 
     /// Print who leads and the candidates, then each change as it happens
     ///
-    /// It runs until a signal stops it. An etcd that does not answer is asked again until it does; then it
+    /// It runs until a signal stops it. An etcd that does not respond is asked again until it does; then it
     /// prints what happened meanwhile. It also prints which candidates there are, who comes and goes, and who becomes unhealthy
     /// or is healthy again, if the etcd role may read the keys below KEY/candidates/ and KEY/next.
     ///

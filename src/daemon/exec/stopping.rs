@@ -14,7 +14,7 @@ pub(super) struct Stopping {
     signal: Signal,
     /// COMMAND's process group.
     group: Pid,
-    group_is_told: bool,
+    group_is_asked: bool,
     /// Children that have nothing to do with COMMAND.
     spared: Vec<Pid>,
     /// Descendants from before the stop that have not got the signal; `None` while they could not be
@@ -38,7 +38,7 @@ impl Stopping {
         let mut stopping = Self {
             signal,
             group,
-            group_is_told: false,
+            group_is_asked: false,
             spared,
             waiting: None,
         };
@@ -78,7 +78,7 @@ impl Stopping {
     }
 
     fn signal_group(&mut self) {
-        if !std::mem::replace(&mut self.group_is_told, true) {
+        if !std::mem::replace(&mut self.group_is_asked, true) {
             for signal in [self.signal, Signal::CONT] {
                 // This fails if the group is empty, or all of it belongs to another user.
                 let _ = kill_process_group(self.group, signal);

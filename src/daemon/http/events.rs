@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_reader_gives_way_and_is_told_so() {
+    async fn the_oldest_reader_gives_way_with_a_message() {
         let (_known, _feed, events) = events(2);
         let mut bodies = [read(&events), read(&events)];
         for body in &mut bodies {

@@ -186,12 +186,12 @@ impl Feed {
     }
 }
 
-/// Says that etcd does not answer any more, or does again.
+/// Says that etcd does not respond any more, or does again.
 fn contact_sentence(answered: Option<bool>, snapshot: &Snapshot) -> Option<String> {
     let endpoint = snapshot.endpoint.as_deref().unwrap_or_default();
     match (answered?, snapshot.etcd_answers) {
-        (true, false) => Some("etcd does not answer.".to_owned()),
-        (false, true) => Some(format!("etcd at '{endpoint}' answers again.")),
+        (true, false) => Some("etcd does not respond.".to_owned()),
+        (false, true) => Some(format!("etcd at '{endpoint}' responds again.")),
         _ => None,
     }
 }

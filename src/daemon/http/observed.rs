@@ -184,7 +184,7 @@ impl Source for ObserverState {
         let known = self.lock();
         let now = clock::now();
         let election = match (known.etcd_answers, &known.state) {
-            (Some(false), _) => Err("etcd does not answer"),
+            (Some(false), _) => Err("etcd does not respond"),
             (_, Some(state)) => Ok(state.clone()),
             (_, None) => Err(NOT_ANSWERED_YET),
         };

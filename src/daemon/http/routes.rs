@@ -110,7 +110,7 @@ fn live(state: &ReplicaState) -> Response {
 
 fn ready(state: &ReplicaState) -> Response {
     match state.check_readiness() {
-        Ok(()) => sentence(StatusCode::OK, "etcd answers"),
+        Ok(()) => sentence(StatusCode::OK, "etcd responds"),
         Err(reason) => sentence(StatusCode::SERVICE_UNAVAILABLE, &reason),
     }
 }

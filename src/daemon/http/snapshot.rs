@@ -12,7 +12,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 
 /// Why the state of the election is not known at the start.
-pub(super) const NOT_ANSWERED_YET: &str = "etcd has not answered yet";
+pub(super) const NOT_ANSWERED_YET: &str = "etcd has not responded yet";
 
 /// Something that knows about an election.
 pub(super) trait Source: Send + Sync + 'static {

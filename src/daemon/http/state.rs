@@ -147,7 +147,7 @@ impl ReplicaState {
         let status = self.status.borrow();
         let known = self.lock();
         if !known.etcd_answers(&status, clock::now()) {
-            return Err("etcd has not answered yet, or does not any more".to_owned());
+            return Err("etcd has not responded yet, or no longer does".to_owned());
         }
         match &known.stands_back_because {
             _ if !status.stands_back => Ok(()),
@@ -296,7 +296,7 @@ fn known_election(status: &Status, now: Moment) -> Result<ElectionState, &'stati
         return Err(NOT_ANSWERED_YET);
     }
     if is_outdated(status, now) {
-        return Err("etcd has not answered for longer than the TTL");
+        return Err("etcd has not responded for longer than the TTL");
     }
     let (leader, acting) = (status.leader.as_ref(), status.acting.as_ref());
     let revision = [leader, acting].into_iter().flatten();

@@ -34,7 +34,7 @@ pub(super) fn run(mut address: SocketAddr) -> anyhow::Result<bool> {
     match (status_line.next(), status_line.next()) {
         (Some("HTTP/1.0" | "HTTP/1.1"), Some("200")) => print(&body),
         (Some("HTTP/1.0" | "HTTP/1.1"), Some("500")) => bail!("{body}"),
-        _ => bail!("what answers at {address} is no daemon of this program"),
+        _ => bail!("the server at {address} is not a daemon of this program"),
     }
 }
 

@@ -226,7 +226,7 @@ pub(super) fn sentence(
         }
         Observed::AuthenticationOff => format!("{}.", render::AUTHENTICATION_OFF),
         Observed::AnsweredAgain { endpoint } => {
-            format!("etcd at '{}' answers.", endpoints[*endpoint])
+            format!("etcd at '{}' responds again.", endpoints[*endpoint])
         }
     }
 }

@@ -112,7 +112,7 @@ impl Driver {
             Action::BackOff { call, at_most } => {
                 self.back_off = Some((call, clock::now() + self.jitter.up_to(at_most)));
             }
-            Action::Lead { term, .. } => self.offer(term),
+            Action::Lead { term, .. } => self.pass_on(term),
             Action::TakeBack { term } => self.take_back(term),
         }
     }

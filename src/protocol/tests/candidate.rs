@@ -264,7 +264,7 @@ fn a_term_does_not_begin_after_a_watch_has_seen_its_keys_go() {
 }
 
 #[test]
-fn a_campaign_that_is_refused_while_reads_pass_backs_off_further_each_time_and_is_told_once() {
+fn a_campaign_that_is_refused_while_reads_pass_backs_off_further_each_time_and_is_reported_once() {
     let (mut harness, _) = follower();
     harness.changed(ElectionKey::Leader, 11, None);
     harness.changed(ElectionKey::Acting, 11, None);
@@ -348,7 +348,7 @@ fn an_expired_token_is_replaced_at_once_at_the_same_endpoint_and_without_a_word(
 }
 
 #[test]
-fn who_needs_help_is_told_once_even_in_the_middle_of_an_outage() {
+fn what_needs_an_operator_is_reported_once_even_in_the_middle_of_an_outage() {
     for helpless in [FailureKind::Unauthenticated, FailureKind::Exhausted] {
         let mut harness = Harness::new(1);
         let reported = |harness: &mut Harness, failure: Failure| {

@@ -70,7 +70,7 @@ fn a_late_timer_does_not_extend_a_term() {
 }
 
 #[test]
-fn a_child_is_told_to_stop_a_grace_before_the_deadline_and_nothing_revives_the_term() {
+fn a_child_is_asked_to_stop_a_grace_before_the_deadline_and_nothing_revives_the_term() {
     let (mut harness, lease, began) = leader(1, SECOND);
     harness.pass(3500 * MILLI);
     assert_eq!(harness.now, began + 3500 * MILLI);
@@ -310,7 +310,7 @@ fn what_does_not_finish_in_time_is_renewed_no_more() {
 }
 
 #[test]
-fn a_stop_that_is_told_twice_does_not_end_the_next_term() {
+fn a_stop_that_is_reported_twice_does_not_end_the_next_term() {
     let (mut harness, _, _) = leader(1, Duration::ZERO);
     let Role::Leader { term, .. } = harness.machine.status().role else {
         panic!("{:?}", harness.machine);

@@ -78,12 +78,12 @@ fn what_is_known_of_the_leader_is_given_with_its_age_and_no_longer_than_a_ttl() 
     let fresh = clock::now();
     let old = Moment::from_origin(Duration::ZERO);
     for (sent, leader, reason) in [
-        (None, None, Some("etcd has not answered yet")),
+        (None, None, Some("etcd has not responded yet")),
         (Some(fresh), Some("two"), None),
         (
             Some(old),
             None,
-            Some("etcd has not answered for longer than the TTL"),
+            Some("etcd has not responded for longer than the TTL"),
         ),
         (Some(fresh), Some("two"), None),
     ] {

@@ -1,4 +1,4 @@
-//! A leadership that is offered, and taken by its holder or taken back by the driver.
+//! Who gets a leadership that was passed on: its holder takes it, or the driver takes it back.
 
 use std::sync::{
     Arc,
@@ -9,11 +9,11 @@ const OPEN: u8 = 0;
 const TAKEN: u8 = 1;
 const TAKEN_BACK: u8 = 2;
 
-/// Shared by the side that offers and the side that takes: the first to call decides.
+/// Shared by the driver and the holder of a leadership: the first to call decides.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Offer(Arc<AtomicU8>);
+pub(super) struct Claim(Arc<AtomicU8>);
 
-impl Offer {
+impl Claim {
     /// Takes it; returns false if it was taken back before.
     pub fn take(&self) -> bool {
         self.close(TAKEN)
@@ -34,13 +34,13 @@ impl Offer {
 
 #[cfg(test)]
 mod tests {
-    use super::Offer;
+    use super::Claim;
 
     #[test]
     fn the_first_to_call_decides() {
-        let taken = Offer::default();
+        let taken = Claim::default();
         assert!(taken.take() && !taken.take_back());
-        let taken_back = Offer::default();
+        let taken_back = Claim::default();
         assert!(taken_back.clone().take_back() && !taken_back.take());
     }
 }
