@@ -322,14 +322,25 @@ impl Machine {
     fn start_release(&mut self, now: Moment, place: usize) {
         let call = self.calls.new_id();
         let release = &mut self.releases[place];
-        let (lease, limit) = (release.lease, release.limit);
+        let lease = release.lease;
+        let is_urgent = !matches!(
+            release.step,
+            Step::Revoke { is_free: true } | Step::RevokeUnknown
+        );
+        // It waits for its turn, which comes late if many elections share a slow connection and end at once. That is no
+        // sign of a failure.
+        let limit = if is_urgent {
+            release.limit
+        } else {
+            Self::WITHDRAWAL_LIMITS * release.limit
+        };
         release.call = Some((call, now + limit));
         let transaction = match &release.step {
             Step::Revoke { .. } | Step::RevokeUnknown => {
                 return self.actions.push_back(Action::Revoke {
                     call,
                     lease,
-                    is_urgent: matches!(release.step, Step::Revoke { is_free: false }),
+                    is_urgent,
                     limit,
                 });
             }
