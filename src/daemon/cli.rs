@@ -1,4 +1,4 @@
-//! The command line: what it may contain, and what it asks for.
+//! Defines, parses and validates the command line.
 
 mod commands;
 mod documents;
@@ -35,12 +35,11 @@ use variables::{
 /// Elects one leader among several replicas, over etcd.
 ///
 /// Start it once per replica with the same --etcd and --leader-key. One of them becomes the leader
-/// and refreshes its lease; the others follow. When the leader stops, another takes over at once;
-/// when it is killed or cut off, another takes over after its TTL. With a COMMAND, only the leader
-/// runs it.
+/// and refreshes its lease; the others follow. When the leader stops, another replica takes over at
+/// once. When the leader is killed or cut off, another replica takes over after the TTL. With a
+/// COMMAND, only the leader runs it.
 ///
-/// An option that is not given is taken from its environment variable. An empty variable counts as
-/// unset.
+/// If an option is not given, its environment variable is used. An empty variable counts as unset.
 #[derive(Debug, Parser)]
 #[command(
     name = "leader-election",
@@ -63,7 +62,8 @@ struct CommandLine {
     subcommand: Option<Subcommand>,
 }
 
-/// clap's own usage line would call both the program to run and the subcommand COMMAND.
+/// The usage lines. clap's own would use the word COMMAND both for the program to run and for the
+/// subcommand.
 const USAGE: &str = "\
 leader-election [OPTIONS] [-- COMMAND [ARG]...]
        leader-election [OPTIONS] <SUBCOMMAND>";
@@ -90,46 +90,46 @@ Examples:
     leader-election --name server2 --etcd 127.0.0.1:2379
     leader-election --name server3 --etcd 127.0.0.1:2379
 
-  A cluster of three etcd members, and an election of its own:
+  A cluster of three etcd members, and an election with its own key:
     leader-election --etcd etcd1:2379,etcd2:2379,etcd3:2379 --leader-key backup/leader
 
-  An etcd that asks who is there:
+  An etcd with TLS and users:
     leader-election --etcd https://etcd1:2379 --etcd-cacert ca.pem --etcd-user replica \\
       --etcd-password-file /run/secrets/etcd
 
-  A program of which one runs at a time, on the leader:
+  A program that runs only on the leader:
     leader-election --etcd etcd1:2379 -- /usr/bin/worker --queue mail
 
-  A database migration that runs once before the replicas of a version serve:
+  A database migration that runs once, before the replicas of a release start to serve:
     leader-election --once migrate-42 -- ./migrate && exec ./server
 
-  A cron job on several machines, which runs on one of them each minute:
+  A cron job on several machines; each minute, one of them runs it:
     leader-election --wait 0s --hold 50s -- /usr/bin/job
 
-  Lead only while this machine is not under maintenance, and rather than the other replicas:
+  A replica that is preferred as the leader, unless its machine is under maintenance:
     leader-election --health-command 'test ! -e /run/maintenance' --priority 10
 
-  Without the lines that say that the lease was refreshed:
+  A log without the lines about refreshing the lease:
     leader-election --log-filter info,leader_election::refresh=warn
 
-  Who leads, and where it can be reached; each change as it happens; and an end to the term:
+  Print the leader and its address; print each change as it happens; end the leader's term:
     leader-election status
     leader-election observe --json
     leader-election step-down
 
-  A hand-over to a replica of your choice, such as before maintenance:
+  Hand over to a replica of your choice, for example before maintenance:
     leader-election step-down --to server2
 
-  A leader that must respond now, or another one takes over (with --fail-over):
+  Ask the leader to respond; otherwise another replica takes over (needs --fail-over):
     leader-election challenge
 
-  Who led before, from when until when, and how each term ended:
+  Print who led before, when, and how each term ended:
     leader-election history
 
-  A program that runs at each change of the leader, on any machine:
+  Run a program at each change of the leader, on any machine:
     leader-election observe -- /usr/local/bin/update-dns
 
-  Which jobs are done; and remove a record, so that the job can run again:
+  Print which jobs are done; remove a record, so that the job can run again:
     leader-election done
     leader-election done --forget migrate-42";
 
@@ -271,7 +271,7 @@ const OBSERVE: &str = "observe";
 /// The ID of [`release_arg`].
 const RELEASE: &str = "release";
 
-/// Returns the option by which a guard whose daemon is gone has its lease revoked.
+/// Returns the option with which a guard has the lease of its dead daemon revoked.
 ///
 /// It is not part of [`CommandLine`], because the completions would offer it even if it was hidden.
 fn release_arg() -> Arg {
@@ -291,7 +291,7 @@ fn whole_definition() -> clap::Command {
     let of_leader = command("What to run while this replica leads, and its arguments")
         .long_help(
             "What to run while this replica leads, and its arguments\n\n\
-             COMMAND and all that it started have ended before another replica runs it.",
+             COMMAND and all processes that it has started end before another replica runs COMMAND.",
         )
         .help_heading(COMMAND)
         .display_order(0);
@@ -313,7 +313,7 @@ fn help_definition(is_short: bool) -> clap::Command {
     })
 }
 
-/// Refuses what only a candidate can use beside a subcommand.
+/// Refuses the arguments that only a candidate can use, if there is a subcommand.
 ///
 /// clap's own way to do so would refuse the options that say how to reach etcd as well. `observe` takes
 /// its own COMMAND.
@@ -340,8 +340,8 @@ fn refuse_run_args(
 /// The options about how COMMAND is run and stopped.
 const IDS_ABOUT_COMMAND: [&str; 5] = ["grace", "stop_timeout", "stop_signal", "once", "hold"];
 
-/// Refuses the options about how COMMAND is run and stopped. Their variables may be set for another
-/// replica on this machine, and are ignored without a COMMAND.
+/// Refuses the options about how COMMAND is run and stopped. Without a COMMAND, their variables are
+/// ignored, because they may be set for another replica on this machine.
 fn refuse_options_about_command(matches: &ArgMatches) -> Result<(), clap::Error> {
     let mut ids = IDS_ABOUT_COMMAND.into_iter();
     let Some(given) = ids.find(|id| is_given(matches, id)) else {

@@ -28,11 +28,11 @@ use tracing_subscriber::{
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// The message alone; warnings and errors on stderr, with their level
+    /// The message alone; warnings and errors go to stderr, with their level
     Plain,
     /// Time, level, message and fields
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 

@@ -17,10 +17,11 @@ pub(super) enum Subcommand {
 /// A command that talks to etcd.
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::daemon) enum EtcdCommand {
-    /// Print who leads, where it can be reached, and the candidates
+    /// Print the leader, its address and the candidates
     ///
-    /// The leader comes first, then the other candidates in the order in which they would follow it, if the
-    /// etcd role may read the keys below KEY/candidates/ and KEY/next. Ends with 0 if somebody leads, with 3 if nobody does, and with 1 if etcd does not respond.
+    /// The leader comes first, then the other candidates in the order in which they would follow.
+    /// The list of candidates needs an etcd role that may read KEY/next and the keys below
+    /// KEY/candidates/. Exit code 0: there is a leader. 3: nobody leads. 1: etcd does not respond.
     Status {
         /// Print one JSON object
         #[arg(long)]
@@ -37,31 +38,33 @@ pub(in crate::daemon) enum EtcdCommand {
         timeout: Duration,
     },
 
-    /// Print who leads and the candidates, then each change as it happens
+    /// Print the leader and the candidates, then each change as it happens
     ///
-    /// It runs until a signal stops it. An etcd that does not respond is asked again until it does; then it
-    /// prints what happened meanwhile. It also prints which candidates there are, who comes and goes, and who becomes unhealthy
-    /// or is healthy again, if the etcd role may read the keys below KEY/candidates/ and KEY/next.
+    /// Runs until a signal stops it. If etcd does not respond, it retries until etcd does, and then
+    /// prints what happened meanwhile. It also prints the candidates, and then each candidate that
+    /// joins, leaves, becomes unhealthy or is healthy again. This needs an etcd role that may read
+    /// KEY/next and the keys below KEY/candidates/.
     ///
-    /// With a COMMAND, runs COMMAND for the first state and at each change of it instead of printing them, one
-    /// run at a time. Changes during a run are merged into one more run, for the newest state. COMMAND
-    /// gets the state in `LEADER_ELECTION_STATE` (led, ending, vacant or blocked),
-    /// `LEADER_ELECTION_LEADER`, `LEADER_ELECTION_ADDRESS` and `LEADER_ELECTION_TOKEN` (empty if nobody
-    /// leads) and `LEADER_ELECTION_LEADER_KEY`, and the JSON object on its standard input. A run that
-    /// fails is retried after at most 30 s, until one succeeds or the state changes. Processes that a
-    /// run leaves behind keep running, unless the run reaches its timeout.
+    /// With a COMMAND, it prints no changes. Instead, it runs COMMAND for the first state and at
+    /// each change of the state, one run at a time. Changes during a run are merged into one more
+    /// run, for the newest state. COMMAND gets the JSON object on its standard input, and these
+    /// variables: `LEADER_ELECTION_STATE` (led, ending, vacant or blocked);
+    /// `LEADER_ELECTION_LEADER`, `LEADER_ELECTION_ADDRESS` and `LEADER_ELECTION_TOKEN` (empty if
+    /// nobody leads); and `LEADER_ELECTION_LEADER_KEY`. A run that fails is retried after at most
+    /// 30 s, until a run succeeds or the state changes. Processes that a run leaves behind keep
+    /// running, unless the run reaches its timeout.
     #[command(override_usage = "leader-election observe [OPTIONS] [-- COMMAND [ARG]...]")]
     Observe {
-        /// Print one JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
 
-        /// Also serve what is observed over HTTP: a page at /, and /events, /status and /metrics
+        /// Also serve the state over HTTP: a page at /, and /events, /status and /metrics
         #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
         http: Option<SocketAddr>,
 
-        /// How long a run of COMMAND may take; then it and everything that it has started get SIGTERM,
-        /// and SIGKILL 2s later [default: 60s]
+        /// How long a run of COMMAND may take. After that, COMMAND and everything that it has
+        /// started get SIGTERM, and SIGKILL 2s later [default: 60s]
         #[arg(
             long,
             value_name = "DURATION",
@@ -70,40 +73,44 @@ pub(in crate::daemon) enum EtcdCommand {
         )]
         timeout: Option<Duration>,
 
-        /// What follows `--`, which is split off before clap parses the rest
+        /// The arguments after `--`; they are split off before clap parses the rest
         #[arg(skip)]
         command: Vec<OsString>,
     },
 
-    /// End the leader's term in order, and print who leads next
+    /// End the leader's term gracefully, and print the next leader
     ///
-    /// Deletes the leader key, and no more: the leader finishes, and nobody else acts meanwhile.
-    /// Another candidate leads next, where there is one. With --to or --to-seat, exactly that candidate
-    /// leads next, or the command prints why it does not. Does nothing while etcd has
-    /// raised an alarm, such as for a full database: nobody could lead next. Exit code 0: somebody leads
-    /// again (with --to or --to-seat: that candidate acts). 3: nobody leads, so there is no term to end. 1:
-    /// the request was refused, nobody leads in time, or etcd is unreachable or refuses.
+    /// Deletes the leader key, and nothing else. The leader finishes, and nobody else acts
+    /// meanwhile. If there is another candidate, it leads next. With --to or --to-seat, exactly
+    /// that candidate leads next, or the command prints why it does not. While etcd has raised an
+    /// alarm, such as for a full database, the command does nothing, because nobody could lead
+    /// next. Exit code 0: there is a leader again (with --to or --to-seat: that candidate acts). 3:
+    /// nobody leads, so there is no term to end. 1: the request was refused, nobody leads in time,
+    /// or etcd is unreachable or refuses.
     StepDown(Box<StepDownArgs>),
 
-    /// Have the leader show that it is alive, or another candidate take over
+    /// Ask the leader to show that it is alive; if it does not, a candidate takes over
     ///
-    /// Challenges a leader that was started with --fail-over: it responds at once and continues to lead. If it
-    /// does not respond, a candidate takes over 1.1 times the limit after it has seen the challenge. It sees it
-    /// with its next read, at most a third of its TTL later. Needs an etcd role that may read and write
-    /// KEY/challenge. Exit code 0: the leader has responded, or somebody leads in a later term. 3: nobody
-    /// leads. 1: the leader has no fail-over limit or another name than --if-leader, its term is about to end,
-    /// neither happens in time, or etcd is unreachable or refuses.
+    /// Challenges a leader that was started with --fail-over. A leader that is alive responds at
+    /// once and continues to lead. If the leader does not respond, a candidate takes over, 1.1
+    /// times the limit after that candidate has seen the challenge. Each candidate sees the
+    /// challenge with its next read, at most a third of its TTL later. Needs an etcd role that may
+    /// read and write KEY/challenge. Exit code 0: the leader has responded, or there is a leader of
+    /// a later term. 3: nobody leads. 1: the leader has no fail-over limit, it has another name
+    /// than --if-leader, its term is about to end, there is neither a response nor a new leader in
+    /// time, or etcd is unreachable or refuses.
     Challenge(ChallengeArgs),
 
-    /// Print the last terms: who led, from when until when, and how that began and ended
+    /// Print the last terms: who led, when, and how each term began and ended
     ///
-    /// Prints one line for each of the last 32 terms that are recorded under KEY/history/, the newest
-    /// last: the token, the leader's name, since when and until when it acted by its own clock, how long
-    /// that is, how it came to lead, for how long nobody acted before, and why the term ended. The time
-    /// during which nobody acted excludes the time until a dead leader's lease expired. Exit code
-    /// 0: there is a record. 3: there is none. 1: etcd refuses or does not respond in time.
+    /// Prints one line for each of the last 32 terms that are recorded under KEY/history/, the
+    /// newest last. A line shows the token, the leader's name, when it began and stopped acting by
+    /// its own clock, how long it acted, how it came to lead, how long nobody acted before the
+    /// term, and why the term ended. The time in which nobody acted excludes the time until a dead
+    /// leader's lease expired. Exit code 0: there is a record. 3: there is none. 1: etcd refuses or
+    /// does not respond in time.
     History {
-        /// Print one JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
 
@@ -118,13 +125,14 @@ pub(in crate::daemon) enum EtcdCommand {
         timeout: Duration,
     },
 
-    /// Print which jobs of this election are recorded as done, or remove a record
+    /// Print the jobs of this election that are recorded as done, or remove a record
     ///
-    /// Prints one line for each record under KEY/done/, in the order of the keys: the job, the replica
-    /// that completed it, when, and the token of its term. Exit code 0: there is a record. 3: there is
-    /// none. 1: etcd refuses or does not respond in time, or the record changed while it was removed.
+    /// Prints one line for each record under KEY/done/, sorted by key: the job, the replica that
+    /// completed it, the time, and the token of the term. Exit code 0: there is a record. 3: there
+    /// is none. 1: etcd refuses or does not respond in time, or the record to remove has changed
+    /// meanwhile.
     Done {
-        /// Print one JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
 
@@ -150,7 +158,7 @@ pub(in crate::daemon) enum EtcdCommand {
 }
 
 impl EtcdCommand {
-    /// Returns true iff it runs a COMMAND.
+    /// Returns whether the command runs a COMMAND.
     pub fn runs_command(&self) -> bool {
         matches!(self, Self::Observe { command, .. } if !command.is_empty())
     }
@@ -164,12 +172,12 @@ impl EtcdCommand {
 /// A command that needs no etcd.
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::daemon) enum LocalCommand {
-    /// Ask a daemon on this machine whether it is alive, as a container's health check
+    /// Check whether a daemon on this machine is alive, as a container's health check
     ///
-    /// Ends with 0 if it is, else with 1.
+    /// The exit code is 0 if it is alive, otherwise 1.
     Health(HealthArgs),
 
-    /// Print what makes a shell complete these options and commands
+    /// Print the script with which a shell completes these options and commands
     Completions {
         /// The shell
         shell: Shell,
@@ -181,16 +189,17 @@ pub(in crate::daemon) enum LocalCommand {
 
 #[derive(Debug, clap::Args)]
 pub(in crate::daemon) struct StepDownArgs {
-    /// Do so only if this is who leads; else end with 1
+    /// Do so only if the leader has this name; otherwise exit with code 1
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub if_leader: Option<OsString>,
 
-    /// Hand over to the candidate with this name. Nothing is done, and the exit code is 1, if there is no
-    /// such candidate, several have this name, it leads already, is unhealthy, or looks dead
+    /// Hand over to the candidate with this name. If no candidate or more than one has this name,
+    /// or if the candidate leads already, is unhealthy or looks dead, nothing is done, and the exit
+    /// code is 1
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub to: Option<OsString>,
 
-    /// Hand over to the candidate in this seat (00 to 15), for candidates that have the same name
+    /// Hand over to the candidate in this seat (00 to 15), if several candidates have the same name
     #[arg(
         long,
         value_name = "NN",
@@ -199,8 +208,8 @@ pub(in crate::daemon) struct StepDownArgs {
     )]
     pub to_seat: Option<SeatNumber>,
 
-    /// Do so even if etcd has raised an alarm, so that nobody can lead next; does not help --to and
-    /// --to-seat, whose request takes room itself
+    /// End the term even if etcd has raised an alarm and nobody can lead next. Does not help --to
+    /// and --to-seat, because their request itself takes room in the database
     #[arg(long)]
     pub force: bool,
 
@@ -217,7 +226,7 @@ pub(in crate::daemon) struct StepDownArgs {
 
 #[derive(Debug, clap::Args)]
 pub(in crate::daemon) struct ChallengeArgs {
-    /// Do so only if this is who leads; else end with 1
+    /// Do so only if the leader has this name; otherwise exit with code 1
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub if_leader: Option<OsString>,
 
@@ -234,7 +243,7 @@ pub(in crate::daemon) struct ChallengeArgs {
 
 #[derive(Debug, clap::Args)]
 pub(in crate::daemon) struct HealthArgs {
-    /// What the daemon was given as --http
+    /// The address that the daemon was given as --http
     #[arg(
         value_name = "ADDRESS",
         env = "LEADER_ELECTION_HTTP",

@@ -1,4 +1,4 @@
-//! The options that say which election is meant and how to reach its etcd; every command takes them.
+//! The options for the election and for how to reach its etcd. Every command takes them.
 
 use super::{ELECTION, ETCD, variables::variable};
 use crate::config::{Cluster, Credentials, Endpoint, LeaderKey, Password, Tls, check_text};
@@ -46,7 +46,7 @@ pub(super) struct ElectionArgs {
     )]
     etcd_cacert: Option<PathBuf>,
 
-    /// This replica's certificate, where etcd asks for one, as PEM
+    /// This replica's certificate, as PEM, if etcd requires one
     #[arg(
         long,
         value_name = "FILE",
@@ -56,7 +56,7 @@ pub(super) struct ElectionArgs {
     )]
     etcd_cert: Option<PathBuf>,
 
-    /// The key of that certificate, as PEM
+    /// The private key of that certificate, as PEM
     #[arg(
         long,
         value_name = "FILE",

@@ -13,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// The option for the health command, and its variable.
 pub(super) const HEALTH_COMMAND_ID: &str = "health_command";
 pub(super) const HEALTH_COMMAND: &str = "LEADER_ELECTION_HEALTH_COMMAND";
-/// The options that mean nothing without it.
+/// The options that have no effect without a health command.
 pub(super) const IDS_ABOUT_HEALTH: [&str; 4] = [
     "health_interval",
     "health_timeout",
@@ -32,10 +32,11 @@ const FALL: u32 = 3;
     reason = "their names are those of the options"
 )]
 pub(super) struct HealthArgs {
-    /// Lead only while this shell command ends with 0
+    /// Lead only while this shell command exits with 0
     ///
-    /// An example is 'test ! -e /run/maintenance'. `sh -c` runs the command at each interval. The first run decides
-    /// alone; until then, this replica does not lead. What the command has started is killed at its end.
+    /// For example: 'test ! -e /run/maintenance'. `sh -c` runs the command at each interval. The first run alone
+    /// decides whether this replica is healthy; until then, the replica does not lead. When the command ends,
+    /// everything that it has started is killed.
     #[arg(
         long,
         value_name = "COMMAND",
@@ -44,7 +45,7 @@ pub(super) struct HealthArgs {
     )]
     health_command: Option<OsString>,
 
-    /// How often the health command runs, from start to start: 100ms to 1h [default: 10s]
+    /// The time from one start of the health command to the next: 100ms to 1h [default: 10s]
     #[arg(
         long,
         value_name = "DURATION",
@@ -55,8 +56,8 @@ pub(super) struct HealthArgs {
     )]
     health_interval: Option<Duration>,
 
-    /// How long the health command may take, at most the interval; then it is killed, and has failed
-    /// [default: 5s, or the interval if that is shorter]
+    /// How long a run of the health command may take, at most the interval. A run that takes longer is killed and has
+    /// failed [default: 5s, or the interval if that is shorter]
     #[arg(
         long,
         value_name = "DURATION",
@@ -67,8 +68,7 @@ pub(super) struct HealthArgs {
     )]
     health_timeout: Option<Duration>,
 
-    /// How many times in a row the health command must succeed until an unhealthy replica is healthy, 1
-    /// to 100 [default: 2]
+    /// How many successful runs in a row make an unhealthy replica healthy: 1 to 100 [default: 2]
     #[arg(
         long,
         value_name = "COUNT",
@@ -79,8 +79,7 @@ pub(super) struct HealthArgs {
     )]
     health_rise: Option<u32>,
 
-    /// How many times in a row the health command must fail until a healthy replica is unhealthy, 1 to
-    /// 100 [default: 3]
+    /// How many failed runs in a row make a healthy replica unhealthy: 1 to 100 [default: 3]
     #[arg(
         long,
         value_name = "COUNT",
@@ -107,7 +106,7 @@ pub(in crate::daemon) struct HealthCheck {
 }
 
 impl HealthArgs {
-    /// Returns how to find out whether this replica is healthy, if it is to be found out.
+    /// Returns how to check this replica's health, if there is a health command.
     ///
     /// # Errors
     /// Says what is invalid.

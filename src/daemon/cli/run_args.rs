@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use std::{ffi::OsString, net::SocketAddr, str::FromStr, time::Duration};
 use tracing_subscriber::filter::Targets;
 
-/// The shortest fail-over limit with a COMMAND, which gets a fifth of it to stop.
+/// The shortest fail-over limit with a COMMAND. COMMAND gets a fifth of the limit to stop.
 const SHORTEST_FAIL_OVER_WITH_COMMAND: Duration = Duration::from_secs(1);
 
 // The comments on the fields are the help texts. `-h` shows only their first paragraphs, and only the options that most
@@ -29,7 +29,7 @@ const SHORTEST_FAIL_OVER_WITH_COMMAND: Duration = Duration::from_secs(1);
 pub(super) struct RunArgs {
     /// This replica's name [default: the host's name]
     ///
-    /// The leader key holds it while this replica leads.
+    /// The leader key holds this name while this replica leads.
     #[arg(
         long,
         value_name = "NAME",
@@ -54,10 +54,10 @@ pub(super) struct RunArgs {
 
     /// Replace a failed leader before its lease expires [default: off]
     ///
-    /// When this replica leads and fails, another one takes over about this long after it has noticed the failure,
-    /// instead of waiting for the lease to expire: 200ms (1s with a COMMAND) to half of the TTL; 1s is recommended,
-    /// with a --ttl of 10s. etcd must respond within a third of this time, or the term may end; below about
-    /// 1.5s, a leader change inside etcd ends it. Give it to all replicas.
+    /// If this replica fails while it leads, another one takes over about this long after it has noticed the failure.
+    /// It does not wait for the lease to expire. The limit can be 200ms (1s with a COMMAND) to half of the TTL; 1s is
+    /// recommended, with a --ttl of 10s. If etcd does not respond within a third of the limit, the term may end. With a
+    /// limit below about 1.5s, a leader change inside etcd ends the term. Give the limit to all replicas.
     #[arg(
         long,
         value_name = "LIMIT",
@@ -69,14 +69,14 @@ pub(super) struct RunArgs {
 
     /// Where to reach this replica while it leads, such as a URL
     ///
-    /// It is any text of up to 255 bytes, such as an IP address. The subcommand status prints it, for example.
+    /// This is any text of up to 255 bytes, such as an IP address. For example, the subcommand status prints it.
     #[arg(long, value_name = "ADDRESS", env = "LEADER_ELECTION_ADVERTISE")]
     advertise: Option<Address>,
 
     /// Prefer replicas with a higher number as the leader
     ///
-    /// The number may be negative. A term is handed to the replica with the highest one, and a leader yields to a
-    /// replica with a higher one.
+    /// The number may be negative. A leader hands its term over to the replica with the highest number, and it yields
+    /// to a replica with a higher number than its own.
     #[arg(
         long,
         value_name = "NUMBER",
@@ -86,8 +86,8 @@ pub(super) struct RunArgs {
     )]
     priority: i32,
 
-    /// How long a replica with a higher priority must have been able to lead before this one, as the
-    /// leader, yields to it: at most 24h; off: it never yields
+    /// When this replica leads, it yields to one with a higher priority that has been able to lead for this long: at
+    /// most 24h; off: it never yields
     #[arg(
         long,
         value_name = "DURATION",
@@ -101,7 +101,7 @@ pub(super) struct RunArgs {
 
     /// Exit with code 75 if this replica does not lead within this time
     ///
-    /// With 0s, it tries once, and asks for no lease if another replica leads [default: wait as long as it takes]
+    /// With 0s, it tries once, and does not ask for a lease if another replica leads [default: unlimited]
     #[arg(
         long,
         value_name = "DURATION",
@@ -113,8 +113,8 @@ pub(super) struct RunArgs {
 
     /// Run COMMAND until one success is recorded for this ID
     ///
-    /// One replica at a time runs it. A replica that finds the record exits with 0 and does not run COMMAND, which
-    /// must be idempotent. The ID has up to 255 bytes.
+    /// One replica at a time runs COMMAND. A replica that finds the record exits with 0 and does not run COMMAND.
+    /// COMMAND must be idempotent. The ID has up to 255 bytes.
     #[arg(
         long,
         value_name = "ID",
@@ -125,8 +125,8 @@ pub(super) struct RunArgs {
 
     /// Lead for this long, even if COMMAND ends earlier
     ///
-    /// After COMMAND has ended, with whatever exit code, this replica continues to lead until this time has passed
-    /// since the start of the term.
+    /// The time counts from the start of the term. If COMMAND ends earlier, with any exit code, this replica continues
+    /// to lead until the time has passed.
     #[arg(
         long,
         value_name = "DURATION",
@@ -137,8 +137,8 @@ pub(super) struct RunArgs {
     )]
     hold: Option<Duration>,
 
-    /// How long COMMAND gets to stop when leadership is being lost; 100ms at least [default: a fifth
-    /// of the TTL, or of --fail-over]
+    /// How long COMMAND gets to stop if the lease cannot be renewed: at least 100ms [default: a fifth of the TTL, or of
+    /// --fail-over]
     #[arg(
         long,
         value_name = "DURATION",
@@ -150,7 +150,7 @@ pub(super) struct RunArgs {
     )]
     grace: Option<Duration>,
 
-    /// How long COMMAND gets to stop when it is asked to, while this replica keeps its lease
+    /// How long COMMAND gets to stop in a graceful stop; this replica keeps its lease meanwhile
     #[arg(
         long,
         value_name = "DURATION",
@@ -163,7 +163,7 @@ pub(super) struct RunArgs {
     )]
     stop_timeout: Duration,
 
-    /// The signal that asks COMMAND to stop: a name or a number, but no real-time signal
+    /// The signal that asks COMMAND to stop: a name or a number. It cannot be a real-time signal
     #[arg(
         long,
         value_name = "SIGNAL",
@@ -203,8 +203,8 @@ pub(super) struct RunArgs {
 
     /// Log levels, such as debug,h2=debug [default: `RUST_LOG`, else info]
     ///
-    /// A level is for this program's own lines. A target=level pair is for a part of it, or for a dependency, which
-    /// otherwise logs warnings at most.
+    /// A level alone applies to this program's own lines. A target=level pair applies to a part of the program or to a
+    /// dependency. Without a pair, a dependency logs at most warnings.
     #[arg(
         long,
         alias = "log",
@@ -222,8 +222,8 @@ pub(in crate::daemon) struct RunOptions {
     pub work: Work,
     pub log_format: Format,
     pub log_filter: Targets,
-    /// Why `RUST_LOG` is ignored, if it is invalid: it may be set for another program, which is no
-    /// reason not to run.
+    /// Why `RUST_LOG` is ignored, if it is invalid. The daemon runs nevertheless, because `RUST_LOG` may be set for
+    /// another program.
     pub invalid_rust_log: Option<String>,
 }
 
@@ -235,7 +235,7 @@ pub(in crate::daemon) enum Work {
     Release(LeaseId),
 }
 
-/// What a replica does beside the election, as far as it is given.
+/// What a replica does beside the election; `None` for what was not asked for.
 pub(in crate::daemon) struct Part {
     /// Runs while this replica leads.
     pub command: Option<CommandToRun>,
@@ -254,8 +254,7 @@ pub(in crate::daemon) struct CommandToRun {
 }
 
 impl RunArgs {
-    /// Validates what no option can validate alone, and fills in the defaults that depend on the
-    /// machine.
+    /// Validates the options together, and fills in the defaults that depend on the machine.
     ///
     /// # Errors
     /// Says what is invalid.

@@ -1,4 +1,4 @@
-//! Parsers for the values of options; their errors say what to give instead.
+//! Parses the values of options. The errors say which values are valid.
 
 use crate::protocol::{FailOverLimit, InvalidFailOverLimit, InvalidTtl, LeaseId, Ttl};
 use rustix::process::Signal;
@@ -35,7 +35,7 @@ pub(super) fn parse_ttl(text: &str) -> Result<Ttl, String> {
         .ok_or_else(|| InvalidTtl.to_string())
 }
 
-/// Parses within which time a leader responds to a challenge.
+/// Parses a fail-over limit: the time within which a leader responds to a challenge.
 pub(super) fn parse_fail_over(text: &str) -> Result<FailOverLimit, String> {
     parse_duration(text)
         .ok()
@@ -51,8 +51,8 @@ pub(super) fn parse_grace(text: &str) -> Result<Duration, String> {
     Ok(grace)
 }
 
-/// Parses a signal that can ask a program to stop: a name, with or without SIG, or a number. Real-time
-/// signals are none.
+/// Parses a signal that can ask a program to stop: a name, with or without SIG, or a number.
+/// Real-time signals are refused.
 pub(super) fn parse_stop_signal(text: &str) -> Result<Signal, &'static str> {
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);

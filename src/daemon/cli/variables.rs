@@ -1,11 +1,12 @@
 //! The environment variables.
 //!
-//! Two rules hold for all of them:
+//! Two rules apply to all of them:
 //!
 //! - An empty variable counts as unset, because docker-compose's `${VAR:-}` and systemd's
-//!   `EnvironmentFile=` leave empty ones behind.
-//! - The variable of an option counts if that option applies to the task and the command line does
-//!   not give it. The others may hold anything: they may be set for another replica on this machine.
+//!   `EnvironmentFile=` can set variables to an empty value.
+//! - The variable of an option counts if the option applies to the task and is not on the command
+//!   line. All other variables may hold anything, because they may be set for another replica on
+//!   this machine.
 
 use clap::{
     Arg, ArgMatches, Args, Command,
@@ -25,8 +26,8 @@ pub(in crate::daemon) fn variable(name: impl AsRef<OsStr>) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// Sets the options that the command line does not give from their variables, but for those with the
-/// IDs `ignored`.
+/// Sets each option that is not on the command line from its variable, except for the options with
+/// the IDs `ignored`.
 ///
 /// # Errors
 /// If the value of a variable that counts is invalid.
@@ -49,8 +50,8 @@ pub(super) fn read_variables<A: Args>(
     options.update_from_arg_matches(&variables)
 }
 
-/// Makes an error name the variable that holds the invalid value, instead of an option that nobody
-/// gave.
+/// Makes an error name the variable that holds the invalid value. The option is not on the command
+/// line.
 fn name_variable(mut error: clap::Error, definition: &Command) -> clap::Error {
     if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
         && let Some(arg) = definition
