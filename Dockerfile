@@ -1,4 +1,4 @@
-# The daemon's image. Nothing in it depends on the processor: it builds on x86-64 and on arm64.
+# The daemon's image. It does not depend on the processor: it builds on x86-64 and on arm64.
 
 FROM rust:1.95-slim-bookworm AS build
 # etcd-client compiles etcd's .proto files.
@@ -7,10 +7,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 
-# The dependencies get a layer of their own, made from the manifests and an empty program, so that an edit in src/
-# does not compile them again. Cargo reads the manifests of tests/simulation and tests/support, although nothing of
-# either is built here. Benches, tests and examples that the main manifest declares are not here: cargo would miss their
-# files. What came of the empty program is removed, or cargo could take it for newer than the real one.
+# The dependencies get their own layer, built from the manifests and an empty program. So an edit in src/ does not
+# compile them again. Cargo reads the manifests of tests/simulation and tests/support, although nothing in these folders
+# is built here. awk removes the benches, tests and examples from the main manifest, because their files are not here.
+# `cargo clean` removes the build of the empty program, because cargo could consider it newer than the real program.
 COPY Cargo.toml Cargo.lock ./
 COPY tests/simulation/Cargo.toml tests/simulation/
 COPY tests/support/Cargo.toml tests/support/
@@ -29,6 +29,6 @@ LABEL org.opencontainers.image.title="leader-election" \
       org.opencontainers.image.version="0.2.0"
 COPY wait-for-it.sh /usr/local/bin/
 COPY --from=build /build/target/release/leader-election /usr/local/bin/
-# Nobody: a user by number needs no entry in /etc/passwd.
+# The user nobody, by number: a number needs no entry in /etc/passwd.
 USER 65534:65534
 ENTRYPOINT ["leader-election"]

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# The whole demo in one terminal, without Docker: an etcd and three replicas on this machine. It kills the leader,
-# prints how long nobody led, brings the killed one back, and so on until Ctrl-C. Then nothing is left behind.
+# Runs the whole demo in one terminal, without Docker: etcd and three replicas on this machine. In each round, it kills
+# the leader, prints how long nobody led, and starts the killed replica again. At Ctrl-C, it stops and removes
+# everything.
 set -euo pipefail
 
 usage() {
     cat <<'END'
 Usage: examples/demo.sh [--rounds N]
 
-Starts etcd and three replicas, then again and again kills the leader, watches the next one take over, and brings
-the killed one back. Stops after N rounds, or at Ctrl-C.
+Starts etcd and three replicas. In each round, it kills the leader, waits until the next one takes over, and starts
+the killed replica again. Stops after N rounds, or at Ctrl-C.
 
-On Debian it needs Rust alone: it installs what else the build needs, and fetches an etcd if there is none on the PATH.
+On Debian, only Rust must be installed: the script installs the other packages that the build needs, and fetches etcd
+if there is none on the PATH.
 
 Environment:
   ETCD         the etcd to start, instead of the one on the PATH
@@ -62,7 +64,7 @@ else
     cargo build --release --locked --manifest-path "$project/Cargo.toml" || fail "the build failed (cargo's message is above)"
     binary=${CARGO_TARGET_DIR:-$project/target}/release/leader-election
 fi
-# What the user or a service manager set for other programs would change the demo.
+# The user or a service manager may have set these variables for other programs. They would change the demo.
 unset "${!LEADER_ELECTION_@}" "${!ETCD_@}" RUST_LOG NOTIFY_SOCKET "${!WATCHDOG_@}"
 
 declare -A pids=() colours=([server1]=36 [server2]=33 [server3]=32)
@@ -70,16 +72,16 @@ if [[ ! -t 1 || -n ${NO_COLOR-} ]]; then colours=(); fi
 leader='' etcd_pid=''
 
 folder=$(mktemp -d)
-# Every replica's lines arrive through one pipe, each with the replica's name before it. It is open at both ends
-# here, so neither end ever waits for the other.
+# The lines of all replicas come through one pipe, each with the replica's name before it. The script holds both ends of
+# the pipe open, so opening it never blocks.
 mkfifo "$folder/lines"
 exec 3<>"$folder/lines"
 
-# Each job gets a process group of its own: Ctrl-C then reaches this script alone, which stops things in order.
+# Each job gets its own process group. So Ctrl-C reaches only this script, which then stops the jobs in the right order.
 set -m
 
-# An empty line ten times a second bounds each wait for a line. `read -t` would cut lines: what its time-out finds half
-# read is lost.
+# An empty line ten times a second limits each wait for a line. `read -t` would lose a line that is half read at the
+# timeout.
 { while sleep 0.1; do echo; done } 3>&- >"$folder/lines" 2>/dev/null &
 ticker=$!
 
@@ -93,8 +95,8 @@ show() {
     fi 2>/dev/null
 }
 
-# follow MILLISECONDS [NAME TEXT]: shows what the replicas say until NAME (a pattern) says TEXT, or else for that long.
-# Tells whether it was said.
+# follow MILLISECONDS [NAME TEXT]: shows the replicas' lines until NAME (a pattern) prints TEXT, for at most this time.
+# Succeeds if TEXT was printed.
 follow() {
     local end name text
     tell_time
@@ -113,7 +115,8 @@ follow() {
     return 1
 }
 
-# Sets $now, in milliseconds. Not printed for a $(…): bash 5.2 sometimes misreads one in which a trap runs.
+# Sets $now, in milliseconds. It does not print the time for a $(…), because bash 5.2 sometimes misreads a $(…) in which
+# a trap runs.
 tell_time() {
     now=$((${EPOCHREALTIME//[!0-9]/} / 1000))
 }
@@ -123,7 +126,7 @@ start() {
     pids[$1]=$!
 }
 
-# end PID…: asks the processes to stop, kills them after 10 seconds, and returns when they are gone.
+# end PID…: asks the processes to stop, kills those that still run after 10 seconds, and returns when all have ended.
 end() {
     local watchdog
     kill -TERM "$@" 2>/dev/null
@@ -148,14 +151,16 @@ clean_up() {
     rm -rf "$folder"
 }
 trap clean_up EXIT
-# bash does not bear an exit in the middle of a read, so signals only leave word; `follow` looks ten times a second.
+# bash cannot exit safely in the middle of a read. So a signal only sets a variable, which `follow` checks ten times a
+# second.
 stopped=0
 trap 'stopped=129' HUP
 trap 'stopped=130' INT
 trap 'stopped=141' PIPE
 trap 'stopped=143' TERM
 
-# Port 0 is any free port; etcd's log names it. It is there before etcd is.
+# Port 0 means any free port. etcd's log shows which one. The log file exists before etcd starts, so that it can be
+# read.
 : >"$folder/etcd.log"
 "$etcd" --data-dir "$folder/etcd" \
     --listen-client-urls http://127.0.0.1:0 --advertise-client-urls http://127.0.0.1:0 \
@@ -186,7 +191,7 @@ for ((round = 1; ; round++)); do
     echo "Killing $killed."
     tell_time
     killed_at=$now
-    # The braces keep bash's own word on the killed job from the terminal.
+    # The braces keep bash's own message about the killed job off the terminal.
     { kill -KILL "${pids[$killed]}" && wait "${pids[$killed]}"; } 2>/dev/null || echo "$killed exited with code $?"
     unset "pids[$killed]"
     follow 60000 '*' 'I am the leader.' || fail "nobody took over from $killed within 60 seconds"

@@ -1,5 +1,5 @@
--- A database that refuses a former leader: it remembers the highest fencing token that it has
--- seen, for each election. For PostgreSQL; load it once: psql -f examples/fence.sql
+-- Makes a PostgreSQL database refuse a former leader: for each election, the database remembers the highest fencing
+-- token that it has seen. Load this file once: psql -f examples/fence.sql
 --
 -- A leader calls pass_fence first in each transaction:
 --
@@ -8,8 +8,8 @@
 --   INSERT INTO work (worker, token) VALUES ('server1', 42);
 --   COMMIT;
 --
--- A token that is lower than one seen before is an error, and nothing of the transaction happens. One that is
--- higher waits until the transactions of lower ones have ended: the row stays locked until then.
+-- If the database has seen a higher token, pass_fence raises an error, and the transaction changes nothing. A higher
+-- token waits until the transactions with lower tokens have ended, because they keep the row locked.
 
 CREATE TABLE fence (
     election text PRIMARY KEY,
@@ -26,7 +26,7 @@ BEGIN
 END
 $$;
 
--- What the workers of the example do.
+-- The work of the example's workers.
 CREATE TABLE work (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     worker text NOT NULL,

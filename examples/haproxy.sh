@@ -3,11 +3,11 @@
 #
 #   leader-election observe -- examples/haproxy.sh /run/leader/haproxy.cfg :8080
 #
-# The arguments are the file to write, and the address where HAProxy listens. Each replica gives its own address as
+# The arguments are the file to write and the address on which HAProxy listens. Each replica gives its own address as
 # --advertise, such as 10.0.0.1:8080 or http://10.0.0.1:8080.
 #
-# At each change, a new HAProxy takes over from the old one, which gets 5 s to finish its requests. A reload signal does
-# not suffice: HAProxy ignores a signal that comes during a reload, and the state "nobody leads" often lasts only
+# At each change, a new HAProxy takes over from the old one, which gets 5 s to finish its requests. A reload signal is
+# not enough: HAProxy ignores a signal that comes during a reload, and the state "nobody leads" often lasts only
 # milliseconds.
 set -eu
 

@@ -1,4 +1,5 @@
-//! Follows who leads and how many take part, without taking part: what a proxy or a client needs that talks to the leader.
+//! Follows who leads and how many candidates are listed, without taking part. A proxy or a client of the leader can use
+//! this.
 //!
 //! ```sh
 //! cargo run --example observer -- 127.0.0.1:2379

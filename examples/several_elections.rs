@@ -1,12 +1,11 @@
-//! Several elections in one process: each shard of some work has a leader of its own, wherever that
-//! runs.
+//! Several elections in one process: each shard of the work has its own leader, which may run in any of the processes.
 //!
 //! ```sh
 //! cargo run --example several_elections -- server1 127.0.0.1:2379
 //! ```
 //!
-//! Start several, with different names: each shard stays with the process that leads for it. Stop one with Ctrl-C,
-//! and the others take its shards over. All elections of a process share one connection to etcd.
+//! Start several processes, with different names. Each shard stays with the process that leads its election. Stop one
+//! with Ctrl-C, and the others take over its shards. All elections of a process share one connection to etcd.
 
 use leader_election::{Candidate, Cluster, Config, Election, Ttl};
 use std::{error::Error, io, time::Duration};
@@ -46,7 +45,7 @@ async fn serve(
     mut stopping: tokio::sync::watch::Receiver<bool>,
 ) -> io::Result<()> {
     loop {
-        // Cancel safe: a leadership that comes just now is given back by `withdraw`.
+        // Cancel safe: if a leadership arrives at this moment, `withdraw` gives it back.
         let leadership = tokio::select! {
             leadership = candidate.elected() => leadership,
             _ = stopping.wait_for(|stop| *stop) => None,

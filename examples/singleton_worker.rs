@@ -1,13 +1,13 @@
-//! A worker of which one works at a time, and writes to a database that refuses whoever led in the
-//! past.
+//! A worker that works only while it leads. It writes to a database that refuses any former leader.
 //!
 //! ```sh
 //! psql "$DATABASE" -f examples/fence.sql
 //! cargo run --example singleton_worker -- server1 127.0.0.1:2379 "$DATABASE"
 //! ```
 //!
-//! Start several, with different names; kill the one that works, and another goes on. Stop it with
-//! SIGSTOP, and go on with SIGCONT: whatever it still writes then is refused.
+//! Start several workers, with different names. Kill the one that works, and another one continues.
+//! Or pause it with SIGSTOP, and resume it with SIGCONT: the database refuses what it still writes
+//! then.
 
 use leader_election::{Cluster, Config, Election, FencingToken, Ttl};
 use std::{convert::Infallible, error::Error, time::Duration};
@@ -34,13 +34,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Err(error) = work(database, name, token) => println!("{name} cannot work: {error}"),
             reason = leadership.lost() => println!("{name} stops: {reason}"),
         }
-        // Nothing of ours acts any more, so that another can.
+        // Nothing acts any more in this process, so another candidate can lead.
         leadership.resign().await;
     }
     Ok(())
 }
 
-/// Works for as long as the database takes it.
+/// Works until the database refuses a write.
 async fn work(
     database: &str,
     name: &str,

@@ -9,17 +9,18 @@
 #
 # After SIGKILL, no script can remove the address. So the address has a lifetime, which the script renews each second.
 # Once the script is dead, the kernel removes the address, $lifetime seconds after the last renewal. Until then, both this
-# machine and the next leader's may have the address; the announcements below make the others on the link use the next
-# leader's. A paused machine keeps the address during the pause, and for the rest of the lifetime after it resumes.
+# machine and the next leader's may have the address; the announcements (see below) make the others on the link use the
+# next leader's machine. A paused machine keeps the address during the pause, and for the rest of the lifetime after it
+# resumes.
 #
 # `arping` announces the address to the others on the link each second, because they may still use the former leader's
 # hardware address. Without arping, it can take a minute until they notice. IPv6 addresses are not announced.
 #
-# Before that, give each machine its own permanent address in the same network, or use the prefix /32: when the kernel
-# removes the first address of a network, it also removes the machine's other addresses in that network.
+# Before you start, give each machine its own permanent address in the same network, or use the prefix /32: when the
+# kernel removes the first address of a network, it also removes the machine's other addresses in that network.
 
 lifetime=3
-# The PATH of other users than root may lack these folders.
+# These folders may be missing in the PATH of users other than root.
 PATH=$PATH:/usr/sbin:/sbin
 
 say() {

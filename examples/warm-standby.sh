@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A program that runs on every machine, and is active on the leader's alone. The others are warm: they have started, and
-# wait. On each machine, start the program, and the replica that promotes it:
+# Runs a program on every machine, and makes it active only on the leader's machine. On the other machines, it is warm:
+# it has started, and waits. On each machine, start the program and the replica that promotes it:
 #
 #   examples/warm-standby.sh serve /run/standby
 #   leader-election --etcd etcd1:2379 -- examples/warm-standby.sh lead /run/standby

@@ -1,12 +1,12 @@
 #!/bin/sh
-# A worker of which one works at a time, and writes to a database that refuses whoever led in the past:
+# A worker that works only on the leader. It writes to a database that refuses any former leader:
 #
 #   psql "$DATABASE" -f examples/fence.sql
 #   export DATABASE='host=127.0.0.1 user=postgres'
 #   leader-election --name server1 -- examples/worker.sh
 #
-# The wrapper sees to it that no two of these run. What it cannot see to is a machine that is paused in the middle of
-# one: the token is for that.
+# The wrapper ensures that no two workers run at the same time. It cannot stop a machine that is paused in the middle of
+# a transaction; the fencing token protects you there.
 
 : "${DATABASE:?set it to where PostgreSQL is}" "${LEADER_ELECTION_TOKEN:?this is for leader-election to run}"
 

@@ -106,7 +106,7 @@ Examples:
   A cron job on several machines; each minute, one of them runs it:
     leader-election --wait 0s --hold 50s -- /usr/bin/job
 
-  A replica that is preferred as the leader, unless its machine is under maintenance:
+  A replica that does not lead during maintenance, and is otherwise preferred as the leader:
     leader-election --health-command 'test ! -e /run/maintenance' --priority 10
 
   A log without the lines about refreshing the lease:
