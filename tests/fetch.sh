@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Fetches the etcds and the compose v2 that the tests use from Debian's packages, without installing them, into
-# ~/.cache/leader-election-tests:
+# Fetches the versions of etcd and the docker-compose v2 that the tests use. It extracts them from Debian's packages,
+# without installing the packages, into ~/.cache/leader-election-tests:
 #
 #   etcd-bookworm/{etcd,etcdctl}   etcd-trixie/…   etcd-sid/…   compose-v2/docker-compose
 #
-# `tests/fetch.sh etcd-sid` fetches that one alone.
-# It names suites, not versions: what Debian ships today is what its users run today.
+# `tests/fetch.sh etcd-sid` fetches only that one.
+# The script names Debian's suites, not versions, so the tests use what the users of Debian run today.
 set -euo pipefail
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/leader-election-tests
@@ -15,8 +15,8 @@ fail() {
     exit 1
 }
 
-# sources SUITE: writes a source list for SUITE with the machine's own mirror and signing key into the folder $work,
-# and prints its name. apt knows the format from the end of that name.
+# sources SUITE: writes a source list for SUITE, with the machine's own mirror and signing key, into the folder $work.
+# Prints the list's file name, whose ending shows apt the format.
 sources() {
     local own
     for own in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs Debian packages: tests/install.sh PACKAGE…
-# On a machine that is not Debian, and for a user who is not allowed to, it says what to install.
+# If the machine is not Debian, or if the user may not install packages, it prints what to install.
 set -euo pipefail
 
 fail() {
@@ -18,8 +18,8 @@ if ((EUID)); then
 fi
 
 echo "tests/install.sh: installing $*"
-# Both wait for ten minutes at most if another run installs at the same time: apt itself knows how to wait only for
-# dpkg's lock, not for that of the package lists.
+# If another run installs packages at the same time, both commands below wait for up to ten minutes. apt itself can wait
+# only for dpkg's lock, not for the lock of the package lists.
 apt=("${root[@]}" env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600)
 until output=$("${apt[@]}" update 2>&1); do
     if [[ $output != *"Could not get lock"* ]] || ((SECONDS >= 600)); then

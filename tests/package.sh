@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the Debian package, and prints the path of the .deb as its last line. It depends on the libc that the program
-# needs, so build it on the oldest Debian that it is for.
+# Builds the Debian package, and prints the path of the .deb as its last line. The package depends on the libc that the
+# program needs, so build it on the oldest Debian release that it must support.
 #
 #   tests/package.sh                builds the program and the package
 #   tests/package.sh units FOLDER   only writes the package's units into FOLDER
 #
-# cargo-deb, which packs it, is installed into ~/.cache/leader-election-tests if it is not there.
+# If cargo-deb, which makes the package, is missing in ~/.cache/leader-election-tests, the script installs it there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,7 @@ fail() {
     exit 1
 }
 
-# unit HEADER EDIT…: prints the example unit with another header, the path of the package's program, and these edits.
+# unit HEADER EDIT…: prints the example unit, with this header, the path of the package's program, and these edits.
 unit() {
     local header=$1
     shift
@@ -24,8 +24,8 @@ unit() {
     sed -e '1,/^$/d' -e 's|^ExecStart=/usr/local/bin/|ExecStart=/usr/bin/|' "$@" examples/leader-election.service
 }
 
-# units FOLDER: writes the units. The template's file of options must exist: without one of its own, an instance could
-# join another instance's election.
+# units FOLDER: writes the units. Each instance of the template needs its own file of options: without one, an instance
+# could join another instance's election.
 units() {
     mkdir -p "$1"
     unit 'A replica of leader-election.' >"$1/leader-election.service"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prepares what building and testing need: installs and fetches it on a Debian machine with Rust and Docker, and says
-# what to install elsewhere. Takes no time if there is nothing to do.
+# Installs and fetches what building and testing need, on a Debian machine with Rust and Docker. On other machines, it
+# prints what to install. If there is nothing to do, it takes no time.
 #
 #   tests/prepare.sh         for everything
 #   tests/prepare.sh build   for building only, which needs neither Docker nor a server
@@ -43,14 +43,14 @@ if ((!build_only)); then
     has keepalived || [[ -x /usr/sbin/keepalived ]] || missing+=(keepalived)
     # promtool comes with it.
     { has prometheus && has promtool; } || missing+=(prometheus)
-    # The tests of the page look at it with these. Without a font, the browser shows no text.
+    # The tests of the page use these. Without a font, the browser shows no text.
     has chromium || missing+=(chromium)
     has chromedriver || missing+=(chromium-driver)
     compgen -G '/usr/share/fonts/*/*/*.[ot]tf' >/dev/null || missing+=(fonts-dejavu-core)
     # The tests of examples/vip.sh make networks of their own.
     has ip || [[ -x /usr/sbin/ip ]] || missing+=(iproute2)
     has arping || [[ -x /usr/sbin/arping ]] || missing+=(iputils-arping)
-    # Bookworm's is 1.29, the classic one, which tests/fetch.sh cannot fetch: it is no single program.
+    # Bookworm has the classic version, 1.29. tests/fetch.sh cannot fetch it, because it is not a single program.
     if [[ ${ID-} == debian && ${VERSION_CODENAME-} == bookworm ]] && ! has docker-compose; then
         missing+=(docker-compose)
     fi

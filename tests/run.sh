@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Runs the tests, after installing and fetching what they need.
 #
-#   tests/run.sh unit [ARGUMENT...]   what needs neither Docker nor a server; takes seconds once it is built
+#   tests/run.sh unit [ARGUMENT...]   tests that need neither Docker nor a server; they take seconds after the build
 #   tests/run.sh [ARGUMENT...]        the gate: everything; at most 30 minutes on two cores
-#   tests/run.sh all [ARGUMENT...]    the gate and long runs: the Debian package, which tests/package.rs builds and installs
-#                                     in a container only here, a million simulated schedules, half an hour of fail-over
-#                                     limits under load and beside keepalived, and the faults five times
+#   tests/run.sh all [ARGUMENT...]    the gate and long runs: the Debian package, a million simulated schedules, half an
+#                                     hour of fail-over limits under load and beside keepalived, and the faults five
+#                                     times. Only in these runs, tests/package.rs builds the package and installs it in
+#                                     a container
 #
 # The arguments go to `cargo test`: `tests/run.sh --test network` runs one file. Those of `unit` go to the test
 # programs: `tests/run.sh unit backoff` runs the tests with that in their names.
@@ -13,13 +14,14 @@
 #   TEST_ETCDS     the etcds to test against, each with its etcdctl beside it, oldest first: /a/etcd:/b/etcd
 #   TEST_COMPOSES  the docker-composes to test with
 #
-# Unless set, they are Debian's, fetched by tests/fetch.sh, and the machine's own docker-compose.
+# If they are not set, the tests use Debian's versions, which tests/fetch.sh fetches, and the machine's own
+# docker-compose.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The files whose tests need no server. What does need one there, or takes long, is in a module `gate_only`.
+# The files whose tests need no server. Their module `gate_only` has the tests that need one or take long.
 unit=(checker command_line dependencies documents simulation wait_for_it)
-# The files that inject faults, where one run in many may find something.
+# The files that inject faults. There, one run in many may find a bug.
 faults=(cluster connections disturbances exclusion fail_over_exclusion fail_over_faults keys network once_faults outages
     presence_faults)
 rounds=5
@@ -30,8 +32,8 @@ cargo_tests() {
     printf -- '--test=%s\n' "$@"
 }
 
-# As a background job of a script, or under nohup, this one ignores these signals, and what the tests start could not
-# handle them.
+# If this script is a background job of another script or runs under nohup, it ignores these signals. Then the programs
+# that the tests start could not handle them.
 cargo() {
     env --default-signal=HUP,INT,QUIT cargo "$@"
 }
@@ -42,8 +44,8 @@ step() {
     "$@" || failed=1
 }
 
-# all_tests: runs all tests. Most of them wait most of the time, and the simulator only computes. So it runs beside the
-# others, and with the lowest priority, because they measure times.
+# all_tests: runs all tests. Most of them wait most of the time, but the simulator only computes. So the simulator runs
+# at the same time as the others. It has the lowest priority, because the others measure times.
 all_tests() {
     local file others=()
     for file in tests/*.rs; do
@@ -55,7 +57,7 @@ all_tests() {
     output=$(mktemp)
     trap 'kill -- "-$simulator" 2>/dev/null; rm -f "$output"' EXIT
     echo "tests/run.sh: cargo test --locked --no-fail-fast --test simulation, in the background; its output comes last"
-    # In a process group of its own, which can be ended.
+    # In its own process group, so that the whole group can be ended.
     set -m
     nice -n 19 env --default-signal=HUP,INT,QUIT cargo test --locked --no-fail-fast --test simulation >"$output" 2>&1 &
     simulator=$!
@@ -90,16 +92,16 @@ else
         if own=$(command -v docker-compose); then TEST_COMPOSES=$own:$TEST_COMPOSES; fi
     fi
     export TEST_COMPOSES
-    # Only then do tests take the minutes that some faults need to show.
+    # Only with this variable do the tests take the minutes that some faults need to show an effect.
     if [[ $mode == all ]]; then export TEST_LONG=1; fi
     echo "tests/run.sh: etcds: $TEST_ETCDS"
     echo "tests/run.sh: composes: $TEST_COMPOSES"
 
     # The tests wait most of the time.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-8}
-    # tests/examples.rs runs the examples, which cargo builds with the tests only if it builds all of them.
+    # tests/examples.rs runs the examples. cargo builds them together with the tests only if it builds all tests.
     cargo build --locked --profile test --examples
-    # All failures at once: a run takes minutes.
+    # Show all failures of a run, because a run takes minutes.
     if (($#)); then
         step cargo test --locked --no-fail-fast "$@"
     else

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes stand-ins for the images that the Dockerfile and the compose files name, where an image is neither here nor to
-# be pulled. Then `docker-compose up --build` works on a Debian machine without access to image registries, given
-# Docker, Rust, Debian's packages and the crates. Everything comes from the machine itself and from Debian:
+# Makes stand-ins for the images in the Dockerfile and the compose files. An image gets a stand-in if it is not on this
+# machine and cannot be pulled. Then `docker-compose up --build` works on a Debian machine without access to image
+# registries. It needs Docker, Rust, Debian's packages and the crates. Everything comes from the machine itself and from
+# Debian:
 #
 #   debian:…  a minimal Debian made by debootstrap
 #   rust:…    the same with a C compiler and the machine's own Rust toolchain
@@ -27,7 +28,7 @@ as_root() {
     fi
 }
 
-# here IMAGE: whether the engine has it, if need be after pulling it.
+# here IMAGE: succeeds if the engine has the image. Pulls the image if it is missing.
 here() {
     docker image inspect "$1" >/dev/null 2>&1 && return
     say "pulling $1"
@@ -89,11 +90,11 @@ rust=$(sed -n 's/^FROM \(rust:[^ ]*\).*/\1/p' Dockerfile)
 debian=$(sed -n 's/^FROM \(debian:[^ ]*\).*/\1/p' Dockerfile)
 etcd=$(sed -n 's/^ *image: \(.*\/etcd:.*\)/\1/p' docker-compose-etcd.yaml)
 
-# Not under /tmp: where that is mounted "nodev", debootstrap refuses.
+# Not under /tmp: debootstrap refuses to work in a folder that is mounted "nodev", as /tmp may be.
 work=$(mktemp -d /var/tmp/leader-election.XXXXXX)
 cleanup() {
     if [[ -d $work/debian ]]; then
-        # What an interrupted debootstrap left mounted must not be deleted through.
+        # An interrupted debootstrap may leave file systems mounted. They must not be deleted.
         as_root umount -q "$work"/debian/{proc,sys} || true
         as_root rm -rf --one-file-system "$work/debian"
     fi
