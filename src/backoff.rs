@@ -1,5 +1,5 @@
-//! What is drawn at random: waits, so that many who fail together do not return together; and the ids of
-//! leases.
+//! Draws random values: wait times, so that candidates that fail together do not retry together, and the
+//! ids of leases.
 
 use crate::protocol::LeaseId;
 use std::{

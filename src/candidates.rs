@@ -1,4 +1,4 @@
-//! The candidates of an election that are listed, in the order in which they would follow.
+//! The listed candidates of an election, in the order in which they would follow the leader.
 
 use crate::{
     observer::Leader,

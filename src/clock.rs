@@ -1,9 +1,9 @@
-//! The clock that counts: boot time, which goes on while the machine sleeps.
+//! The clock of the election: boot time, which continues while the machine sleeps.
 //!
-//! Nothing else reads a clock but `wall_clock`, for people: `clippy.toml` forbids it, `lib.rs` switches
-//! that on, and `.ci/run` makes it an error. The state machine in `protocol` gets the time with each
-//! input; the wrong variants (`tests/simulation/patch.rs`) compile it without this module. Limits of single requests may
-//! use the runtime's timers, because no right to act depends on them.
+//! The only other module that reads a clock is `wall_clock`, whose times are for people. `clippy.toml` forbids reading
+//! a clock elsewhere, `lib.rs` switches this lint on, and `.ci/run` makes it an error. The state machine in `protocol`
+//! gets the time with each input, so its deliberately wrong variants (`tests/simulation/patch.rs`) compile without this
+//! module. Limits of single requests may use the runtime's timers, because no right to act depends on them.
 
 use crate::protocol::Moment;
 use rustix::{

@@ -1,4 +1,4 @@
-//! Validated values: a [`Config`] that exists is a configuration that works.
+//! The configuration. All values are validated, so every [`Config`] is valid.
 
 mod cluster;
 mod job;

@@ -1,6 +1,6 @@
-//! etcd, as the protocol needs it: all that names `etcd_client`.
+//! etcd, as the protocol needs it. Only this module and those below it use `etcd_client`.
 //!
-//! One endpoint at a time, every await bounded, every error classified once.
+//! It uses one endpoint at a time, limits the time of every await, and classifies every error once.
 
 mod access;
 mod connections;

@@ -1,4 +1,4 @@
-//! Bytes from elsewhere, made safe to print.
+//! Makes bytes from untrusted sources safe to print.
 
 use std::fmt::{self, Write};
 

@@ -1,12 +1,12 @@
 //! The election's rules, as a state machine without clock, network, randomness or runtime.
 //!
-//! Two keys under one lease. `leader` holds the leader's name. `leader/acting` shows that its
-//! holder may still be acting: it goes only when the holder has stopped, or with the lease.
-//! All that a candidate asks about the election is a *try*: at one moment, on one connection, a
-//! keepalive of its lease and one transaction on both keys. A try is *answered* when both answers
-//! came in time and from the same raft term; an answered try that shows both keys bound to this
-//! candidate's lease gives the right to act until its send time + TTL − margin, and nothing else
-//! does.
+//! An election has two keys under one lease. `leader` holds the leader's name. `leader/acting`
+//! shows that its holder may still be acting: the key disappears only when the holder has stopped,
+//! or with the lease. A candidate asks about the election only with a *try*: it sends a keepalive
+//! of its lease and one transaction on both keys, at the same moment and on the same connection. A
+//! try is *answered* when both responses came in time and from the same raft term. If an answered
+//! try shows both keys bound to this candidate's lease, it gives the right to act until its send
+//! time + TTL − margin. Nothing else gives this right.
 //!
 //! A caller feeds [`Machine::handle`] with [`Input`]s and the time, calls
 //! [`Machine::handle_timeout`] when [`Machine::poll_timeout`] says so, and carries out what
@@ -17,26 +17,26 @@
 //! |---|---|
 //! | `protocol/situation.rs` | who leads, or why nobody does |
 //! | `protocol/rules.rs` | what follows from what the keys show, and the beginning and end of terms |
-//! | `protocol/acting_alone.rs` | when a `leader/acting` without a leader is worth a report |
-//! | `protocol/answers.rs` | when a try is answered, and what its answer is worth |
+//! | `protocol/acting_alone.rs` | when a `leader/acting` without a leader is reported |
+//! | `protocol/answers.rs` | when a try is answered, and what follows from the responses |
 //! | `protocol/waiting.rs` | when a candidate with a limited wait gives up |
 //! | `protocol/job.rs` | a job that runs once: looking for its record, and recording it |
-//! | `protocol/transaction.rs` | what is asked of etcd: guards, effect, reads |
-//! | `protocol/failures.rs` | after a failure: the same endpoint or the next, what is reported |
+//! | `protocol/transaction.rs` | what a request asks of etcd: guards, effect, reads |
+//! | `protocol/failures.rs` | after a failure: whether to ask the same endpoint or the next, and what to report |
 //! | `protocol/next.rs` | what is asked next |
 //! | `protocol/calls.rs` | the pace of requests: one at a time, each within its limit |
 //! | `protocol/attempts.rs` | connection attempts, in parallel if one is slow |
 //! | `protocol/rotation.rs` | which endpoint is asked next, and the back-off |
 //! | `protocol/release.rs` | stop acting, then release the keys and the lease |
 //! | `protocol/yielding.rs` | which candidates must not lead, and when a leader yields to a better one |
-//! | `protocol/challenge.rs` | how a leader responds to a challenge, and what that is worth |
+//! | `protocol/challenge.rs` | how a leader responds to a challenge, and what follows from that |
 //! | `protocol/suspicion.rs` | when a follower challenges the leader, and when it takes over |
 //! | `protocol/handover.rs` | to whom a term is handed over, and whether it can be |
 //! | `protocol/access.rs` | which keys etcd permits |
 //! | `protocol/registry.rs` | when a candidate takes and writes its seat |
 //! | `protocol/seat.rs` | the seats, and the order in which their candidates follow |
 //! | `protocol/timing.rs` | every duration |
-//! | `protocol/reporter.rs` | what is news |
+//! | `protocol/reporter.rs` | what was not reported before |
 
 mod access;
 mod acting_alone;

@@ -1,8 +1,8 @@
 //! The values of an election's keys other than `KEY`: JSON objects.
 //!
-//! A key counts by its presence, whatever its value: anyone who may write it chose that. A field that
-//! cannot be read is left out, and one that is not known is ignored, since a later version may have
-//! written it.
+//! Only the presence of a key counts, not its value, because anyone who may write the key can choose
+//! the value. A field that cannot be read is left out. An unknown field is ignored, because a later
+//! version may have written it.
 
 mod acting;
 mod challenge;

@@ -1,4 +1,5 @@
-//! The wall clock, for what people read. The election never uses it: it may be set back at any time.
+//! The wall clock, for times that people read. The election never uses it, because it may be set
+//! back at any time.
 
 use std::time::SystemTime;
 

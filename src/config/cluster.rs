@@ -1,4 +1,4 @@
-//! The etcd cluster, and how it is reached.
+//! The etcd cluster, and how to reach it.
 
 use super::{InvalidConfig, Password};
 use crate::etcd::Connections;

@@ -1,4 +1,4 @@
-//! The key that an election is about, and the keys below it.
+//! The key of an election, and the keys below it.
 
 use super::{InvalidText, JobId, check_text};
 use crate::protocol::{FencingToken, SeatNumber};

@@ -1,4 +1,4 @@
-//! Whether this process may open enough file descriptors.
+//! Checks whether this process may open enough file descriptors.
 
 use anyhow::ensure;
 use rustix::{

@@ -4,15 +4,16 @@
 //! daemon ---- socket ---- guard ---- COMMAND ---- whatever it starts
 //! ```
 //!
-//! A helper of its own runs the health command, by which the daemon decides whether it may lead:
+//! Another helper process runs the health command. From its results, the daemon decides whether it may
+//! lead:
 //!
 //! ```text
 //! daemon ---- socket ---- health runner ---- health command ---- whatever it starts
 //! ```
 //!
-//! The daemon starts a guard for each term: this program once more, as a small process of its own.
-//! The guard starts COMMAND, stops it and kills it. Either of the two kills all that is left if the
-//! other one dies.
+//! The daemon starts a guard for each term: a second, small process of this program. The guard starts
+//! COMMAND, stops it and kills it. If the daemon or the guard dies, the other one kills all processes
+//! that are left.
 //!
 //! - `supervisor`: what the daemon does over all terms.
 //! - `guarded_run`: what the daemon does in one term.
@@ -21,16 +22,16 @@
 //! - `stopping`: which of COMMAND's processes are asked to stop.
 //! - `reaping`: how COMMAND and all its descendants are killed.
 //! - `launch`: how a guard is started.
-//! - `children`: which of its children the daemon kills, and how it reaps them.
+//! - `children`: which of its children the daemon kills, and how the daemon reaps them.
 //! - `helper`: how a guard or a health runner begins.
 //! - `health`: how the health command is run.
 //! - `messages`: what the daemon and the guard send each other.
 //! - `revoke`: how the lease of a daemon that is gone is revoked.
 //! - `lookup`: how COMMAND is checked before the election.
-//! - `orphans`: how a daemon without COMMAND reaps what it adopts.
+//! - `orphans`: how a daemon without COMMAND reaps the orphans that it adopts.
 //! - `command_log`: the log lines about COMMAND.
 //! - `bounded_run`: how an observer runs a COMMAND of its own, without a guard.
-//! - `environment`: what COMMAND's environment does not contain.
+//! - `environment`: which variables COMMAND's environment does not contain.
 
 mod bounded_run;
 mod children;

@@ -1,4 +1,4 @@
-//! Whether this replica is healthy, by the runs of the health command.
+//! Decides from the runs of the health command whether this replica is healthy.
 
 use super::{
     cli::HealthCheck,

@@ -1,4 +1,4 @@
-//! `--http`: what this process knows about itself and the election, over HTTP.
+//! `--http`: serves over HTTP what this process knows about itself and the election.
 
 mod document;
 mod events;

@@ -1,4 +1,4 @@
-//! The log: its three formats, and queues, so that writing a line never delays the election.
+//! The log: its three formats, and the queues that keep writing a line from delaying the election.
 
 use crate::clock;
 use std::{

@@ -1,8 +1,8 @@
 //! The followers' side of `GET /presence`: a connection to the leader, so that this replica notices within milliseconds
 //! when the leader's process ends, and within a fail-over limit when its machine vanishes.
 //!
-//! What it reports is a suspicion, and may be wrong; the election judges it. It is used only if the leader's term has a
-//! fail-over limit and the leader's address is the URL of its `--http`.
+//! A report is only a suspicion, and may be wrong; the election decides what to do about it. The connection is used
+//! only if the leader's term has a fail-over limit and the leader's address is the URL of its `--http`.
 
 mod address;
 mod body;

@@ -1,6 +1,6 @@
 //! Renders values as text for people and as JSON for programs: for the commands, HTTP and the log.
 //!
-//! Texts that come from etcd may be hostile. [`Printable`] makes them safe in text, [`line`] in JSON.
+//! Texts from etcd may be malicious. [`Printable`] makes them safe in text, [`line`] in JSON.
 
 pub(super) mod arrivals;
 mod candidates;

@@ -1,4 +1,4 @@
-//! What became of a term, and its record as JSON.
+//! The outcome of a term, and its record as JSON.
 
 use super::render::{date, optional_text};
 use crate::{protocol::Entry, record::TermRecord, wall_clock};

@@ -1,4 +1,4 @@
-//! What runs while this replica leads, and what follows after its end.
+//! The work that runs while this replica leads, and what happens after the work ends.
 
 use super::{
     cli::CommandToRun,

@@ -1,4 +1,5 @@
-//! Who gets a leadership that was passed on: its holder takes it, or the driver takes it back.
+//! Decides who gets a leadership that was offered: the holder takes it, or the driver takes it
+//! back.
 
 use std::sync::{
     Arc,

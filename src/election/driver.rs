@@ -1,5 +1,5 @@
-//! Carries out what the machine asks for, and gives it back what came of it. It decides nothing about
-//! the election.
+//! Carries out what the machine asks for, and returns the results to the machine. It decides nothing
+//! about the election.
 
 mod actions;
 

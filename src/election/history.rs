@@ -1,7 +1,7 @@
-//! The history of terms: who led, from when until when, and how that began and ended.
+//! The history of terms: who led, when, and how each term began and ended.
 //!
-//! It is written beside the election, which never waits for it; only the end of the process does, for one
-//! request.
+//! It is written independently of the election, which never waits for it. Only the end of the process
+//! waits for it, for one request.
 
 mod writer;
 

@@ -1,4 +1,4 @@
-//! How to reach a member, and with which credentials: read from files anew for each connection.
+//! How to reach a member, and with which credentials. The files are read again for each connection.
 
 use super::failure::{transport_failure, unauthenticated};
 use crate::{

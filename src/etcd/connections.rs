@@ -1,8 +1,9 @@
 //! The connections that the elections of a cluster share: one to each endpoint.
 //!
 //! An election that needs a connection gets the one that others use, or waits for an attempt that is under way. If
-//! requests on it fail, the election asks for a newer one: the first that does connects, and the others join it. So a
-//! failed connection is replaced once, however many elections it served, and a password is checked once.
+//! requests on it fail, the election asks for a newer one. The first election that asks connects, and the others use
+//! that connection too. So a failed connection is replaced only once, no matter how many elections used it, and a
+//! password is checked only once.
 
 use super::{
     access::Access,

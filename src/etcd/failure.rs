@@ -1,4 +1,4 @@
-//! Classifies what went wrong, once.
+//! Classifies each failure, once.
 
 use crate::{
     config::Cluster,

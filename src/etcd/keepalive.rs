@@ -1,7 +1,8 @@
-//! Keepalives of one lease on a stream of their own.
+//! Sends the keepalives of one lease, on their own stream.
 //!
-//! Not by `etcd_client`: that sends a keepalive of its own to open the stream and drops the
-//! response, so that opening takes a round trip more and the response's raft term is lost.
+//! This does not use `etcd_client`'s keepalives: to open the stream, `etcd_client` sends its own
+//! keepalive and drops the response. So opening takes another round trip, and the response's raft
+//! term is lost.
 
 use super::{Connection, no_header, token::Service};
 use crate::protocol::{Failure, FailureKind, KeptAlive, LeaseId};

@@ -1,4 +1,4 @@
-//! What commands ask for.
+//! The requests of commands.
 
 use super::{Connection, Values};
 use crate::protocol::{Failure, LeaseId, Transaction};

@@ -1,4 +1,5 @@
-//! The candidates' seats, for those that only look: read beside the two keys, and watched.
+//! The candidates' seats, for processes that only observe: reads them together with the two keys,
+//! and watches them.
 
 use super::{Connection, Values};
 use crate::{

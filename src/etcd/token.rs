@@ -1,5 +1,5 @@
-//! The authentication token, which outlives connections: checking a password is meant to be costly,
-//! and etcd checks them one process at a time.
+//! The authentication token, which is kept when a connection ends: checking a password is
+//! deliberately slow, and etcd checks passwords for one process at a time.
 
 use super::{access::User, failure::unauthenticated};
 use crate::protocol::{Failure, FailureKind};

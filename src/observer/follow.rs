@@ -1,4 +1,4 @@
-//! Carries out what the key history asks for, on one endpoint after the other.
+//! Carries out what the key history asks for. If an endpoint fails, it uses the next one.
 
 use super::{
     ElectionState, Observed,

@@ -1,4 +1,4 @@
-//! The history of the two keys, put together from what two watches deliver: without I/O.
+//! Builds the history of the two keys from the events of two watches, without I/O.
 
 use super::ElectionState;
 use crate::{

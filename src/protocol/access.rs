@@ -1,4 +1,4 @@
-//! Whether etcd permits keys that the election can do without.
+//! Remembers whether etcd permits the keys that the election can work without.
 
 use super::{Failure, Moment};
 use std::time::Duration;

@@ -1,8 +1,9 @@
-//! Rule 18, a `leader/acting` that stands alone: it is reported once that lasts, and soon then.
+//! Rule 18, a `leader/acting` without a leader: it is reported soon, but only if it lasts.
 //!
-//! One revision's events come one by one, so that after a crash a follower may see `leader` go before
-//! it sees `leader/acting` go; and a leader that stops in order takes a moment. So a follower waits,
-//! and then reads both keys at once instead of at its next turn, which may be many minutes away.
+//! The events of one revision arrive one by one. So after a crash, a follower may see the deletion of
+//! `leader` before it sees that of `leader/acting`. Besides, a leader that stops gracefully takes a
+//! moment. So a follower waits, and then reads both keys at once. It does not wait for its next
+//! regular try, which may be many minutes away.
 
 use super::{Machine, Moment, State};
 

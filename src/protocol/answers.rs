@@ -1,4 +1,5 @@
-//! What follows from the responses to requests: when a try is answered, and what that is worth.
+//! Decides what follows from the responses to requests: when a try is answered, and which right an
+//! answered try gives.
 
 use super::{
     Action, CallId, Candidacy, Effect, Event, Failure, FailureKind, KeptAlive, Known, Lease,

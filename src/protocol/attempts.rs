@@ -1,5 +1,5 @@
-//! Rule 14, the connection attempts under way: at most one for each endpoint, and another beside one
-//! that is slow.
+//! Rule 14, the connection attempts: at most one at a time for each endpoint. If one is slow,
+//! another endpoint is tried at the same time.
 
 use super::{CallId, Failure, FailureKind, Moment, rotation::Rotation};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Rules 28 and 29, the leader's part of a challenge: a term with a fail-over limit goes on only while etcd shows that
-//! nobody challenges it, or that the challenge was responded to.
+//! Rules 28 and 29, the leader's part of a challenge: a term with a fail-over limit continues only while etcd shows
+//! that there is no challenge, or that the leader has responded to it.
 
 use super::{Machine, Moment, State, Tenure, Term, Transaction};
 

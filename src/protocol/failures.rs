@@ -1,5 +1,5 @@
-//! What follows from failures: whether the same endpoint is asked again or the next one, what is
-//! reported, and how long to wait.
+//! Decides what follows from a failure: whether to ask the same endpoint again or the next one,
+//! what to report, and how long to wait.
 
 use super::{Action, CallId, Event, Failure, FailureKind, Machine, Moment, State, calls::CallKind};
 use std::time::Duration;

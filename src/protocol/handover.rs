@@ -1,8 +1,8 @@
-//! Rule 23, the hand-over of a term to a known successor, once what acted has stopped.
+//! Rule 23, the hand-over of a term to a known successor, after the holder has stopped acting.
 //!
-//! What can be done about the keys of a term is decided by what is known of them: `leader` stands as it
-//! was written when the term began, or it is absent, or it is another's. If anything speaks against a hand-over,
-//! the keys are released, and all candidates campaign.
+//! What the holder can do with the keys of its term depends on what it knows about them: `leader` is as it was
+//! written when the term began, or it is absent, or it belongs to another candidate. If there is any reason
+//! against a hand-over, the holder releases the keys, and all candidates campaign.
 
 use super::{
     Action, CallId, Event, Failure, FailureKind, Known, LeaseId, LeaseTime, Machine, Moment, Reads,

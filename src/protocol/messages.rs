@@ -1,4 +1,4 @@
-//! What goes into the machine and what comes out of it.
+//! The inputs and the outputs of the machine.
 
 use super::{
     CallId, ElectionKey, Entry, FailOverLimit, Failure, FencingToken, LeaseId, Moment, Term,

@@ -1,4 +1,5 @@
-//! Rule 1, what is asked next: a connection, a look at the keys, a lease, a try. `calls.rs` decides when.
+//! Rule 1, the next request: a connection, a look at the keys, a lease, or a try. `calls.rs` decides when
+//! to send it.
 
 use super::{
     Action, Known, LeaseId, Machine, Moment, Question, State, Timing, Transaction,

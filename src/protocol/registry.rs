@@ -1,5 +1,5 @@
-//! Rule 22, the candidate's own seat: when it takes one, when it writes it again, and what is known of
-//! all seats.
+//! Rule 22, the candidate's own seat: when it takes a seat, when it writes the seat again, and what it
+//! knows about all seats.
 
 use super::{
     Action, CallId, Event, Failure, FailureKind, FencingToken, LeaseId, Machine, Moment, Reads,

@@ -1,5 +1,5 @@
-//! Which endpoint to ask next, how long to back off once all have failed, and what has been
-//! reported of that: for candidates, observers and commands alike.
+//! Decides which endpoint to ask next, and how long to back off after all have failed. Remembers
+//! what was reported about that. Candidates, observers and commands use it.
 
 use super::event::{Failure, FailureKind};
 use std::{num::NonZeroUsize, time::Duration};

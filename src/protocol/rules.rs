@@ -1,5 +1,5 @@
-//! The rules of candidates and leaders: what follows from what the keys show, from a lease that is
-//! gone and from the passing of time. The numbers are those of `docs/protocol.md`.
+//! The rules of candidates and leaders: what follows from the state of the keys, from the loss of a
+//! lease, and from the passing of time. The numbers of the rules are those of `docs/protocol.md`.
 
 use super::{
     Action, Beginning, CallId, Candidacy, ElectionKey, Entry, Event, FencingToken, Known, Lease,

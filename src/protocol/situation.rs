@@ -1,4 +1,4 @@
-//! What the two keys say about an election: the one place that decides who leads.
+//! Derives the state of an election from its two keys. Only this module decides who leads.
 
 use super::{ElectionKey, Entry};
 

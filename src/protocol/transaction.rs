@@ -1,10 +1,10 @@
 //! Transactions on the election's keys, as data: the machine builds them, and etcd and the
 //! simulator's model of it execute the same values.
 //!
-//! Another transaction costs a constructor here and its place in [`Machine`](super::Machine)'s
-//! choice of the next try. Another [`Effect`] is also executed in `src/etcd/transact.rs` and in
-//! `tests/simulation/etcd.rs`, where the compiler asks for it, and so is another [`Guard`]. What a
-//! command asks for stands in `src/etcd/questions.rs`.
+//! To add a transaction, write a constructor here, and add it to [`Machine`](super::Machine)'s
+//! choice of the next try. `src/etcd/transact.rs` and `tests/simulation/etcd.rs` must also execute
+//! each new [`Effect`] and each new [`Guard`]; the compiler shows where. The requests of commands
+//! are in `src/etcd/questions.rs`.
 
 use super::{ElectionKey, Entry, FencingToken, LeaseId, Seat, SeatNumber, Seats, Term};
 

@@ -1,4 +1,4 @@
-//! The two keys: as one answer shows them, and as far as this candidate knows them.
+//! The two keys: as one response shows them, and as this candidate knows them.
 
 use super::{
     Situation,

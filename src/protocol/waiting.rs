@@ -1,4 +1,4 @@
-//! Rule 19, a limited wait: a candidate that is not elected within it withdraws.
+//! Rule 19, a limited wait: a candidate that is not elected within its wait withdraws.
 
 use super::{Entry, Event, Machine, Moment, Settings, State};
 use std::time::Duration;

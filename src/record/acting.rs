@@ -1,7 +1,7 @@
 //! What a leader publishes about itself in `leader/acting`.
 //!
-//! Another field is written by [`ActingRecord::now`] and [`ActingRecord::encode`], read by
-//! [`ActingRecord::decode`], and shown by `src/observer.rs` and `src/daemon/render.rs`.
+//! To add a field, write it in [`ActingRecord::now`] and [`ActingRecord::encode`], read it in
+//! [`ActingRecord::decode`], and show it in `src/observer.rs` and `src/daemon/render.rs`.
 
 use super::{limit_from, seconds, time_from};
 use crate::{

@@ -1,4 +1,4 @@
-//! What `KEY/challenge` holds: who asks the leader to show that it is alive.
+//! The value of `KEY/challenge`: who asks the leader to show that it is alive.
 
 use serde_json::json;
 

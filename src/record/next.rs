@@ -1,4 +1,5 @@
-//! What `KEY/next` holds: which term is to be handed to the candidate to whose lease it is bound.
+//! The value of `KEY/next`: the term to hand over. The key is bound to the lease of the candidate
+//! that leads next.
 
 use crate::protocol::FencingToken;
 use serde_json::Value;

@@ -1,9 +1,9 @@
-//! Runs COMMAND again and again, one run at a time, each within a time limit.
+//! Runs COMMAND repeatedly, one run at a time, each with a time limit.
 //!
 //! There is no guard, because a run that outlives this process does not act as leader. If a run ends by
 //! itself, the processes that it leaves behind keep running, such as a server that it has started. At
-//! its time limit, what is left of a run is asked to stop, and then killed; processes that earlier runs
-//! have left behind are spared.
+//! the time limit, the processes of the run are asked to stop, and are then killed. Processes that
+//! earlier runs have left behind keep running.
 
 use super::{
     environment::remove_private_variables,

@@ -1,8 +1,8 @@
 //! The guard: a process between the daemon and COMMAND that stops and kills COMMAND in time.
 //!
-//! The guard has one thread, a clock of its own and no network, so that it kills in time even if
-//! the daemon is stopped, starved or dead. The daemon sends its orders over a socket; the end of
-//! that socket means that the daemon is gone.
+//! The guard has one thread, its own clock and no network. So it kills COMMAND in time even if the
+//! daemon is stopped, gets no processor time or is dead. The daemon sends its orders over a socket.
+//! The end of that socket means that the daemon is gone.
 
 use super::{
     environment::remove_private_variables,

@@ -1,5 +1,5 @@
-//! One run of COMMAND under its guard, as the daemon sees it: sends the guard its orders, receives
-//! its reports, and decides when the daemon has to kill in its place.
+//! The daemon's side of one run of COMMAND under a guard. It sends orders to the guard, receives
+//! the guard's reports, and decides when the daemon must kill COMMAND instead of the guard.
 
 use super::{
     command_log::CommandLog,

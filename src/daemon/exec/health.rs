@@ -1,4 +1,4 @@
-//! Runs the health command through a process of its own, the health runner.
+//! Runs the health command through a separate process, the health runner.
 //!
 //! - `runner`: what that process does.
 //! - `run`: one run of the health command.

@@ -1,5 +1,5 @@
-//! How a helper of the daemon begins: a process of this program that only the end of its socket to the
-//! daemon ends early.
+//! Starts a helper of the daemon: a process of this program that ends early only if its socket to the
+//! daemon ends.
 
 use super::reaping;
 use crate::daemon::signals;

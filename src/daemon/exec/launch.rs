@@ -1,7 +1,8 @@
-//! Starts this program once more: as the guard of a COMMAND, to revoke the lease of a daemon that is
-//! gone, or to run the health command.
+//! Starts another process of this program: to guard a COMMAND, to revoke the lease of a dead daemon,
+//! or to run the health command.
 //!
-//! The first two get the daemon's own command line, so that they have its options and do what it does:
+//! The first two get the daemon's own command line, so that they have the same options and settings as
+//! the daemon:
 //!
 //! ```text
 //! leader-election --guard LEASE SIGNAL OPTIONS -- COMMAND

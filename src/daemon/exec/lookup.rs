@@ -1,4 +1,4 @@
-//! Looks COMMAND up before the election, so that a missing one never leads.
+//! Looks up COMMAND before the election, so that a replica whose COMMAND is missing never leads.
 
 use crate::daemon::exit_code;
 use crate::printable::Printable;

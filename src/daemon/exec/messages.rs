@@ -1,5 +1,5 @@
-//! What the daemon and a guard send each other over their socket: lines of words, and standard
-//! input for COMMAND.
+//! The messages between the daemon and a guard over their socket: lines of words, and COMMAND's
+//! standard input.
 
 use crate::protocol::Moment;
 use rustix::{

@@ -1,4 +1,4 @@
-//! Reaps what a daemon without COMMAND adopts.
+//! Reaps the orphans that a daemon without COMMAND adopts.
 
 use super::children::Children;
 use std::{convert::Infallible, io};

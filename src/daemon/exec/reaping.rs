@@ -1,13 +1,13 @@
 //! Kills and reaps all descendants of this process.
 //!
 //! When a process ends, the kernel gives its children to the nearest ancestor that is a
-//! *subreaper*. A subreaper that kills all its children, again and again until it has none, has
-//! therefore killed all its descendants, however often they forked and whatever sessions they
-//! started. The guard, which is COMMAND's parent, and the daemon, which is the guard's parent, are
-//! both subreapers: if one of them dies, the other can still kill all that is left.
+//! *subreaper*. So a subreaper that kills its children repeatedly until it has none has killed all
+//! its descendants, no matter how often they forked and which sessions they started. The guard is
+//! COMMAND's parent, and the daemon is the guard's parent. Both are subreapers: if one of them
+//! dies, the other can still kill all processes that are left.
 //!
-//! Only children are ever killed. The kernel reuses the id of a process only after its parent has
-//! reaped it, so that a signal to a child can reach no other process.
+//! This module kills only children. The kernel reuses the id of a process only after its parent has
+//! reaped it, so a signal to a child cannot reach another process.
 
 use rustix::{
     io::Errno,

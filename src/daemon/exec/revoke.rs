@@ -1,5 +1,5 @@
-//! `--release`: revokes the lease of a daemon that is gone, so that another replica need not wait
-//! for its expiry.
+//! `--release`: revokes the lease of a dead daemon, so that another replica need not wait until the
+//! lease expires.
 
 use crate::daemon::signals::Signals;
 use crate::{

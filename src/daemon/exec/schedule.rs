@@ -1,11 +1,12 @@
-//! When COMMAND is asked to stop, and when it is killed.
+//! Decides when COMMAND is asked to stop, and when it is killed.
 //!
-//! COMMAND is asked to stop when its time gets short, or earlier if the daemon orders that. A while
-//! later, all that is left of COMMAND is killed. If COMMAND ends by itself, what it leaves behind is
-//! asked to stop then. Each order of the daemon moves these two moments, with two exceptions: once
-//! COMMAND was asked to stop because its time got short, no order gives it more time; and once it has
-//! ended by itself, only an order to stop does. A service manager sends COMMAND and the daemon the same
-//! signal, so that COMMAND may have ended before the order comes.
+//! COMMAND is asked to stop when its deadline is near, or earlier if the daemon orders that. Some time
+//! later, all processes of COMMAND that are left are killed. If COMMAND ends by itself, the processes
+//! that it leaves behind are asked to stop at that moment. Each order of the daemon moves these two
+//! moments, with two exceptions. If COMMAND was asked to stop because its deadline was near, no order
+//! gives it more time. If COMMAND has ended by itself, only an order to stop gives its processes more
+//! time: a service manager sends COMMAND and the daemon the same signal, so COMMAND may end before that
+//! order arrives.
 
 use crate::protocol::Moment;
 use std::time::Duration;

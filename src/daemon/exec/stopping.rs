@@ -1,10 +1,11 @@
-//! Which of COMMAND's processes get the signal to stop.
+//! Decides which of COMMAND's processes get the signal to stop.
 //!
-//! COMMAND's process group gets it at once: a shell, and what it runs, or all parts of a pipe. A
-//! process in another group, such as one behind `setsid`, is left to its parent, which may stop its
-//! children in an order of its own; if that parent ends, the guard becomes the parent, and gives the
-//! process the signal. That may be its second one, as nothing shows what its parent did. A process
-//! that is started later belongs to the clean-up, and gets none.
+//! COMMAND's process group gets the signal at once: a shell and the programs that it runs, or all
+//! parts of a pipe. A process in another group, such as one started with `setsid`, does not get it
+//! at once, because its parent may stop its children in a certain order. If that parent ends, the
+//! guard becomes the parent, and sends the signal. The process may get the signal twice, because the
+//! guard does not know what the parent did. A process that is started later gets no signal, because
+//! it belongs to the clean-up.
 
 use super::reaping;
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};

@@ -1,4 +1,4 @@
-//! What is known as JSON: the document that `/status` serves, and the parts of it that `/events` sends.
+//! The state as JSON: the document that `/status` serves, and its parts that `/events` sends.
 
 use super::{
     role::{RoleChange, Transition},

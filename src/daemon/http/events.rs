@@ -1,4 +1,4 @@
-//! `GET /events`: what is known, and then each change, as server-sent events.
+//! `GET /events`: sends the state, and then each change, as server-sent events.
 
 use super::{
     feed::{Feed, event_line},

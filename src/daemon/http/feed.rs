@@ -1,4 +1,4 @@
-//! What changes, as the lines that `/events` sends: it is rendered once, however many read it.
+//! Renders each change as the lines that `/events` sends: once, for all clients.
 
 use super::{
     document::{document, part, situation, terms, validity},

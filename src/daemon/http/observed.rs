@@ -1,4 +1,4 @@
-//! What a process knows that only observes an election.
+//! The state of a process that only observes an election.
 
 use super::{
     feed::Feed,

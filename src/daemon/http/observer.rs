@@ -1,4 +1,4 @@
-//! What `observe --http` serves, and what it asks etcd for that only a page needs.
+//! Serves `observe --http`, and asks etcd for the data that only the page needs.
 
 use super::{
     events::Events,

@@ -1,5 +1,5 @@
 //! `GET /presence`: a response that lasts as long as this replica leads, so that followers notice at once when it fails.
-//! `daemon/presence/body.rs` says what it consists of.
+//! `daemon/presence/body.rs` describes the body.
 
 use super::{routes::sentence, server::Lasts};
 use crate::{

@@ -1,4 +1,4 @@
-//! What a replica serves.
+//! Serves the state of a replica.
 
 use super::{
     events::Events,

@@ -1,4 +1,4 @@
-//! The role of this replica as others see it, and its changes.
+//! The role of this replica, as clients see it, and the changes of the role.
 
 use crate::{
     printable::Printable,

@@ -1,4 +1,4 @@
-//! The paths that the server has, and what each responds. A new path belongs in [`router`].
+//! The paths of the server, and their responses. Add a new path to [`router`].
 
 use super::{
     document::document, events::Events, format::Format, observed::ObserverState, page::page,

@@ -1,4 +1,5 @@
-//! What this process knows about an election at one instant, whether it takes part or only observes.
+//! The state of an election as this process knows it at one instant. The process takes part, or only
+//! observes.
 
 use super::role::{CurrentRole, Transition};
 use crate::{

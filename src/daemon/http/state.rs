@@ -1,4 +1,4 @@
-//! What this replica knows about itself and the election, and the rules that judge it.
+//! What this replica knows about itself and the election, and the rules that evaluate it.
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
-//! Decides for which state of the election COMMAND is run, and when: no clock, no process.
+//! Decides for which state of the election COMMAND runs, and when. It uses no clock and starts no
+//! process.
 
 use crate::protocol::Moment;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `step-down --to`: has the leader's term handed to a chosen candidate.
+//! `step-down --to`: asks the leader to hand its term to a chosen candidate.
 
 mod choice;
 mod request;

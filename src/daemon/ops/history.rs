@@ -1,4 +1,4 @@
-//! `history`: the last terms, how each began and ended.
+//! `history`: prints the last terms, and how each began and ended.
 
 use super::{ask::Asker, print, table::aligned};
 use crate::{

@@ -1,4 +1,4 @@
-//! `observe`: one line for each change of the leader and of the candidates, as it happens.
+//! `observe`: prints a line for each change of the leader and of the candidates, as it happens.
 
 use super::{
     super::{

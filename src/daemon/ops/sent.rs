@@ -1,4 +1,4 @@
-//! What becomes of a request that must not be repeated blindly.
+//! The outcome of a request that must not be repeated without a check.
 
 use crate::protocol::{Failure, FailureKind};
 use std::sync::atomic::{AtomicBool, Ordering};

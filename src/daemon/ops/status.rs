@@ -1,4 +1,4 @@
-//! `status`: who leads, where it can be reached, and who else takes part.
+//! `status`: prints the leader, its address, and the other candidates.
 
 use super::{ask::Asker, print, table::aligned};
 use crate::{

@@ -1,4 +1,4 @@
-//! `step-down`: ends the leader's term in order.
+//! `step-down`: ends the leader's term gracefully.
 
 use super::{
     ask::Asker,

@@ -1,4 +1,4 @@
-//! The address at which a leader serves its presence, and how it is reached.
+//! The address at which a leader serves its presence, and how to reach it.
 
 use crate::config::Endpoint;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};

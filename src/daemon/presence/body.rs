@@ -1,8 +1,8 @@
 //! The body of `GET /presence`, which lasts as long as the leader's term.
 //!
-//! It consists of lines. The first one, `token N`, names the term by its fencing token. A line `alive` follows four
-//! times in each fail-over limit, and `goodbye` when the term ends in order. A later version may send other lines; each
-//! of them counts as a sign of life.
+//! It consists of lines. The first line, `token N`, gives the fencing token of the term. Then a line `alive` follows
+//! four times in each fail-over limit. A line `goodbye` follows when the term ends gracefully. A later version may send
+//! other lines; each line shows that the leader is alive.
 
 use crate::protocol::{FailOverLimit, FencingToken};
 use std::{mem, time::Duration};

@@ -1,4 +1,4 @@
-//! Says which candidates have come and gone, and which are unhealthy or no longer so.
+//! Renders which candidates have joined or left, and which have become unhealthy or healthy again.
 
 use super::{
     address_clause, candidate_name, full_sentence, health, shows_priorities, unhealthy_sentence,

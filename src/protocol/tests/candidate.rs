@@ -1,4 +1,4 @@
-//! How a candidate comes to lead, or does not.
+//! How a candidate becomes the leader, or does not.
 
 use super::harness::{Harness, MILLI, OTHER, SECOND, follower, held_by, key, view};
 use crate::protocol::{

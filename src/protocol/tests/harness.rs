@@ -1,4 +1,4 @@
-//! A machine whose network and clock are the test.
+//! A machine whose network and clock the test controls.
 
 use crate::protocol::{
     Action, CallId, Effect, ElectionKey, Entry, Event, Failure, FailureKind, Input, KeptAlive,

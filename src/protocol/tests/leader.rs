@@ -1,4 +1,4 @@
-//! What a leader does, until it has let go.
+//! What a leader does, until it has given up its term.
 
 use super::harness::{Harness, MILLI, OTHER, SECOND, held_by, key, leader, unreachable, view};
 use crate::protocol::{

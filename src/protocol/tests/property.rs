@@ -1,4 +1,4 @@
-//! Whatever befalls a machine, it keeps what the protocol promises.
+//! Whatever happens to a machine, it keeps the protocol's guarantees.
 
 use super::harness::{Harness, MILLI, OTHER, SECOND, held_by, key, unreachable};
 use crate::protocol::{Action, CallId, ElectionKey, Input, KeptAlive, LeaseId, Moment, Role, Term};

@@ -1,4 +1,4 @@
-//! What the health runner sends to the daemon, as lines of words.
+//! The reports of the health runner to the daemon, as lines of words.
 
 use crate::daemon::exec::reaping::ChildEnd;
 use std::{

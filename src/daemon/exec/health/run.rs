@@ -1,4 +1,4 @@
-//! One run of the health command, as the health runner sees it.
+//! The health runner's side of one run of the health command.
 
 use super::report::{Outcome, Report};
 use crate::{daemon::exec::reaping::ChildEnd, protocol::Moment};

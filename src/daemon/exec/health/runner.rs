@@ -1,7 +1,9 @@
-//! The health runner: a process that runs the health command at each interval, and leaves nothing of a run.
+//! The health runner: a process that runs the health command at each interval, and lets no process of a run
+//! survive.
 //!
-//! It kills what is left of a run once the health command's own process has ended, or has taken too long. The
-//! end of its socket means that the daemon is gone: it kills everything at once, and ends.
+//! When the health command's own process has ended, or has taken too long, the runner kills all processes of
+//! the run that are left. The end of the runner's socket means that the daemon is gone. Then the runner kills
+//! everything at once, and ends.
 
 use super::{
     report::{Outcome, Report},

@@ -1,4 +1,4 @@
-//! Which candidate an operator has chosen to lead next.
+//! Finds the candidate that an operator has chosen to lead next.
 
 use crate::{
     config::LeaderKey,

@@ -1,4 +1,5 @@
-//! The request to hand a term to a chosen candidate: sent, and followed until that one acts.
+//! Sends the request to hand a term to a chosen candidate, and follows it until that candidate
+//! acts.
 
 use super::choice::Listed;
 use crate::{
