@@ -9,11 +9,11 @@ use crate::{
 };
 use std::time::SystemTime;
 
-/// The candidates of an election that have a seat: the leader first, then the others in the order in which
-/// they would follow it.
+/// The candidates that have a seat: the leader first, then the others in the order in which they would follow the
+/// leader.
 ///
-/// A candidate of an earlier version has no seat, nor has one whose etcd role may not write it. They take
-/// part without being listed.
+/// A candidate of an earlier version has no seat. Neither has one whose etcd role may not write a seat. These
+/// candidates take part without being listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Candidates {
@@ -29,31 +29,33 @@ pub struct Candidates {
 pub struct ListedCandidate {
     /// Its seat.
     pub seat: SeatNumber,
-    /// Its lease, which distinguishes it from all others, even of the same name.
+    /// Its lease. It distinguishes the candidate from all others, even from one with the same name.
     pub lease: LeaseId,
-    /// Its name. Anyone who may write the seat chose this text and the others.
+    /// Its name. This text and the others can be anything, because anyone who may write the seat can choose them.
     pub name: Option<String>,
     /// How to reach it while it leads.
     pub address: Option<String>,
     /// The version of its program.
     pub version: Option<String>,
-    /// Since when it takes part, by its own wall clock.
+    /// When it began to take part, by its own wall clock.
     pub since: Option<SystemTime>,
     /// Its priority; 0 if the seat lacks it.
     pub priority: i32,
-    /// Whether it is healthy, if it says so. No term is handed to one that is not, and it does not campaign.
+    /// Whether it is healthy, if it reports that. An unhealthy candidate does not campaign, and no term is handed to
+    /// it.
     pub healthy: Option<bool>,
-    /// Why it is not healthy, such as the text that it gave to
+    /// Why it is unhealthy, such as the text that was passed to
     /// [`Candidate::stand_back`](crate::Candidate::stand_back).
     pub reason: Option<String>,
     /// Whether it leads.
     pub leads: bool,
-    /// Within which time it responds to a challenge when it leads, if it does.
+    /// The time within which it responds to a challenge when it leads; `None` if it does not respond to challenges.
     pub fail_over: Option<FailOverLimit>,
 }
 
 impl Candidates {
-    /// Returns the candidates as another candidate last read them; `None` if it has not, or may not.
+    /// Returns the candidates as the candidate with this status last read them; `None` if it has not read them, or may
+    /// not read them.
     #[must_use]
     pub fn of(status: &Status) -> Option<Self> {
         let seats = status.seats.as_deref()?;
@@ -100,14 +102,15 @@ impl Candidates {
     }
 }
 
-/// The place of a candidate in the list. Those of one rank are in the order of their priorities, then of their seats' age.
+/// The rank of a candidate in the list. Candidates with the same rank are ordered by priority, then by the age of their
+/// seats.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Leads,
     /// An operator has chosen it to follow.
     Chosen,
     Waits,
-    /// It leads no more, and lets others go first.
+    /// It no longer leads, and lets others go first.
     Stops,
     /// It cannot lead, as it says.
     StandsBack,

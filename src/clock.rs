@@ -18,8 +18,8 @@ use tokio::io::unix::AsyncFd;
 
 /// Returns the present moment.
 ///
-/// It is one and the same for all processes of a machine, and [`std::time::Instant`] would not
-/// do: on Linux that stops while the machine sleeps, so that a lease would seem to last on.
+/// The clock is the same for all processes of a machine. [`std::time::Instant`] cannot be used: on
+/// Linux, it stops while the machine sleeps, so an expired lease would seem to be valid.
 #[must_use]
 #[allow(
     clippy::disallowed_methods,
@@ -45,10 +45,10 @@ pub(crate) fn create_timer() -> io::Result<OwnedFd> {
     Ok(timer)
 }
 
-/// Lets a timer fire at `moment` instead of whatever it was set to.
+/// Makes a timer fire at `moment`, instead of the moment that was set before.
 ///
 /// # Errors
-/// If the kernel refuses, which it has no reason to.
+/// If the kernel refuses. There is no known reason for that.
 pub(crate) fn set_timer(timer: impl AsFd, moment: Moment) -> io::Result<()> {
     let since_origin = moment.since_origin();
     let setting = Itimerspec {
@@ -85,12 +85,12 @@ impl Alarm {
         Ok(Self { timer })
     }
 
-    /// Waits until `moment`; for ever if there is none.
+    /// Waits until `moment`; forever if there is none.
     ///
     /// Cancel safe: each call sets the timer anew.
     ///
     /// # Errors
-    /// If the kernel refuses, which it has no reason to.
+    /// If the kernel refuses. There is no known reason for that.
     pub async fn wait_until(&mut self, moment: Option<Moment>) -> io::Result<()> {
         let Some(moment) = moment else {
             return std::future::pending().await;

@@ -62,8 +62,8 @@ pub enum InvalidText {
     ReservedKey,
 }
 
-/// The name of a candidate: what the `leader` key holds while it leads. It has up to 255 bytes,
-/// no control character, and no white space at its ends.
+/// The name of a candidate. The `leader` key holds it while the candidate leads. It has up to 255 bytes, no control
+/// character, and no white space at its ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(String);
 
@@ -84,7 +84,7 @@ impl FromStr for Name {
     }
 }
 
-/// How a candidate is reached while it leads: a text as a [`Name`] may be, such as an IP address or a
+/// How to reach a candidate while it leads: a text with the same restrictions as a [`Name`], such as an IP address or a
 /// URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address(String);
@@ -149,16 +149,17 @@ impl Config {
     /// How long a leader lets a better candidate wait, by default.
     const PRIORITY_DELAY: Duration = Duration::from_secs(30);
 
-    /// Sets the priority, which is 0 by default. Terms are handed to the candidate with the highest one, and a
-    /// leader yields to a candidate with a higher one.
+    /// Sets the priority, which is 0 by default. A leader hands its term over to the candidate with the highest
+    /// priority, and it yields to a candidate with a higher priority than its own.
     #[must_use]
     pub fn with_priority(mut self, priority: i32) -> Self {
         self.priority = priority;
         self
     }
 
-    /// Sets how long another candidate must have had a higher priority, and have been able to lead, before this one
-    /// yields to it when it leads: 30 s by default; `None`: it never does.
+    /// Sets the delay before this candidate, as the leader, yields to another one. The other candidate must have had a
+    /// higher priority, and must have been able to lead, for this long. The default is 30 s. With `None`, this
+    /// candidate never yields.
     #[must_use]
     pub fn with_priority_delay(mut self, delay: Option<Duration>) -> Self {
         self.priority_delay = delay;
@@ -179,7 +180,7 @@ impl Config {
         self.priority
     }
 
-    /// Returns how long a leader lets a better candidate wait.
+    /// Returns the delay before this candidate, as the leader, yields to one with a higher priority.
     #[must_use]
     pub fn priority_delay(&self) -> Option<Duration> {
         self.priority_delay
@@ -191,28 +192,27 @@ impl Config {
         self.stands_back.as_deref()
     }
 
-    /// Sets how to reach this candidate while it leads, for all who observe the election.
+    /// Sets how to reach this candidate while it leads. All observers of the election see this address.
     #[must_use]
     pub fn with_address(mut self, address: Address) -> Self {
         self.address = Some(address);
         self
     }
 
-    /// Sets the key that the election is about.
+    /// Sets the key of the election.
     #[must_use]
     pub fn with_leader_key(mut self, leader_key: LeaderKey) -> Self {
         self.leader_key = leader_key;
         self
     }
 
-    /// Sets the lease TTL (a failed leader is replaced within about the TTL plus one second) and the
-    /// grace, which is the time to stop when leadership is being lost:
-    /// [`Leadership::lost`](crate::Leadership::lost) returns that long before the deadline. The grace
-    /// is zero if what acts only compares clocks.
+    /// Sets the lease TTL and the grace. A failed leader is replaced within about the TTL plus one second. The grace is
+    /// the time to stop if the lease cannot be renewed: [`Leadership::lost`](crate::Leadership::lost) returns that long
+    /// before the deadline. Choose a grace of zero if the leader only compares clocks before it acts.
     ///
     /// # Errors
-    /// If one bad endpoint could then cost a healthy leader its term. A `grace` of up to a fifth
-    /// of the TTL always fits.
+    /// If these values would let one bad endpoint end the term of a healthy leader. A `grace` of up to a fifth of the
+    /// TTL always fits.
     pub fn with_ttl_and_grace(mut self, ttl: Ttl, grace: Duration) -> Result<Self, InvalidConfig> {
         if !Timing::new(ttl.as_duration(), grace).survives_a_bad_endpoint() {
             return Err(InvalidConfig::Grace { ttl, grace });
@@ -222,8 +222,8 @@ impl Config {
         self.check_fail_over()
     }
 
-    /// Lets another candidate take over soon after this one has failed as the leader, instead of when its lease has
-    /// ended: about 1.1 × `limit` after a follower has noticed.
+    /// Lets another candidate take over soon if this one fails as the leader: about 1.1 × `limit` after a follower has
+    /// noticed the failure, instead of after the lease has expired.
     ///
     /// The cost: while it leads, this candidate sends etcd a keepalive and a read every fifth of the limit. Its term ends
     /// 0.9 × `limit` after it sent the last request that was answered. So a response must take less than 0.7 × `limit`,
@@ -256,13 +256,14 @@ impl Config {
         }
     }
 
-    /// Returns within which time the candidate responds to a challenge when it leads, if it does.
+    /// Returns the time within which the candidate responds to a challenge when it leads; `None` if it has no fail-over
+    /// limit.
     #[must_use]
     pub fn fail_over(&self) -> Option<FailOverLimit> {
         self.fail_over
     }
 
-    /// Sets how long what acts may take to finish when it is asked to, while its lease is kept.
+    /// Sets how long the leader may take to finish in a graceful stop. Its lease is kept meanwhile.
     #[must_use]
     pub fn with_stop_timeout(mut self, stop_timeout: Duration) -> Self {
         self.stop_timeout = stop_timeout;
@@ -270,12 +271,11 @@ impl Config {
     }
 
     /// Limits how long the candidate waits to lead, from its start and again after each of its terms.
-    /// Then it reports [`Event::GaveUp`](crate::Event::GaveUp) and withdraws. By default, it waits as
-    /// long as it takes.
+    /// Then it reports [`Event::GaveUp`](crate::Event::GaveUp) and withdraws. By default, it waits without a limit.
     ///
     /// With a wait of zero, it tries once: it looks at the keys before it asks for a lease, and
-    /// withdraws as soon as it sees that another candidate leads or may still be acting. If etcd does
-    /// not respond, that takes up to 8 s.
+    /// withdraws as soon as it sees that another candidate leads or may still be acting. If etcd does not respond, it
+    /// withdraws after up to 8 s.
     #[must_use]
     pub fn with_wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
@@ -297,7 +297,7 @@ impl Config {
         self
     }
 
-    /// Returns how long the candidate waits to lead, if that is limited.
+    /// Returns how long the candidate waits to lead; `None` if there is no limit.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
         self.wait
@@ -327,7 +327,7 @@ impl Config {
         &self.name
     }
 
-    /// Returns the key that the election is about.
+    /// Returns the key of the election.
     #[must_use]
     pub fn leader_key(&self) -> &LeaderKey {
         &self.leader_key
@@ -339,13 +339,13 @@ impl Config {
         self.ttl
     }
 
-    /// Returns the time that what acts gets when leadership is being lost.
+    /// Returns the time that the leader gets to stop if the lease cannot be renewed.
     #[must_use]
     pub fn grace(&self) -> Duration {
         self.grace
     }
 
-    /// Returns how long what acts may take to finish when it is asked to.
+    /// Returns how long the leader may take to finish in a graceful stop.
     #[must_use]
     pub fn stop_timeout(&self) -> Duration {
         self.stop_timeout
@@ -359,10 +359,10 @@ pub enum InvalidConfig {
     /// There is no endpoint.
     #[error("at least one endpoint is needed")]
     NoEndpoint,
-    /// TLS is wanted, and an endpoint is given as an http URL.
+    /// TLS is configured, but an endpoint is an http URL.
     #[error("an http:// endpoint cannot be spoken to by TLS; give https:// or host:port")]
     PlainEndpoint,
-    /// One bad endpoint could cost a healthy leader its term.
+    /// One bad endpoint could end the term of a healthy leader.
     #[error(
         "a grace of {grace:?} does not fit a TTL of {ttl}: one bad endpoint could cost a healthy \
          leader its term; a fifth of the TTL always fits"

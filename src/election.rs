@@ -21,7 +21,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// An election, to take part in.
+/// An election in which this process can take part.
 #[derive(Debug)]
 pub struct Election {
     config: Config,
@@ -29,7 +29,7 @@ pub struct Election {
 }
 
 impl Election {
-    /// Creates an election from its configuration; nothing is asked of etcd yet.
+    /// Creates an election from its configuration. This does not send anything to etcd yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
@@ -38,8 +38,8 @@ impl Election {
         }
     }
 
-    /// Returns a stream of what happens in this election. Events wait until they are read or the stream
-    /// is dropped; a second call ends the first one's stream.
+    /// Returns a stream of what happens in this election. Events wait until they are read or the stream is dropped. A
+    /// second call ends the stream of the first call.
     #[must_use]
     pub fn events(&mut self) -> Events {
         let (events, received) = mpsc::unbounded_channel();
@@ -47,15 +47,15 @@ impl Election {
         Events(received)
     }
 
-    /// Takes part, from now on until the candidate withdraws or is dropped.
+    /// Takes part in the election until the candidate withdraws or is dropped.
     ///
-    /// Must be called within a tokio runtime that drives I/O and time. Be ready to
-    /// act: call [`Candidate::elected`] and hold what it returns for as long as you act. A leadership
-    /// that is not taken within a TTL is taken back, and another candidate leads.
+    /// Must be called within a tokio runtime that drives I/O and time. Be ready to act: call [`Candidate::elected`],
+    /// and hold the returned leadership for as long as you act. If you do not call it within a TTL after this candidate
+    /// was elected, the leadership is taken back, and another candidate leads.
     ///
     /// # Errors
-    /// If the system gives no timer. An unreachable etcd is not an error: the
-    /// candidate retries until it responds.
+    /// If the system cannot create a timer. An unreachable etcd is not an error: the candidate retries until it
+    /// responds.
     pub fn join(self) -> io::Result<Candidate> {
         let (commands, commands_received) = mpsc::unbounded_channel();
         let (leaderships, leaderships_received) = mpsc::unbounded_channel();
@@ -81,7 +81,7 @@ impl Election {
 pub struct Events(mpsc::UnboundedReceiver<Event>);
 
 impl Events {
-    /// Waits for the next event; `None` once the candidate takes no part any more.
+    /// Waits for the next event; `None` once the candidate no longer takes part.
     ///
     /// Cancel safe.
     pub async fn next(&mut self) -> Option<Event> {
@@ -89,7 +89,7 @@ impl Events {
     }
 }
 
-/// A participant in an election. Dropping it withdraws it; that goes on in the background.
+/// A participant in an election. If it is dropped, it withdraws in the background.
 #[derive(Debug)]
 pub struct Candidate {
     commands: mpsc::UnboundedSender<Command>,
@@ -100,10 +100,10 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Waits until this candidate leads; `None` once it takes no part any more.
+    /// Waits until this candidate leads; `None` once it no longer takes part.
     ///
-    /// Cancel safe: a leadership that began meanwhile is returned by the next call, unless that
-    /// comes more than a TTL later.
+    /// Cancel safe: the next call returns a leadership that began meanwhile, unless the call comes more than a TTL
+    /// later.
     pub async fn elected(&mut self) -> Option<Leadership> {
         loop {
             let leadership = self.leaderships.recv().await?;
@@ -113,23 +113,23 @@ impl Candidate {
         }
     }
 
-    /// Returns the status, now and from now on. [`Leader::of`](crate::observer::Leader::of) finds in it
-    /// who leads and how to reach it.
+    /// Returns a channel with the present status and each later one. [`Leader::of`](crate::observer::Leader::of) finds
+    /// the leader in a status, and how to reach it.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
-    /// Returns the candidates that are listed, as last read, this one included; `None` if they are not
-    /// known, or the etcd role may not read them. [`Candidates::of`] finds them in a later status.
+    /// Returns the listed candidates, including this one, as last read; `None` if they are not known, or the etcd role
+    /// may not read them. [`Candidates::of`] finds them in a later status.
     #[must_use]
     pub fn candidates(&self) -> Option<Candidates> {
         Candidates::of(&self.status.borrow())
     }
 
-    /// Returns the records of the last terms, the oldest first, as this candidate last read them: when it
-    /// begins to lead, and soon after it or another candidate does. `None` until then, and if the etcd user may
-    /// not read them.
+    /// Returns the records of the last terms, the oldest first, as this candidate last read them. It reads them when it
+    /// begins to lead, and soon after it or another candidate has begun to lead. `None` before the first read, and if
+    /// the etcd user may not read them.
     #[must_use]
     pub fn terms(&self) -> watch::Receiver<Option<Arc<[TermRecord]>>> {
         self.terms.subscribe()
@@ -141,9 +141,10 @@ impl Candidate {
         Liveness(self.commands.downgrade())
     }
 
-    /// Stands back: this candidate does not campaign, nobody hands a term to it, and a leadership of it is lost with
-    /// [`LossReason::StoodBack`](crate::LossReason::StoodBack), to be handed to another candidate. It stays listed, with
-    /// the reason; another call while it stands back gives another reason, which costs a write.
+    /// Stands back: this candidate does not campaign, and nobody hands a term to it. If it leads, its leadership is
+    /// lost with [`LossReason::StoodBack`](crate::LossReason::StoodBack), and is handed to another candidate. The
+    /// candidate stays listed, with the reason. Another call while it stands back changes the reason, which costs a
+    /// write.
     pub fn stand_back(&self, reason: impl Into<String>) {
         // If the driver is gone, so is the candidate.
         let _ = self.commands.send(Command::StandBack(reason.into()));
@@ -154,36 +155,34 @@ impl Candidate {
         let _ = self.commands.send(Command::StandForward);
     }
 
-    /// Takes in what is known, from outside etcd, of the leader of the term with this token, such as by a connection
-    /// to it. If its term has a fail-over limit, [`Presence::Broken`] makes this candidate challenge it. A wrong
-    /// suspicion costs the leader a small write.
+    /// Reports what is known, from a source other than etcd, about the leader of the term with this token. The source
+    /// can be a connection to the leader. If the leader's term has a fail-over limit, [`Presence::Broken`] makes this
+    /// candidate challenge the leader. A wrong suspicion costs the leader a small write.
     ///
-    /// Without a report of [`Presence::Connected`], this candidate asks etcd twice in a limit how long the leader's
-    /// lease lasts.
+    /// Without a report of [`Presence::Connected`], this candidate asks etcd about the leader's lease twice per limit.
     pub fn report_presence(&self, of: FencingToken, presence: Presence) {
         // If the driver is gone, so is the candidate.
         let _ = self.commands.send(Command::Presence(of, presence));
     }
 
-    /// Asks to take part no more: leadership is lost with [`LossReason::Withdrawn`](crate::LossReason::Withdrawn), and once it has been
-    /// dropped, the lease is revoked. [`withdraw`](Self::withdraw) waits for that.
+    /// Begins to withdraw: leadership is lost with [`LossReason::Withdrawn`](crate::LossReason::Withdrawn). Once the
+    /// leadership has been dropped, the lease is revoked. [`withdraw`](Self::withdraw) waits for that.
     ///
-    /// Call this before you drop a leadership that you hold. A candidate whose leadership is dropped first takes part in
-    /// the next election until it withdraws, which costs etcd another lease.
+    /// Call this before you drop a leadership that you hold. If you drop the leadership first, the candidate takes part
+    /// in the next election until it withdraws, which costs etcd another lease.
     pub fn begin_withdrawal(&self) {
         // If the driver is gone, so is the candidate.
         let _ = self.commands.send(Command::Withdraw);
     }
 
-    /// Withdraws, and waits until this candidate takes no part any more: until every leadership
-    /// of it has been dropped and its lease is revoked, or that has been tried for long enough.
-    /// It also waits for the record of how its last term ended, for a fifth of the TTL (5 s) at most.
+    /// Withdraws, and waits until this candidate no longer takes part. That is when all its leaderships have been
+    /// dropped and its lease is revoked, or when revoking has been tried for long enough. It also waits until the end
+    /// of its last term is recorded, for at most a fifth of the TTL (and at most 5 s).
     ///
-    /// Cancelling the wait does not take the request back: the candidate withdraws nevertheless, in the
-    /// background.
+    /// Cancelling the wait does not cancel the request: the candidate withdraws nevertheless, in the background.
     ///
     /// # Errors
-    /// If the election ended by itself, which is a bug in this program or of its system.
+    /// If the election ended by itself. That is a bug in this program or in its system.
     pub async fn withdraw(mut self) -> io::Result<()> {
         self.begin_withdrawal();
         // One that nobody has taken would never be dropped.

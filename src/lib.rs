@@ -41,15 +41,16 @@
 //! ```
 //!
 //! [`Leadership::put_if_leading`] writes a key only if the term is not over. In the same way,
-//! [`Leadership::complete`] records that a job is done which must run once in all processes together:
+//! [`Leadership::complete`] records that a job is done. It is for a job that all processes together must
+//! run once:
 //!
 //! ```no_run
 //! # use leader_election::{Cluster, Config, Election};
 //! # async fn run(cluster: Cluster) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config::new("replica-1".parse()?, cluster).with_job("migrate-42".parse()?);
 //! let mut candidate = Election::new(config).join()?;
-//! // `None`: the candidate has withdrawn, because the job is done, here or elsewhere; or, after
-//! // `Event::JobDenied`, because its etcd user may not record the job.
+//! // `None`: the candidate has withdrawn. Either the job is done, here or elsewhere, or its etcd user may
+//! // not record the job (`Event::JobDenied`).
 //! while let Some(leadership) = candidate.elected().await {
 //!     // Do the job, which may have been done in part before …
 //!     if let Err(error) = leadership.complete().await {
@@ -63,27 +64,29 @@
 //! # Cancel safety
 //!
 //! [`Candidate::elected`], [`Leadership::lost`], [`Events::next`] and [`Observer::next`] lose
-//! nothing when they are dropped before they return, as `tokio::select!` does: call them again.
-//! Dropping [`Leadership::resign`] or [`Candidate::withdraw`] does not take the request back: it is
+//! nothing if they are dropped before they return, for example by `tokio::select!`: call them again.
+//! Dropping [`Leadership::resign`] or [`Candidate::withdraw`] does not cancel the request: it is
 //! carried out in the background. Dropping [`Leadership::complete`] ends the term, with or without the
 //! record.
 //!
 //! # Guarantees
 //!
-//! Among processes that follow this protocol, at most one acts as leader at any instant, provided
-//! that the leader's clock runs at no less than 0.9 of the rate of etcd's (with
-//! [`Config::with_fail_over`]: that the clock of every candidate runs at 0.9 to 1.1 times the true rate), that the process is not
-//! paused between asking whether it leads and acting, that nobody but its holder removes or
-//! overwrites `leader/acting` or revokes its lease, that endpoints are etcd members (no
-//! grpc-proxy: it answers keepalives from a stream of its own), and that etcd keeps its own
-//! promises (3.4.42, 3.5.28, 3.6.9 or later, which fix stale linearizable reads after a pause,
-//! etcd #20418; and no restored backup).
+//! Among processes that follow this protocol, at most one acts as leader at any instant, provided that:
+//!
+//! - The leader's clock runs at no less than 0.9 of the rate of etcd's clock. With
+//!   [`Config::with_fail_over`], the clock of every candidate runs at 0.9 to 1.1 times the true rate.
+//! - The process is not paused between asking whether it leads and acting.
+//! - Nobody but its holder removes or overwrites `leader/acting`, or revokes its lease.
+//! - The endpoints are etcd members. A grpc-proxy is not one: it answers keepalives from its own stream.
+//! - etcd keeps its own promises. Versions 3.4.42, 3.5.28, 3.6.9 and later do: they fix stale linearizable
+//!   reads after a pause (etcd #20418). A restored backup breaks these promises.
 //!
 //! # Limits
 //!
-//! If one of these fails, only the [`FencingToken`], checked by the resource that is acted upon,
-//! protects fully: two leaders may overlap for less than the TTL. When faults stop, a candidate leads
-//! within about 2.5 times the TTL; until then perhaps none does, since safety comes first.
+//! If one of these conditions fails, two leaders may overlap for less than the TTL. Then only the
+//! [`FencingToken`] protects fully, if the resource that the leader acts upon checks it. When faults
+//! stop, a candidate leads within about 2.5 times the TTL. Until then, there may be no leader, because
+//! safety comes first.
 //! `docs/protocol.md` has the rules, their proof, and the simulation that tests them.
 
 // Not in Cargo.toml, which would switch them on for tests, benches and examples as well.

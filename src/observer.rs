@@ -20,12 +20,11 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Follows who leads in an election, and who else takes part, without taking part itself.
 ///
-/// It has no lease, and needs an etcd role that may read the two keys. It continues through restarts
-/// of etcd and misses no change: after an interruption it continues the history of the two keys where
-/// it stopped.
+/// It has no lease, and needs an etcd role that may read the two keys. It survives restarts of etcd and
+/// misses no change: after an interruption, it continues in the history of the two keys where it stopped.
 ///
-/// The candidates are reported as they are, and not each change of them. If the role may not read their
-/// seats, which are below `KEY/candidates/`, and `KEY/next`, only the leader is reported.
+/// For the candidates, it reports the present list, not each change. If the role may not read `KEY/next`
+/// and the candidates' seats below `KEY/candidates/`, it reports only the leader.
 #[derive(Debug)]
 pub struct Observer {
     observed: mpsc::Receiver<Observed>,
@@ -63,9 +62,9 @@ impl Observer {
 
     /// Waits for the next observation: first the state, then each change.
     ///
-    /// An unreachable etcd does not end it. `None` comes only after a bug in this program.
+    /// An unreachable etcd does not end the observer. It returns `None` only after a bug in this program.
     ///
-    /// Cancel safe: what is not returned is returned by the next call.
+    /// Cancel safe: the next call returns what this one did not.
     pub async fn next(&mut self) -> Option<Observed> {
         self.observed.recv().await
     }
@@ -87,11 +86,11 @@ impl Drop for Observer {
 pub enum Observed {
     /// The state of the election: at first, and after each change.
     State(ElectionState),
-    /// The candidates that are listed: after the first state, and whenever they are no longer as last
-    /// reported. That is also the case if another one of them leads.
+    /// The listed candidates: after the first state, and whenever the list differs from the last report.
+    /// It also differs if another candidate leads.
     Candidates(Candidates),
     /// etcd refuses to show the candidates: the role may not read `KEY/candidates/` and `KEY/next`.
-    /// Reported once; if they are shown later, they are reported.
+    /// Reported once. If etcd shows the candidates later, they are reported.
     CandidatesUnknown {
         /// What etcd said.
         failure: Failure,
@@ -104,7 +103,7 @@ pub enum Observed {
     },
     /// etcd went back in its history (a restored backup), or is another etcd. The state follows.
     HistoryWentBack,
-    /// Every endpoint has failed; reported once, until one responds again.
+    /// Every endpoint has failed. This is not reported again before an endpoint has responded.
     Unanswered {
         /// The endpoint that failed first, by its place in the list.
         endpoint: usize,
@@ -130,10 +129,10 @@ pub struct ElectionState {
     pub situation: Situation,
     /// The leader, if there is one.
     pub leader: Option<Leader>,
-    /// The key `leader/acting`: while it exists, its holder may be acting, and no other can.
+    /// The key `leader/acting`: while it exists, its holder may be acting, and nobody else can act.
     pub acting: Option<Acting>,
-    /// A key that is bound to no lease, with what it holds: someone wrote it by hand, and no
-    /// candidate can be elected until it is deleted.
+    /// A key that is bound to no lease, with its value. Somebody wrote it by hand, and no candidate can be
+    /// elected until it is deleted.
     pub without_lease: Option<(ElectionKey, Arc<[u8]>)>,
 }
 
@@ -141,23 +140,23 @@ pub struct ElectionState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Leader {
-    /// Its name as it came: anyone who may write the key chose it, and it may not be UTF-8.
+    /// Its name, unchecked: anyone who may write the key can choose it, and it may not be UTF-8.
     pub name: Arc<[u8]>,
-    /// Orders its term among all.
+    /// The token that orders its term among all terms.
     pub token: FencingToken,
     /// Its lease.
     pub lease: LeaseId,
-    /// How to reach it, if it says so.
+    /// How to reach it, if it publishes that.
     pub address: Option<String>,
-    /// When the term began: by the holder's wall clock if it was elected, by its predecessor's if the term
-    /// was handed over. `None` if it does not say so.
+    /// When the term began: by the leader's wall clock if it was elected, by its predecessor's if the term
+    /// was handed over. `None` if that is not published.
     pub since: Option<SystemTime>,
-    /// Whether `leader/acting` is of the same term: [`Situation::Led`]. If not, the situation is
-    /// [`Situation::LedWithoutActing`].
+    /// Whether `leader/acting` belongs to the same term. If so, the situation is [`Situation::Led`],
+    /// otherwise [`Situation::LedWithoutActing`].
     pub acts: bool,
     /// Whether it took over from a leader that did not respond to a challenge.
     pub took_over: bool,
-    /// Within which time it responds to a challenge, if it does.
+    /// The time within which it responds to a challenge; `None` if its term has no fail-over limit.
     pub fail_over: Option<FailOverLimit>,
 }
 
@@ -165,9 +164,9 @@ pub struct Leader {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Acting {
-    /// What its `leader/acting` key says about it.
+    /// The value of its `leader/acting` key.
     pub record: ActingRecord,
-    /// The lease with which the key ends, if it is not removed before.
+    /// The lease to which the key is bound. The key ends with it, if it is not removed before.
     pub lease: Option<LeaseId>,
 }
 

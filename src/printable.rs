@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write};
 
-/// Displays bytes from an untrusted source so that they cannot do harm where they are printed.
+/// Displays bytes from an untrusted source, so that they are safe to print.
 ///
-/// Control characters, new lines, bidirectional and other invisible characters, quotes,
-/// backslashes and bytes that are not UTF-8 come out as escapes; what is longer than
+/// Control characters, line breaks, bidirectional and other invisible characters, quotes,
+/// backslashes and bytes that are not UTF-8 are printed as escapes. A text that is longer than
 /// [`Printable::LONGEST`] bytes is cut.
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<'a>(pub &'a [u8]);

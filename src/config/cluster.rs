@@ -4,7 +4,7 @@ use super::{InvalidConfig, Password};
 use crate::etcd::Connections;
 use std::{fmt, net::Ipv6Addr, num::NonZeroUsize, path::PathBuf, str::FromStr, sync::Arc};
 
-/// Where one member of the etcd cluster can be reached.
+/// The address of one member of the etcd cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     given: String,
@@ -91,15 +91,15 @@ pub enum InvalidEndpoint {
     Scheme,
 }
 
-/// How etcd proves who it is, and how this candidate does.
+/// The TLS settings: how etcd proves its identity, and how this candidate proves its own.
 ///
-/// The files are read anew for each connection, so that they can be replaced while it runs.
+/// The files are read again for each connection, so they can be replaced while the program runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tls {
-    /// The certificates of the authorities to trust, as PEM; the system's where there are none.
+    /// The file with the certificates of the trusted authorities, as PEM; `None`: those of the system.
     pub authorities: Option<PathBuf>,
-    /// This candidate's own certificate and its key, as PEM.
+    /// The files with this candidate's own certificate and its key, as PEM.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -121,11 +121,12 @@ impl Credentials {
     }
 }
 
-/// An etcd cluster: where its members are, and how to prove who is who.
+/// An etcd cluster: the addresses of its members, its TLS settings and the credentials.
 ///
 /// All elections and observers with clones of one cluster share one connection to each endpoint, as long as they run
-/// in the same tokio runtime. It closes when none of them uses it any more. One that fails is replaced once for all of
-/// them; an election whose request got no response in time uses a newer one from then on.
+/// in the same tokio runtime. The connection closes when none of them uses it any more. A connection that fails is
+/// replaced once for all of them. If a request of an election got no response in time, that election uses a newer
+/// connection from then on.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     endpoints: Vec<Endpoint>,
@@ -135,7 +136,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Creates a cluster from where its members are.
+    /// Creates a cluster from the addresses of its members.
     ///
     /// # Errors
     /// If there is no endpoint, or http and https are mixed.
@@ -155,10 +156,10 @@ impl Cluster {
         })
     }
 
-    /// Sets how to prove who is who. Endpoints without a scheme are then spoken to by TLS.
+    /// Sets the TLS settings. Endpoints without a scheme then use TLS.
     ///
     /// # Errors
-    /// If an endpoint was given as an http URL: what is meant to be secret would not be.
+    /// If an endpoint was given as an http URL, because its connection would not be secret.
     pub fn with_tls(mut self, tls: Tls) -> Result<Self, InvalidConfig> {
         if self
             .endpoints
@@ -181,8 +182,7 @@ impl Cluster {
         self
     }
 
-    /// Returns true iff all endpoints are spoken to by TLS: if one is an https URL, or if there is
-    /// a [`Tls`].
+    /// Returns true iff all endpoints use TLS: if one is an https URL, or if there is a [`Tls`].
     #[must_use]
     pub fn uses_tls(&self) -> bool {
         self.tls.is_some()
@@ -206,7 +206,7 @@ impl Cluster {
         &self.connections
     }
 
-    /// Returns how to prove who is who.
+    /// Returns the TLS settings.
     #[must_use]
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()

@@ -4,8 +4,8 @@ use super::{InvalidText, JobId, check_text};
 use crate::protocol::{FencingToken, SeatNumber};
 use std::str::FromStr;
 
-/// The key that an election is about: a text with the same restrictions as a [`Name`](super::Name), which cannot
-/// belong to another election.
+/// The key of an election: a text with the same restrictions as a [`Name`](super::Name). It cannot be a key that
+/// may belong to another election.
 ///
 /// An election owns its key, and all keys that begin with its key and a `/`. So a key must not end in
 /// `/acting`, `/next` or `/challenge`, nor in `/candidates/X`, `/history/X` or `/done/X`.
@@ -25,7 +25,7 @@ impl LeaderKey {
         &self.0
     }
 
-    /// Returns the key that shows that its holder may still be acting.
+    /// Returns the key whose existence shows that its holder may still be acting.
     #[must_use]
     pub fn acting(&self) -> String {
         format!("{}{}", self.0, Self::ACTING)
@@ -114,10 +114,10 @@ impl LeaderKey {
         format!("{}/done/", self.as_str())
     }
 
-    /// Returns the key that records that a job is done: the prefix and the job's ID, in which `/` and
-    /// `%` are written as `%2F` and `%25`.
+    /// Returns the key that records that a job is done. It is the prefix and the job's ID. `/` and `%` in the ID
+    /// are written as `%2F` and `%25`.
     ///
-    /// With a `/` in the ID, the key could belong to another election.
+    /// Otherwise, with a `/` in the ID, the key could belong to another election.
     #[must_use]
     pub fn done(&self, job: &JobId) -> String {
         let id = job.as_str().replace('%', "%25").replace('/', "%2F");

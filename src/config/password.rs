@@ -7,14 +7,14 @@ const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 /// How UTF-16 text begins, in either byte order.
 const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
-/// Where a password comes from. It is never shown, by `Debug` neither.
+/// Where a password comes from. The password is never shown, not even by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Password {
-    /// This is it, to the byte.
+    /// The password itself, byte for byte.
     Text(String),
-    /// The first line of a file, as UTF-8, without its line ending (`\n`, `\r\n` or `\r`) and
-    /// without a byte order mark before it. The file is read again for each authentication.
+    /// The first line of a file, as UTF-8. Its line ending (`\n`, `\r\n` or `\r`) and a byte order
+    /// mark before it are removed. The file is read again for each authentication.
     File(PathBuf),
 }
 

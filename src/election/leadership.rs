@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// The right to act, for one term.
 ///
-/// Dropping it says that what acted has stopped: only then is the term handed over or released, and only
-/// then can another candidate lead.
+/// Drop it when this process has stopped acting. Only then is the term handed over or released, and only then
+/// can another candidate lead.
 #[derive(Debug)]
 pub struct Leadership {
     pub(super) term: Term,
@@ -21,7 +21,7 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Returns the number that orders this term among all: give it along with whatever you write.
+    /// Returns the fencing token, which orders this term among all terms. Pass it along with each write.
     #[must_use]
     pub fn token(&self) -> FencingToken {
         self.term.token
@@ -33,7 +33,7 @@ impl Leadership {
         self.term
     }
 
-    /// Returns the moment by which this process must have stopped acting, unless renewed before;
+    /// Returns the moment by which this process must have stopped acting, unless the term is renewed before;
     /// `None` once the term is over.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
@@ -52,9 +52,9 @@ impl Leadership {
             .is_some_and(|deadline| clock::now() < deadline)
     }
 
-    /// Waits until the term is over, and returns why. What acts must stop then.
+    /// Waits until the term is over, and returns the reason. Then you must stop acting.
     ///
-    /// Returns the configured grace before the deadline, so that there is time to stop.
+    /// Returns earlier than the deadline, by the configured grace, so that there is time to stop.
     ///
     /// Cancel safe.
     pub async fn lost(&mut self) -> LossReason {
@@ -72,9 +72,9 @@ impl Leadership {
 
 /// Writes in a term.
 impl Leadership {
-    /// Writes a key in etcd, only if this term is not over. The write is one transaction, which requires
-    /// that `leader/acting` stands as it was written when this term began. So a leader that has lost its term
-    /// cannot write, however late its request arrives. The key is bound to no lease.
+    /// Writes a key in etcd, only if this term is not over. The write is one transaction, which requires that
+    /// `leader/acting` is as it was written when this term began. So a leader that has lost its term cannot
+    /// write, no matter how late its request arrives. The key is bound to no lease.
     ///
     /// This sends one request, and waits for its response for up to a fifth of the TTL (5 s at most).
     /// After [`PutError::Unknown`] or [`PutError::NotSent`], repeat the same call if you like: it writes
@@ -106,18 +106,18 @@ impl Leadership {
     }
 
     /// Records that the job of [`Config::with_job`](crate::Config::with_job) is done, and ends the term.
-    /// What acted must have completed the job, and stopped.
+    /// Before this call, you must have completed the job and stopped acting.
     ///
-    /// The record is written only if the term is not over. The candidate renews the lease until a
-    /// response shows the record, and repeats a request that gets no response; the response to any later
-    /// request shows whether one was carried out. Once the job is recorded, the candidate withdraws. If
-    /// it cannot be recorded, the candidate continues to take part.
+    /// The record is written only if the term is not over. The candidate renews the lease until a response
+    /// shows the record, and repeats a request that gets no response. The response to any later request shows
+    /// whether an earlier one was carried out. Once the job is recorded, the candidate withdraws. If it
+    /// cannot be recorded, the candidate continues to take part.
     ///
     /// Cancelling the wait ends the term; the record may have been written.
     ///
     /// # Errors
-    /// If the term ended before the job was recorded, or the candidate has no job. Do not rely on the job
-    /// then: another candidate does it again, unless there is a record after [`NotRecorded::Unknown`].
+    /// If the term ended before the job was recorded, or the candidate has no job. Then do not rely on the
+    /// job: another candidate does it again, unless, after [`NotRecorded::Unknown`], there is a record.
     pub async fn complete(self) -> Result<DoneRecord, NotRecorded> {
         self.record_completion().await
     }
@@ -182,15 +182,14 @@ pub enum NotRecorded {
 
 /// The end of a term.
 impl Leadership {
-    /// Ends the term, and waits until another candidate can lead: until the term is handed to the best
-    /// one, or its keys are released; or until that has been tried for a TTL, after
-    /// which the lease has expired. What acts must have stopped.
+    /// Ends the term, and waits until another candidate can lead. That is when the term is handed to the best
+    /// candidate, when its keys are released, or when that has been tried for a TTL, because the lease has
+    /// expired by then. Before this call, you must have stopped acting.
     ///
-    /// Dropping does the same without waiting. The candidate continues to take part, and lets others be
-    /// first for a fifth of the TTL.
+    /// Dropping the leadership does the same without waiting. The candidate continues to take part, and lets
+    /// others go first for a fifth of the TTL.
     ///
-    /// Cancelling the wait does not take the request back: the term ends nevertheless, in the
-    /// background.
+    /// Cancelling the wait does not cancel the request: the term ends nevertheless, in the background.
     pub async fn resign(self) {
         let (resigned, released) = oneshot::channel();
         let resigning = Command::Resigned {
