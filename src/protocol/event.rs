@@ -16,34 +16,34 @@ pub enum Event {
     Granted {
         /// The lease.
         lease: LeaseId,
-        /// For how long; etcd may grant more than was asked.
+        /// The granted TTL. etcd may grant more than was asked.
         ttl: Duration,
     },
-    /// A campaign was begun.
+    /// A campaign has begun.
     Campaigning {
         /// Whether this candidate has campaigned before.
         again: bool,
     },
-    /// This candidate acts.
+    /// This candidate leads, and may act.
     Leading {
         /// The term that began.
         term: Term,
-        /// Until when, unless renewed.
+        /// Until when it may act, unless the term is renewed.
         deadline: Moment,
         /// How this candidate came to lead.
         beginning: Beginning,
         /// The fail-over limit of the term, if it has one.
         fail_over: Option<FailOverLimit>,
     },
-    /// A term of this candidate is over, and was handed to another candidate, which leads now.
+    /// A term of this candidate is over. It was handed to another candidate, which leads now.
     HandedOver {
         /// The term that is over.
         term: Term,
         /// The successor's seat.
         to: Seat,
     },
-    /// etcd does not permit the candidates' seats or `KEY/next` to be read or written: this candidate is
-    /// not listed, and hands its terms to nobody. Reported once.
+    /// etcd does not permit reading or writing the candidates' seats or `KEY/next`. So this candidate is not
+    /// listed, and hands its terms to nobody. Reported once.
     SeatsDenied {
         /// What etcd said.
         failure: Failure,
@@ -63,10 +63,10 @@ pub enum Event {
         /// The `leader` key.
         leader: Entry,
     },
-    /// Nobody leads, and nobody can yet: somebody may still be acting.
+    /// Nobody leads, and nobody can lead yet, because somebody may still be acting.
     SomebodyStillActs,
-    /// The leader that this candidate followed leads no more: its key is gone, or was overwritten
-    /// without a lease.
+    /// The leader that this candidate followed no longer leads: its key was deleted, or overwritten without a
+    /// lease.
     LeaderGone,
     /// The term was renewed before its deadline.
     Renewed {
@@ -77,23 +77,23 @@ pub enum Event {
         /// The new deadline.
         deadline: Moment,
     },
-    /// A follower's lease is gone; it asks for another.
+    /// The lease of this follower is gone. It asks for another one.
     LeaseGone {
         /// The lease.
         lease: LeaseId,
     },
-    /// Leadership ends: what acts must stop.
+    /// Leadership ends, and the leader must stop acting.
     Lost {
         /// The term that ends.
         term: Term,
         /// Why.
         reason: LossReason,
     },
-    /// This candidate withdraws: its lease is given up, and what acted under it has stopped.
+    /// This candidate withdraws. It has stopped acting, and gives up its lease.
     Releasing {
         /// The lease.
         lease: LeaseId,
-        /// Whether it carried a term.
+        /// Whether this candidate led with the lease.
         led: bool,
     },
     /// A key of the election is bound to no lease, so that nobody can ever be elected.
@@ -103,33 +103,32 @@ pub enum Event {
     },
     /// etcd went back in its history, or is another etcd.
     HistoryWentBack,
-    /// A question failed; another endpoint is turned to, if there is one.
+    /// A request failed. The candidate uses another endpoint, if there is one.
     Failed {
         /// The endpoint that was asked, by its place in the list.
         endpoint: usize,
         /// The failure.
         failure: Failure,
     },
-    /// Every endpoint has failed; said once, until one answers again.
+    /// Every endpoint has failed. This is not reported again before an endpoint has responded.
     Unanswered {
         /// The endpoint that failed first, by its place in the list.
         endpoint: usize,
         /// Its failure.
         failure: Failure,
     },
-    /// etcd answers again.
+    /// etcd responds again.
     AnsweredAgain {
-        /// The endpoint that answered, by its place in the list.
+        /// The endpoint that responded, by its place in the list.
         endpoint: usize,
     },
-    /// etcd is of a version that does not keep the promises on which this election relies: after a
-    /// pause it may return stale data. Said once.
+    /// The version of etcd does not keep the promises on which this election relies: after a pause, etcd may
+    /// return stale data. Reported once.
     OutdatedEtcd {
         /// Its version.
         version: String,
     },
-    /// A user is configured, and etcd's authentication is off: anyone may write the keys. Reported
-    /// once.
+    /// A user is configured, but etcd's authentication is off, so anyone may write the keys. Reported once.
     AuthenticationOff,
     /// The job that runs once has a record: it was completed before, perhaps by another candidate. This
     /// candidate withdraws.
@@ -137,14 +136,14 @@ pub enum Event {
         /// The record.
         record: Entry,
     },
-    /// The job that was completed in this candidate's term has a record now: the candidate's own, or one
-    /// that somebody has written by hand meanwhile. This candidate withdraws.
+    /// The job that was completed in this candidate's term now has a record. The candidate wrote it, or somebody
+    /// wrote it by hand meanwhile. This candidate withdraws.
     Recorded {
         /// The record.
         record: Entry,
     },
-    /// etcd refuses to record that the job was completed; it is asked again for as long as the term lasts.
-    /// Reported once.
+    /// etcd refuses to record that the job was completed. The candidate retries while the term lasts. Reported
+    /// once.
     RecordRefused {
         /// The endpoint that was asked, by its place in the list.
         endpoint: usize,
@@ -154,7 +153,7 @@ pub enum Event {
     /// The job was completed in this candidate's term, but the term ended before a response showed the
     /// record. This candidate continues to take part.
     NotRecorded {
-        /// Whether the record may have been written: etcd has not responded.
+        /// Whether the record may have been written, because etcd has not responded.
         may_exist: bool,
     },
     /// etcd does not permit reading or writing the record of the job. This candidate withdraws without
@@ -170,9 +169,9 @@ pub enum Event {
         /// Whether it has led before.
         has_led: bool,
     },
-    /// This candidate takes no part any more.
+    /// This candidate no longer takes part.
     Withdrawn {
-        /// A lease that could not be revoked in time; it ends by itself.
+        /// A lease that could not be revoked in time. It expires by itself.
         left_behind: Option<LeaseId>,
     },
 }
@@ -183,7 +182,7 @@ pub enum Event {
 pub enum Beginning {
     /// It won a campaign.
     Campaign,
-    /// The leader before handed its term over.
+    /// The previous leader handed its term over.
     HandOver,
     /// It took over from a leader that did not respond to a challenge.
     TakeOver,
@@ -193,7 +192,7 @@ pub enum Beginning {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// No try was answered in time.
+    /// No request to renew the term was answered in time.
     NotRenewed,
     /// etcd said that the lease is gone.
     LeaseGone,
@@ -205,17 +204,17 @@ pub enum LossReason {
     ActingKeyTaken,
     /// etcd went back in its history, or is another etcd.
     HistoryWentBack,
-    /// The candidate itself asked to stop.
+    /// The candidate was asked to withdraw.
     Withdrawn,
-    /// What acted has stopped of its own accord.
+    /// The leader resigned: it has stopped acting by itself.
     Resigned,
-    /// The candidate stands back, such as because it is not healthy.
+    /// The candidate stands back, for example because it is unhealthy.
     StoodBack,
     /// A candidate with a higher priority has been able to lead for long enough.
     Outranked,
     /// Another candidate took over, because this one had not responded to a challenge in time.
     TakenOver,
-    /// What ran the election has ended by itself.
+    /// The task that runs the election has ended by itself.
     Died,
 }
 
@@ -288,34 +287,34 @@ impl fmt::Display for LossReason {
     }
 }
 
-/// A question to etcd that failed.
+/// A request to etcd that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What the machine must know of it.
+    /// The kind, for the machine.
     pub kind: FailureKind,
-    /// What a person should know of it.
+    /// The description, for people.
     pub message: Arc<str>,
 }
 
-/// The kinds of failure: the protocol asks whether a lease is gone, people ask for the rest.
+/// The kinds of failure. The protocol needs only to know whether a lease is gone; the other kinds are for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
     /// etcd knows no such lease.
     LeaseNotFound,
-    /// Its limit passed.
+    /// The request took longer than its limit.
     TimedOut,
-    /// etcd answered, and refused.
+    /// etcd responded, and refused the request.
     Refused,
     /// etcd refused, because the user's role does not permit the request.
     Denied,
-    /// etcd has too many requests or password checks to do.
+    /// etcd has too many requests or password checks to handle.
     Overloaded,
-    /// One side could not authenticate: by its certificate or its password.
+    /// One side could not authenticate, with its certificate or its password.
     Unauthenticated,
-    /// etcd accepts the token no more; the next connection gets a new one.
+    /// etcd no longer accepts the token. The next connection gets a new one.
     TokenExpired,
-    /// This process has run out of what it takes to ask, such as file descriptors.
+    /// This process lacks the resources for a request, such as file descriptors.
     Exhausted,
     /// etcd could not be reached, or the connection broke.
     Unreachable,
@@ -353,7 +352,7 @@ impl FailureKind {
 }
 
 impl Failure {
-    /// Creates a failure with what a person should know of it.
+    /// Creates a failure with a description for people.
     pub fn new(kind: FailureKind, message: impl Into<Arc<str>>) -> Self {
         Self {
             kind,
@@ -361,7 +360,7 @@ impl Failure {
         }
     }
 
-    /// Returns true iff it takes an operator to fix the cause, so that no retry helps.
+    /// Returns true iff an operator must fix the cause, so that no retry helps.
     #[must_use]
     pub const fn is_permanent(&self) -> bool {
         matches!(
@@ -377,45 +376,46 @@ impl fmt::Display for Failure {
     }
 }
 
-/// How things stand with one candidate.
+/// The status of one candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
     /// What it does.
     pub role: Role,
-    /// When the request was sent whose response last showed both keys.
+    /// When the request was sent whose response was the last to show both keys.
     pub keys_as_of: Option<Moment>,
-    /// When what is known of the keys gets too old to rely on, unless another response shows them: a
+    /// When the known state of the keys gets too old to rely on, unless another response shows them. That is a
     /// TTL after `keys_as_of`, because by then somebody else may lead.
     pub keys_known_until: Option<Moment>,
-    /// The `leader` key as last known, its own included.
+    /// The `leader` key as last known. It may be this candidate's own.
     pub leader: Option<Entry>,
-    /// The `leader/acting` key as last known, its own included.
+    /// The `leader/acting` key as last known. It may be this candidate's own.
     pub acting: Option<Entry>,
     /// The seats as last read; `None` if they are not known, or etcd denies reading them.
     pub seats: Option<Arc<Seats>>,
-    /// Whether this candidate stands back: it does not lead.
+    /// Whether this candidate stands back, and so does not lead.
     pub stands_back: bool,
-    /// The endpoint that is asked, by its place in the list.
+    /// The endpoint that is used, by its place in the list.
     pub endpoint: usize,
 }
 
 /// What a candidate does.
 ///
-/// It has deadlines instead of answers: each reader compares clocks when it needs to know.
+/// It contains deadlines. To know whether the candidate leads, compare the deadline with the clock at that
+/// moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
-    /// Takes part and does not act.
+    /// Takes part, and does not act.
     Follower,
     /// Acts, until the deadline.
     Leader {
         /// The term.
         term: Term,
-        /// When it ends, unless renewed.
+        /// When the term ends, unless it is renewed.
         deadline: Moment,
     },
-    /// Leads no more and has not stopped acting yet.
+    /// No longer leads, and has not stopped acting yet.
     Stopping {
         /// The term that ends.
         term: Term,
@@ -424,7 +424,7 @@ pub enum Role {
         /// Why it ends.
         reason: LossReason,
     },
-    /// Takes no part any more.
+    /// No longer takes part.
     Withdrawn,
 }
 

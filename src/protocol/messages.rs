@@ -45,12 +45,13 @@ pub struct LeaseTime {
     pub remaining: Duration,
 }
 
-/// What is known of a leader from outside etcd, such as by a connection to it.
+/// What is known about a leader from a source other than etcd, such as a connection to the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// It is connected: if it fails, [`Broken`](Self::Broken) follows. etcd need not be asked about it.
+    /// There is a connection to the leader. If the leader fails, [`Broken`](Self::Broken) follows, so etcd
+    /// need not be asked about it.
     Connected,
-    /// It appears to have failed: a connection to it broke without a reason, or is refused.
+    /// The leader appears to have failed: a connection to it broke without a reason, or is refused.
     Broken,
     /// Nothing is known.
     Unknown,

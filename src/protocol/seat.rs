@@ -3,7 +3,7 @@
 use super::{Entry, FencingToken, LeaseId};
 use std::{cmp::Reverse, fmt, str::FromStr};
 
-/// Which seat it is: an election has sixteen.
+/// The number of a seat. An election has sixteen seats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeatNumber(u8);
 

@@ -2,31 +2,32 @@
 
 use super::{ElectionKey, Entry};
 
-/// What the two keys say about an election. Each pair of keys is exactly one of these.
+/// The state of an election, as its two keys show it. Each pair of keys has exactly one of these
+/// states.
 ///
-/// Commands, HTTP and the log derive what they say from it, so that they cannot contradict each
-/// other about the same keys. A replica that has received the event of one key and not yet that of the
-/// other may judge, for a moment, keys that never existed together.
+/// Commands, HTTP and the log use it, so that they cannot contradict each other about the same keys. A
+/// replica may have received the event of one key, and not yet that of the other. Then, for a moment,
+/// it may evaluate a pair of keys that never existed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Situation {
-    /// One transaction wrote both keys, a campaign, a hand-over or a take-over: its candidate leads.
+    /// One transaction wrote both keys: a campaign, a hand-over or a take-over. Its candidate leads.
     Led,
-    /// `leader` is bound to a lease, and `leader/acting` is absent or was not written with it: a
-    /// client without this protocol leads, or a term whose key was overwritten or deleted is about
-    /// to end.
+    /// `leader` is bound to a lease, and `leader/acting` is absent or was not written in the same
+    /// transaction. Either a client without this protocol leads, or a key of a term was overwritten or
+    /// deleted and the term is about to end.
     LedWithoutActing,
-    /// Nobody leads, and nobody can be elected while `leader/acting` exists: its holder may still be
-    /// acting.
+    /// Nobody leads. Nobody can be elected while `leader/acting` exists, because its holder may still
+    /// be acting.
     Ending,
-    /// Nobody leads, and nobody can be elected until an operator deletes this key, because no lease
-    /// ever removes it. The holder of `leader/acting` may still be acting, if that exists.
+    /// Nobody leads. Nobody can be elected until an operator deletes this key, because no lease ever
+    /// removes it. If `leader/acting` exists, its holder may still be acting.
     Blocked(ElectionKey),
     /// Nobody leads or acts: the next campaign wins.
     Vacant,
 }
 
 impl Situation {
-    /// Judges both keys.
+    /// Evaluates both keys.
     #[must_use]
     pub fn of(leader: Option<&Entry>, acting: Option<&Entry>) -> Self {
         match (leader, acting) {

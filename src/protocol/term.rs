@@ -35,7 +35,7 @@ impl fmt::Display for LeaseId {
 
 /// The number that orders terms: the revision of the transaction that began the term.
 ///
-/// It strictly grows from term to term within one etcd history. A resource that remembers the
+/// It grows from each term to the next within one etcd history. A resource that remembers the
 /// highest token it has seen and refuses lower ones is safe even from a leader that was paused
 /// between asking whether it leads and acting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,8 +64,8 @@ impl fmt::Display for FencingToken {
 /// One uninterrupted leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// Orders this term among all.
+    /// The token that orders this term among all terms.
     pub token: FencingToken,
-    /// Carries this term, and no other ever.
+    /// The lease of this term. No other term ever has this lease.
     pub lease: LeaseId,
 }

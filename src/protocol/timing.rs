@@ -8,8 +8,8 @@ use std::{
 
 /// An instant on the caller's clock, as the time since that clock's origin.
 ///
-/// The machine never reads a clock: each call says what time it is. All that counts is that the
-/// clock never goes back and goes on while the machine sleeps.
+/// The state machine never reads a clock: each call gives it the time. The only requirements are that the clock
+/// never goes back, and that it continues while the computer sleeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(Duration);
 
@@ -56,7 +56,7 @@ pub struct Ttl(Duration);
 impl Ttl {
     /// The shortest TTL that a default etcd grants as asked.
     pub const MIN: Self = Self(Duration::from_secs(2));
-    /// The longest TTL: a crashed leader is replaced after that long.
+    /// The longest TTL. A crashed leader is replaced only after this time.
     pub const MAX: Self = Self(Duration::from_hours(1));
 
     /// Returns the TTL as a duration.
@@ -102,7 +102,7 @@ impl fmt::Display for Ttl {
 #[error("a TTL is a whole number of seconds, at least 2s and at most 1h")]
 pub struct InvalidTtl;
 
-/// Within which time a leader responds to a challenge, or stops acting: whole milliseconds, from
+/// The time within which a leader responds to a challenge, or stops acting: whole milliseconds, from
 /// [`FailOverLimit::MIN`] to [`FailOverLimit::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FailOverLimit(Duration);
@@ -131,8 +131,8 @@ impl FailOverLimit {
         self.0 * 9 / 10
     }
 
-    /// Returns how long a follower waits that sees a challenge, before it takes over: if all clocks run at 0.9
-    /// to 1.1 times the true rate, the leader has stopped acting by then.
+    /// Returns how long a follower that sees a challenge waits before it takes over. If all clocks run at 0.9 to
+    /// 1.1 times the true rate, the leader has stopped acting by then.
     #[must_use]
     pub fn take_over_after(self) -> Duration {
         self.0 * 11 / 10

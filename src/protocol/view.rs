@@ -26,26 +26,27 @@ impl ElectionKey {
 /// A key that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its value, as it came: anyone who may write the key chose it.
+    /// Its value, unchecked: anyone who may write the key can choose it.
     pub value: Arc<[u8]>,
     /// The lease it is bound to, if any.
     pub lease: Option<LeaseId>,
-    /// The revision since which it has existed.
+    /// The revision that created it.
     pub create_revision: i64,
     /// The revision that last wrote it.
     pub mod_revision: i64,
-    /// What it says of the term that was begun by writing it, if it is `leader/acting`.
+    /// The settings of its term, if the key is `leader/acting`.
     pub settings: TermSettings,
 }
 
-/// What `leader/acting` says of its term, fixed for as long as that lasts. Other keys say nothing.
+/// The settings of a term, which `leader/acting` holds. They do not change while the term lasts. Other keys
+/// hold no settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TermSettings {
     /// Whether an operator has chosen its holder.
     pub is_chosen: bool,
     /// Whether its holder took over from a leader that did not respond to a challenge.
     pub was_taken_over: bool,
-    /// Within which time its holder responds to a challenge, if it does.
+    /// The time within which its holder responds to a challenge; `None` if the term has no fail-over limit.
     pub fail_over: Option<FailOverLimit>,
 }
 

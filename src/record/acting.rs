@@ -11,8 +11,8 @@ use crate::{
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
-/// What a leader publishes about itself in `leader/acting`, as far as it can be read: the key counts
-/// by its presence, whatever its value.
+/// What a leader publishes about itself in `leader/acting`. A field that cannot be read is left out. Only
+/// the presence of the key counts, not its value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ActingRecord {
@@ -27,7 +27,8 @@ pub struct ActingRecord {
     pub chosen: bool,
     /// Whether the holder took over from a leader that did not respond to a challenge.
     pub took_over: bool,
-    /// Within which time the holder responds to a challenge, if it does.
+    /// The time within which the holder responds to a challenge; `None` if the term has no fail-over
+    /// limit.
     pub fail_over: Option<FailOverLimit>,
 }
 
@@ -65,7 +66,7 @@ impl ActingRecord {
         object.to_string()
     }
 
-    /// Reads the value of a key, which may be anything; what is not understood is left out.
+    /// Reads the value of a key, which may be anything. Fields that cannot be read are left out.
     #[must_use]
     pub fn decode(value: &[u8]) -> Self {
         let object: Value = serde_json::from_slice(value).unwrap_or_default();
@@ -80,7 +81,7 @@ impl ActingRecord {
         }
     }
 
-    /// Returns what the protocol must know of it.
+    /// Returns the fields that the protocol uses.
     pub(crate) fn settings(&self) -> TermSettings {
         TermSettings {
             is_chosen: self.chosen,

@@ -5,8 +5,8 @@ use crate::{protocol::FencingToken, wall_clock};
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
-/// The record of a completed job, as far as it can be read: if the key exists, the job is done, whatever
-/// the value.
+/// The record of a completed job. A field that cannot be read is `None`. If the key exists, the job is
+/// done, no matter what its value is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DoneRecord {

@@ -8,7 +8,7 @@ use crate::{
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
-/// What a candidate publishes about itself in its seat, as far as it can be read.
+/// What a candidate publishes about itself in its seat. A field that cannot be read is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SeatRecord {
@@ -18,17 +18,18 @@ pub struct SeatRecord {
     pub address: Option<String>,
     /// The version of its program.
     pub version: Option<String>,
-    /// Since when it takes part, by its own wall clock.
+    /// When it began to take part, by its own wall clock.
     pub since: Option<SystemTime>,
     /// The fencing token of the term in which it leads, if it does.
     pub acts: Option<FencingToken>,
     /// Its priority: candidates with a higher priority come first.
     pub priority: i32,
-    /// Whether it is healthy, if it says so. An unhealthy candidate does not lead next.
+    /// Whether it is healthy, if it reports that. An unhealthy candidate does not lead next.
     pub healthy: Option<bool>,
     /// Why it is not healthy.
     pub reason: Option<String>,
-    /// Within which time it responds to a challenge when it leads, if it does.
+    /// The time within which it responds to a challenge when it leads; `None` if it has no fail-over
+    /// limit.
     pub fail_over: Option<FailOverLimit>,
 }
 

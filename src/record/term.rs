@@ -5,12 +5,12 @@ use crate::{printable::Printable, protocol::FencingToken, wall_clock};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
-/// The record of a term, as far as it can be read. Its holder writes it when the term begins, and again
-/// once it has stopped acting.
+/// The record of a term. A field that cannot be read is `None`. The holder writes the record when the term
+/// begins, and again once it has stopped acting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TermRecord {
-    /// The fencing token of the term, which the key holds.
+    /// The fencing token of the term. It is a part of the key.
     pub token: FencingToken,
     /// The name of the candidate that led.
     pub name: Option<String>,
@@ -21,15 +21,15 @@ pub struct TermRecord {
     /// How it came to lead: [`ELECTED`](Self::ELECTED), [`HANDED_OVER`](Self::HANDED_OVER),
     /// [`TOOK_OVER`](Self::TOOK_OVER), or what a later version writes.
     pub came: Option<String>,
-    /// For how long nobody acted before, by its own clock: from when it saw that the term before had ended
-    /// until it began to act. `None` if it did not see that.
+    /// For how long nobody acted before this term, by the holder's own clock: from the moment when it saw
+    /// that the previous term had ended until it began to act. `None` if it did not see that.
     pub gap: Option<Duration>,
-    /// When its holder had stopped acting, by its own wall clock. `None` until then, if its holder crashed
-    /// or was cut off, and if etcd refused this record.
+    /// When its holder had stopped acting, by the holder's own wall clock. `None` before that, if the
+    /// holder crashed or was cut off, or if etcd refused this record.
     pub until: Option<SystemTime>,
     /// Why the term ended, in its holder's words.
     pub ended: Option<String>,
-    /// The same for programs: [`LossReason::as_str`](crate::LossReason::as_str).
+    /// The reason for programs: [`LossReason::as_str`](crate::LossReason::as_str).
     pub ended_as: Option<String>,
 }
 
@@ -38,7 +38,7 @@ impl TermRecord {
     pub(crate) const KEPT: usize = 32;
     /// The candidate won a campaign.
     pub const ELECTED: &str = "elected";
-    /// The leader before handed its term over.
+    /// The previous leader handed its term over.
     pub const HANDED_OVER: &str = "handed_over";
     /// The candidate took over from a leader that did not respond to a challenge.
     pub const TOOK_OVER: &str = "took_over";
@@ -88,8 +88,8 @@ impl TermRecord {
         Value::Object(known.collect()).to_string()
     }
 
-    /// Reads the value of a term's key, which may be anything; a field that cannot be read is `None`, and
-    /// of a text that is too long to be shown, there is no more than shows that.
+    /// Reads the value of a term's key, which may be anything. A field that cannot be read is `None`. A
+    /// text that is too long to be shown is cut, but stays longer than what is shown.
     #[must_use]
     pub fn decode(token: FencingToken, value: &[u8]) -> Self {
         let object: Value = serde_json::from_slice(value).unwrap_or_default();
@@ -107,15 +107,15 @@ impl TermRecord {
         }
     }
 
-    /// Returns how long the term lasted, to the second, if its record says when it began and ended and its
-    /// holder's wall clock was not set back meanwhile.
+    /// Returns how long the term lasted, in whole seconds. `None` if its record lacks the beginning or the
+    /// end, or if the holder's wall clock was set back meanwhile.
     #[must_use]
     pub fn lasted(&self) -> Option<Duration> {
         self.until?.duration_since(self.since?).ok()
     }
 }
 
-/// Returns a text without what is never shown of it, and still longer than what is shown.
+/// Cuts the part of a text that is never shown. A cut text is still longer than what is shown.
 fn shortened(text: &str) -> String {
     let mut places = text.char_indices().map(|(place, _)| place);
     let end = places.find(|place| *place > Printable::LONGEST);
