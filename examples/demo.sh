@@ -177,7 +177,7 @@ for ((tries = 0; tries < 300; tries++)); do
 done
 if [[ -z $address ]]; then
     tail "$folder/etcd.log" >&2
-    fail "$etcd did not start to serve (its last words are above)"
+    fail "$etcd did not start to serve (the end of its log is above)"
 fi
 echo "etcd serves at $address"
 

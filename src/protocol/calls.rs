@@ -1,5 +1,5 @@
-//! The pace of requests: one connection and one try at a time, each within its limit, and beside it a
-//! try that is overdue.
+//! The pace of requests: one connection and one try are under way at a time, each within its limit. A try that is
+//! overdue may still be under way beside them.
 
 use super::{
     KeptAlive, Transaction,

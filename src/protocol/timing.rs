@@ -1,4 +1,4 @@
-//! The one user-set number, the TTL, and every duration that follows from it.
+//! Every duration that follows from the TTL and, if there is one, from the fail-over limit.
 
 use std::{
     fmt,

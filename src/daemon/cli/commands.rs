@@ -21,7 +21,8 @@ pub(in crate::daemon) enum EtcdCommand {
     ///
     /// The leader comes first, then the other candidates in the order in which they would follow.
     /// The list of candidates needs an etcd role that may read KEY/next and the keys below
-    /// KEY/candidates/. Exit code 0: there is a leader. 3: nobody leads. 1: etcd does not respond.
+    /// KEY/candidates/. Exit code 0: there is a leader. 3: nobody leads. 1: etcd does not respond, or
+    /// refuses.
     Status {
         /// Print one JSON object
         #[arg(long)]
@@ -80,11 +81,11 @@ pub(in crate::daemon) enum EtcdCommand {
 
     /// End the leader's term gracefully, and print the next leader
     ///
-    /// Deletes the leader key, and nothing else. The leader finishes, and nobody else acts
-    /// meanwhile. If there is another candidate, it leads next. With --to or --to-seat, exactly
-    /// that candidate leads next, or the command prints why it does not. While etcd has raised an
-    /// alarm, such as for a full database, the command does nothing, because nobody could lead
-    /// next. Exit code 0: there is a leader again (with --to or --to-seat: that candidate acts). 3:
+    /// Deletes the leader key. The leader finishes, and nobody else acts meanwhile. If there is
+    /// another candidate, it leads next. With --to or --to-seat, exactly that candidate leads
+    /// next, or the command prints why it does not. While etcd has raised an alarm, such as for a
+    /// full database, nobody could lead next, so the command does nothing without --force. Exit
+    /// code 0: there is a leader again (with --to or --to-seat: that candidate acts). 3:
     /// nobody leads, so there is no term to end. 1: the request was refused, nobody leads in time,
     /// or etcd is unreachable or refuses.
     StepDown(Box<StepDownArgs>),
