@@ -122,8 +122,9 @@ pub fn candidates(runs: usize, binary: &Path, sizes: &[usize]) -> Grid {
         "candidates",
         "The candidates share four processes, by the library, with a TTL of 5 s. SIGKILL kills the process of the \
          leader, and so a quarter of the candidates. Raft entries: all that etcd writes, from a hand-over until all is \
-         quiet again, 2 s later; two of them record the terms in the history. Each candidate of `etcdctl elect` is a process of its own. Fail-overs are measured \
-         three times.",
+         quiet again, 2 s later; two of them record the terms in the history. The first hand-over comes 3 s after the \
+         start, when candidates may still try to take a seat. Each candidate of `etcdctl elect` is a process of its \
+         own. Fail-overs are measured three times.",
     );
     for &count in sizes {
         let mut field = Field::start(binary, count, &mut grid);
