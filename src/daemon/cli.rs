@@ -100,7 +100,7 @@ Examples:
   A program that runs only on the leader:
     leader-election --etcd etcd1:2379 -- /usr/bin/worker --queue mail
 
-  A database migration that runs once, before the replicas of a release start to serve:
+  A database migration that runs once, before the replicas of a new version serve:
     leader-election --once migrate-42 -- ./migrate && exec ./server
 
   A cron job on several machines; each minute, one of them runs it:
