@@ -247,7 +247,7 @@ pub const SEAT_VARIANTS: &[Variant] = &[
         violation: "is elected by a lease whose keys it has released",
         edits: &[edit(
             HANDOVER,
-            "release",
+            "without_successor",
             "if self.has_open_campaign {",
             "if false {",
         )],
