@@ -5,6 +5,7 @@ use std::process::Command;
 use support::compose::{Compose, Up, binaries, docker, inspect, poll_docker};
 use support::daemon::{CANDIDATE_STOPS, FOLLOWER, LEADER, LEADER_STOPS, REFRESHED, command};
 use support::http::{get, get_json};
+use support::poll_until;
 use support::process::Process;
 
 const ROLES: &[&str] = &[LEADER, FOLLOWER];
@@ -118,12 +119,16 @@ fn a_follower_takes_over_from_a_killed_leader_which_then_comes_back() {
                 get(&page, "/").body.starts_with("<!DOCTYPE html>"),
                 "{server}"
             );
-            let status = get_json(&page, "/status");
-            assert_eq!(status["name"], server);
-            // The other pages are found by what they advertise.
-            let candidates = status["candidates"].as_array().unwrap();
-            let itself = candidates.iter().find(|it| it["name"] == server).unwrap();
-            assert_eq!(itself["address"], format!("http://{page}"));
+            // The other pages are found by what they advertise. Of replicas that start together, one may take its seat
+            // a second later.
+            let address = poll_until("the replica lists itself", || {
+                let status = get_json(&page, "/status");
+                assert_eq!(status["name"], server);
+                let candidates = status["candidates"].as_array()?;
+                let itself = candidates.iter().find(|it| it["name"] == server)?;
+                Some(itself["address"].clone())
+            });
+            assert_eq!(address, format!("http://{page}"));
         }
 
         // A replica on the machine itself joins, and leaves.

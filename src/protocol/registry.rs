@@ -198,10 +198,11 @@ impl Registry {
                     .filter(|(place, number)| !is_taken(number) && (!waits || *place == own))
                     .map(|(_, number)| number)
                     .collect();
-                // Many candidates that start together want the first one; later they differ.
-                let place = match self.vain {
-                    0 | 1 => 0,
-                    _ => usize::try_from(lease.get()).unwrap_or(0) % free.len().max(1),
+                // Candidates that start together all try the first one. After that, they try different ones.
+                let place = if self.vain == 0 {
+                    0
+                } else {
+                    usize::try_from(lease.get()).unwrap_or(0) % free.len().max(1)
                 };
                 let seat = *free.get(place)?;
                 Some(Transaction::take_seat(seat, lease, acts, is_healthy))
