@@ -86,5 +86,8 @@ while :; do
         announce 2>/dev/null &
     fi
     announcer=$!
-    read -r -t 1 -u "$never"
+    # In parts: a signal that arrives right before a read is noticed only after it.
+    for ((part = 0; part < 10; part++)); do
+        read -r -t 0.1 -u "$never"
+    done
 done
