@@ -55,12 +55,13 @@ all_tests() {
     mapfile -t others < <(cargo_tests "${others[@]}")
     step cargo test --locked --no-run
     output=$(mktemp)
-    trap 'kill -- "-$simulator" 2>/dev/null || true; rm -f "$output"' EXIT
+    trap 'rm -f "$output"' EXIT
     echo "tests/run.sh: cargo test --locked --no-fail-fast --test simulation, in the background; its output comes last"
     # In its own process group, so that the whole group can be ended.
     set -m
     nice -n 19 env --default-signal=HUP,INT,QUIT cargo test --locked --no-fail-fast --test simulation >"$output" 2>&1 &
     simulator=$!
+    trap 'kill -- "-$simulator" 2>/dev/null || true; rm -f "$output"' EXIT
     set +m
     step cargo test --locked --no-fail-fast --lib --bins "${others[@]}"
     step cargo test --locked --doc

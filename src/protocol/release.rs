@@ -47,6 +47,11 @@ impl Step {
     /// The keys are gone; the lease is of no use any more.
     pub const FREE: Self = Self::Revoke { is_free: true };
 
+    /// Returns true iff the keys of the lease are not known to be gone.
+    fn may_hold_keys(&self) -> bool {
+        !matches!(self, Self::Revoke { is_free: true } | Self::RevokeUnknown)
+    }
+
     fn revokes(&self) -> bool {
         matches!(self, Self::Revoke { .. } | Self::RevokeUnknown)
     }
@@ -70,13 +75,7 @@ impl Machine {
     /// prevent others from leading.
     #[must_use]
     pub fn holds_keys_of(&self, lease: LeaseId) -> bool {
-        let holds = |release: &Release| {
-            !matches!(
-                release.step,
-                Step::Revoke { is_free: true } | Step::RevokeUnknown
-            )
-        };
-        (self.releases.iter()).any(|release| release.lease == lease && holds(release))
+        (self.releases.iter()).any(|release| release.lease == lease && release.step.may_hold_keys())
     }
 
     /// Gives a lease up: it is revoked, by retries beside whatever comes next, until it is gone or
@@ -323,12 +322,9 @@ impl Machine {
         let call = self.calls.new_id();
         let release = &mut self.releases[place];
         let lease = release.lease;
-        let is_urgent = !matches!(
-            release.step,
-            Step::Revoke { is_free: true } | Step::RevokeUnknown
-        );
-        // It waits for its turn, which comes late if many elections share a slow connection and end at once. That is no
-        // sign of a failure.
+        let is_urgent = release.step.may_hold_keys();
+        // One that is not urgent waits for its turn, which comes late if many elections share a slow connection and end
+        // at once. That is no sign of a failure.
         let limit = if is_urgent {
             release.limit
         } else {
