@@ -146,6 +146,8 @@ impl Machine {
                 lease: lease.id,
                 led: true,
             });
+        } else if reason == LossReason::NotRenewed {
+            self.hold_off_after_failure(now, lease);
         } else if reason.is_planned() && reason != LossReason::StoodBack {
             // One that stands back does not campaign anyway.
             self.hold_off = Some(now + lease.timing.hold_off());

@@ -224,7 +224,12 @@ impl Machine {
         }
     }
 
-    /// Rule 8: returns true iff it leaves the field to others after it was asked to step down.
+    /// Rule 8: lets others lead first, because this candidate's requests, or their responses, do not arrive.
+    pub(super) fn hold_off_after_failure(&mut self, now: Moment, lease: Lease) {
+        self.hold_off = self.hold_off.max(Some(now + lease.timing.limit()));
+    }
+
+    /// Rule 8: returns true iff it lets others lead first.
     pub(super) fn holds_off(&self, now: Moment) -> bool {
         self.hold_off.is_some_and(|until| now < until)
     }
@@ -343,6 +348,12 @@ impl Machine {
         self.back_off(lease.timing.longest_back_off());
     }
 
+    /// Does the same, and holds off.
+    fn start_afresh_after_others(&mut self, now: Moment, lease: Lease) {
+        self.hold_off_after_failure(now, lease);
+        self.start_afresh(now, lease);
+    }
+
     /// Ends what has run out by `now`.
     pub(super) fn expire(&mut self, now: Moment) {
         self.expire_untaken(now);
@@ -376,12 +387,13 @@ impl Machine {
                 ..
             } if now >= by => self.lose(now, reason, by),
             State::Follower { candidacy, .. } if now >= candidacy.expires() => {
-                self.start_afresh(now, candidacy.lease);
+                // It may have been elected, without a response that says so.
+                self.start_afresh_after_others(now, candidacy.lease);
             }
             State::Elected {
                 candidacy, seen, ..
             } if now >= candidacy.expires() || now >= candidacy.must_act_by(seen) => {
-                self.start_afresh(now, candidacy.lease);
+                self.start_afresh_after_others(now, candidacy.lease);
             }
             _ => {}
         }

@@ -11,7 +11,7 @@ use super::{
     trace::lease_name,
     world::{Event, World},
 };
-use crate::protocol::{ElectionKey, Event as Said, LossReason, Moment, Role, Term};
+use crate::protocol::{ElectionKey, Event as Said, LeaseId, LossReason, Moment, Role, Term};
 
 /// A promise that was not kept.
 #[derive(Clone, Debug)]
@@ -46,7 +46,9 @@ pub struct Checks {
     cut_again: Vec<Time>,
     /// Since when a leader goes on though its `leader` key was taken.
     unheard: Vec<Option<(Term, Time)>>,
-    /// Until when each process holds off, having been asked to step down.
+    /// When each process backed off last.
+    pub backed_off: Vec<Time>,
+    /// Until when each process holds off.
     holds_off_until: Vec<Time>,
     /// Processes that may find that etcd's history went back.
     unaware_of_restore: Vec<bool>,
@@ -83,6 +85,7 @@ impl Checks {
             connected: vec![0; plan.nodes],
             cut_again: vec![0; plan.nodes],
             unheard: vec![None; plan.nodes],
+            backed_off: vec![0; plan.nodes],
             holds_off_until: vec![0; plan.nodes],
             unaware_of_restore: vec![false; plan.nodes],
             withdraws: vec![false; plan.nodes],
@@ -104,6 +107,10 @@ impl Checks {
 
     pub fn is_not_ready(&mut self, node: usize, until: Time) {
         self.ready_from[node] = until.max(self.ready_from[node]);
+    }
+
+    fn holds_off(&mut self, node: usize, until: Time) {
+        self.holds_off_until[node] = until.max(self.holds_off_until[node]);
     }
 
     /// A new process knows nothing of what was asked of the one before.
@@ -259,6 +266,14 @@ impl World {
         Ok(())
     }
 
+    /// A candidate that was asked to step down, or whose requests or responses were lost, lets others lead first.
+    pub fn check_hold_off(&self, node: usize) -> Result<(), Violation> {
+        if self.now < self.checks.holds_off_until[node] {
+            return Err(self.violation(format!("node {} does not hold off", node + 1)));
+        }
+        Ok(())
+    }
+
     /// A term begins before its deadline, with a token above all before it.
     pub fn check_term(
         &mut self,
@@ -273,9 +288,7 @@ impl World {
                 self.violation(format!("node {} begins a term past its deadline", node + 1))
             );
         }
-        if self.now < self.checks.holds_off_until[node] {
-            return Err(self.violation(format!("node {} does not hold off", node + 1)));
-        }
+        self.check_hold_off(node)?;
         let lease = term.lease.get();
         // A term of a history that is over counts no more.
         let excused = self.checks.excuses(lease, self.now);
@@ -326,6 +339,34 @@ impl World {
         Ok(())
     }
 
+    /// The limit of a try of this process, by a clock that may be a tenth too fast.
+    fn limit_of_try(&self, node: usize) -> Time {
+        let settings = &self.nodes[node].settings;
+        let ttl = settings.ttl.as_duration();
+        let span = settings
+            .fail_over
+            .map_or(ttl, |limit| limit.as_duration().min(ttl));
+        (nanos(span) / 5).min(5 * SECOND) * 9 / 10
+    }
+
+    /// A candidate that gives up a lease by which it could have acted for most of a TTL lets others lead first. If it
+    /// cannot revoke the lease at once, that time passes meanwhile.
+    pub fn note_unused_lease(&mut self, node: usize, lease: LeaseId) {
+        let Some((unused, since)) = self.checks.unused else {
+            return;
+        };
+        let ttl = nanos(self.nodes[node].settings.ttl.as_duration());
+        let keys = [ElectionKey::Leader, ElectionKey::Acting];
+        let holds_both = keys.into_iter().all(|key| self.holds(key, unused));
+        let never_led = self.nodes[node].role_before == Role::Follower;
+        let is_unused = unused == lease.get() && holds_both && never_led;
+        let gives_up = self.checks.backed_off[node] == self.now;
+        if gives_up && is_unused && self.now - since >= ttl * 3 / 4 {
+            let until = self.now + self.limit_of_try(node);
+            self.checks.holds_off(node, until);
+        }
+    }
+
     /// What is reported is true.
     pub fn check_event(&mut self, node: usize, said: &Said) -> Result<(), Violation> {
         self.check_report(node, said)?;
@@ -344,7 +385,11 @@ impl World {
         ) {
             // A fifth of the TTL, by a clock that may be a tenth too fast.
             let ttl = nanos(self.nodes[node].settings.ttl.as_duration());
-            self.checks.holds_off_until[node] = self.now + ttl / 5 * 9 / 10;
+            self.checks.holds_off(node, self.now + ttl / 5 * 9 / 10);
+        }
+        if *reason == LossReason::NotRenewed {
+            self.checks
+                .holds_off(node, self.now + self.limit_of_try(node));
         }
         let lease = term.lease.get();
         // Another may act already: there is no time to ask.

@@ -306,6 +306,7 @@ impl World {
             Action::BackOff { call, at_most } => {
                 let ready = now + nanos(at_most) * 10 / 9 + SECOND / 5;
                 self.checks.is_not_ready(node, ready);
+                self.checks.backed_off[node] = now;
                 let time = self.rng.u64(0..=nanos(at_most));
                 let mut at = now + self.nodes[node].clock.lasts(time);
                 // Patience with an overloaded etcd is beyond the promise of when somebody leads.
@@ -336,6 +337,7 @@ impl World {
                 (Beside::LeaseTime(call), Asked::LeaseTime { call, lease })
             }
             Action::Revoke { call, lease, .. } => {
+                self.note_unused_lease(node, lease);
                 (Beside::Revoke(call), Asked::Revoke { call, lease })
             }
             _ => return Ok(()),

@@ -391,6 +391,34 @@ const VARIANTS: &[Variant] = &[
         edits: &[edit(RELEASE, "handle_stopped", "Some(now + lease.timing.hold_off())", "Some(now)")],
     },
     Variant {
+        name: "A leader that was not renewed in time does not hold off",
+        mix: Mix::Late,
+        violation: "does not hold off",
+        edits: &[edit(RELEASE, "handle_stopped", "reason == LossReason::NotRenewed", "false")],
+    },
+    Variant {
+        name: "A candidate that could not begin to act does not hold off",
+        mix: Mix::Deaf,
+        violation: "does not hold off",
+        edits: &[edit(
+            RULES,
+            "start_afresh_after_others",
+            "self.hold_off_after_failure(now, lease);",
+            "",
+        )],
+    },
+    Variant {
+        name: "A candidate that gets no answers does not hold off, though it may have been elected",
+        mix: Mix::Deaf,
+        violation: "does not hold off",
+        edits: &[edit(
+            RULES,
+            "expire_state",
+            "// It may have been elected, without a response that says so.\n                self.start_afresh_after_others(",
+            "self.start_afresh(",
+        )],
+    },
+    Variant {
         name: "Losing the keys ends the term at its deadline only",
         mix: Mix::People,
         violation: "may go on though",

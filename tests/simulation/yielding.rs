@@ -86,8 +86,9 @@ impl World {
         Ok(())
     }
 
-    /// A candidate that stands back does not campaign.
+    /// A candidate that stands back, or holds off, does not campaign.
     pub fn check_campaign(&self, node: usize) -> Result<(), Violation> {
+        self.check_hold_off(node)?;
         if self.nodes[node].stands_back {
             return Err(
                 self.violation(format!("node {} campaigns though it stands back", node + 1))

@@ -202,6 +202,53 @@ fn elected_but_never_renewed_is_given_up() {
         }
     }
     assert!(!harness.is_leader());
+    assert!(!campaigns_after_a_back_off(&mut harness), "it holds off");
+    harness.pass(SECOND);
+    harness.answer(view(12, None, None));
+    let (_, campaign) = harness.take_try();
+    assert!(campaign);
+}
+
+/// Ends the back-off of a candidate that has given its lease up, and grants it another; returns whether it campaigns.
+fn campaigns_after_a_back_off(harness: &mut Harness) -> bool {
+    let call = harness.take(|action| match action {
+        Action::BackOff { call, .. } => Some(*call),
+        _ => None,
+    });
+    harness.handle(Input::BackedOff { call });
+    harness.grant();
+    harness.answer(view(12, None, None))
+}
+
+#[test]
+fn a_candidate_without_answers_for_a_ttl_starts_afresh_and_holds_off() {
+    let mut harness = Harness::new(1);
+    harness.connect();
+    let lease = harness.grant();
+    // The campaign, and all tries after it.
+    let began = harness.now;
+    let given_up =
+        |action: &Action| matches!(action, Action::Revoke { lease: of, .. } if *of == lease);
+    while !harness.has(given_up) {
+        assert!(harness.now <= began + 5 * SECOND);
+        let backed_off = harness.actions.iter().find_map(|action| match action {
+            Action::BackOff { call, .. } => Some(*call),
+            _ => None,
+        });
+        harness.actions.clear();
+        if let Some(call) = backed_off {
+            harness.handle(Input::BackedOff { call });
+        }
+        if harness.has(|action| matches!(action, Action::Connect { .. })) {
+            harness.connect();
+        }
+        harness.pass(100 * MILLI);
+    }
+    assert!(!campaigns_after_a_back_off(&mut harness), "it holds off");
+    harness.pass(SECOND);
+    harness.answer(view(12, None, None));
+    let (_, campaign) = harness.take_try();
+    assert!(campaign);
 }
 
 #[test]

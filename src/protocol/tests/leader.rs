@@ -49,8 +49,19 @@ fn a_leader_without_answers_stops_by_its_deadline_and_only_then_releases() {
     harness.pass(3 * SECOND);
     assert!(!harness.has(revoked), "released while something may act");
     harness.stop();
+    let stopped = harness.now;
     harness.connect();
     assert!(harness.has(revoked));
+    harness.grant();
+    assert!(!harness.answer(view(12, None, None)), "it holds off");
+    harness.actions.clear();
+    harness.pass(999 * MILLI);
+    assert!(!harness.has(|action| matches!(action, Action::Try { .. })));
+    harness.pass(MILLI);
+    assert_eq!(harness.now, stopped + SECOND);
+    assert!(!harness.answer(view(12, None, None)));
+    let (_, campaign) = harness.take_try();
+    assert!(campaign);
 }
 
 #[test]
