@@ -164,7 +164,12 @@ impl Driver {
         let mut is_abandoned = false;
         let mut outcome = Ok(());
         loop {
-            self.carry_out();
+            if self.publish() {
+                // Its successor may lead within a millisecond. Who logs the events, in the same thread, gets them first,
+                // so that the log never shows two leaders at once.
+                tokio::task::yield_now().await;
+            }
+            self.start_actions();
             if matches!(self.machine.status().role, Role::Withdrawn) {
                 self.history.finish().await;
                 return outcome;
@@ -273,19 +278,35 @@ impl Driver {
         }
     }
 
-    /// Carries out the machine's actions. The status is published before the events that led to it.
+    /// Publishes what has changed, and then carries out the machine's actions.
     fn carry_out(&mut self) {
-        self.publish_status();
+        self.publish();
+        self.start_actions();
+    }
+
+    fn start_actions(&mut self) {
         while let Some(action) = self.machine.poll_action() {
             self.start(action);
-        }
-        while let Some(event) = self.machine.poll_event() {
-            self.publish_event(event);
         }
         // Dropping the sender ends the wait.
         let machine = &self.machine;
         self.resigning
             .retain(|(lease, _)| machine.holds_keys_of(*lease));
+    }
+
+    /// Publishes the status, and then the events that led to it. Returns true iff one of them says that this candidate
+    /// stops leading.
+    fn publish(&mut self) -> bool {
+        self.publish_status();
+        let mut stops_leading = false;
+        while let Some(event) = self.machine.poll_event() {
+            stops_leading |= matches!(
+                event,
+                Event::Lost { .. } | Event::Releasing { led: true, .. }
+            );
+            self.publish_event(event);
+        }
+        stops_leading
     }
 
     fn publish_event(&mut self, event: Event) {
