@@ -169,6 +169,8 @@ impl History {
             Event::Leading {
                 term, beginning, ..
             } => {
+                // The lease of the last term may not be revoked yet, but nobody waits for the next leader any more.
+                self.record_end();
                 self.term = Some(term);
                 self.end_is_recorded = false;
                 let record = self.begin(term, beginning);
@@ -351,5 +353,28 @@ mod tests {
             }
             assert_eq!(history.end_is_recorded, is_written, "{reasons:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_term_is_recorded_before_the_next_begins_though_its_lease_is_not_revoked()
+    {
+        let cluster = Cluster::new(vec!["127.0.0.1:1".parse().unwrap()]).unwrap();
+        let mut history = History::start(&Config::new("one".parse().unwrap(), cluster));
+        let leading = |term| Event::Leading {
+            term,
+            deadline: clock::now(),
+            beginning: Beginning::Campaign,
+            fail_over: None,
+        };
+        history.record(&leading(TERM));
+        let reason = LossReason::ActingKeyTaken;
+        history.record(&Event::Lost { term: TERM, reason });
+        history.observe(&status(None), |lease| lease == TERM.lease);
+        assert!(history.ending.is_some(), "the lease has to be revoked");
+        history.record(&leading(Term {
+            token: FencingToken::new(12),
+            lease: LeaseId::new(10),
+        }));
+        assert!(history.ending.is_none(), "passed on");
     }
 }
