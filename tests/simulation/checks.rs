@@ -356,8 +356,12 @@ impl World {
             return;
         };
         let ttl = nanos(self.nodes[node].settings.ttl.as_duration());
-        let keys = [ElectionKey::Leader, ElectionKey::Acting];
-        let holds_both = keys.into_iter().all(|key| self.holds(key, unused));
+        // Nobody has changed them by hand, which would be another reason to give the lease up.
+        let [leader, acting] = self.etcd.store.keys;
+        let holds_both = leader.zip(acting).is_some_and(|(leader, acting)| {
+            [leader.lease, acting.lease] == [unused; 2]
+                && leader.mod_revision == acting.mod_revision
+        });
         let never_led = self.nodes[node].role_before == Role::Follower;
         let is_unused = unused == lease.get() && holds_both && never_led;
         let gives_up = self.checks.backed_off[node] == self.now;
