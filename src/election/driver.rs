@@ -165,8 +165,8 @@ impl Driver {
         let mut outcome = Ok(());
         loop {
             if self.publish() {
-                // Its successor may lead within a millisecond. Who logs the events, in the same thread, gets them first,
-                // so that the log never shows two leaders at once.
+                // Its successor may lead within a millisecond. The task that logs the events, in the same thread, runs
+                // first, so that the log never shows two leaders at once.
                 tokio::task::yield_now().await;
             }
             self.start_actions();

@@ -115,7 +115,7 @@ pub fn build(programs: &[Program]) -> Vec<PathBuf> {
             let package = if *runs_long { LONG } else { SHORT };
             copy(&project.join("src"), &folder.join(package), edits);
             build_package(&folder, package);
-            let program = folder.join(format!("variant-{number}"));
+            let program = folder.join(format!("program-{number}"));
             fs::copy(folder.join("target/release").join(package), &program).unwrap();
             program
         })
